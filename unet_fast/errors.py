@@ -1,0 +1,15 @@
+"""The exceptions that bad input raises. Both are one line that a user can act on; the command line prints just that line."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """A value, shape, size or file that cannot be used: the message says what was given, what was expected and what to do."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument of the wrong type or dtype. Both a ``ValueError`` (as every :class:`InputError`) and a ``TypeError``."""
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name cannot do the work (not built, not loadable, or no kernel for this device)."""
