@@ -1,0 +1,13 @@
+// The CPU kernels for NumPy arrays: the module unet_fast._numpy. Checks and defaults are in unet_fast/numpy.py; here
+// arrays arrive C-contiguous and of the dtype named in each signature.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include "bindings/numpy_pool.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_numpy, m) {
+  m.doc() = "CPU kernels of unet_fast for NumPy arrays";
+  m.def("threads", [] { return uf::bindings::Pool::instance().threads(); });
+}

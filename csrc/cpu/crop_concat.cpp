@@ -1,0 +1,99 @@
+// Every part of the work is a block of equally long rows, so both layouts share two primitives (copy_rows, clear_rows):
+//   planar         a block is one channel plane, a row is one image row
+//   channels last  a block is one image row, a "row" is the channels of one pixel
+// Each output byte is written once and each input byte inside the crop is read once, which is the limit of the op.
+#include "cpu/crop_concat.h"
+
+#include "common/crop.h"
+#include "cpu/copy_rows.h"
+
+namespace uf {
+namespace {
+
+constexpr int64_t kGrainBytes = 1 << 16;  // less work than this is not worth waking a second thread for
+
+int64_t grain(int64_t bytes_per_unit) { return kGrainBytes / (bytes_per_unit > 0 ? bytes_per_unit : 1) + 1; }
+
+struct Start {
+  int64_t depth, height, width;
+};
+
+Start start_of(const CropConcatShape& s) {
+  return {crop_start(s.skip_size[kDepth], s.up_size[kDepth]), crop_start(s.skip_size[kHeight], s.up_size[kHeight]),
+          crop_start(s.skip_size[kWidth], s.up_size[kWidth])};
+}
+
+int64_t offset(const int64_t stride[kDims], int64_t n, int64_t c, int64_t z, int64_t y, int64_t x) {
+  return n * stride[kBatch] + c * stride[kChannel] + z * stride[kDepth] + y * stride[kHeight] + x * stride[kWidth];
+}
+
+}  // namespace
+
+void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t skip_stride[kDims], const void* up,
+                 const int64_t up_stride[kDims], void* out, const Parallel& parallel) {
+  const char* from_skip = static_cast<const char*>(skip);
+  const char* from_up = static_cast<const char*>(up);
+  char* to = static_cast<char*>(out);
+  const Start start = start_of(shape);
+  const int64_t e = shape.element, c1 = shape.skip_size[kChannel], c2 = shape.up_size[kChannel], channels = c1 + c2;
+  const int64_t batch = shape.up_size[kBatch], depth = shape.up_size[kDepth];
+  const int64_t height = shape.up_size[kHeight], width = shape.up_size[kWidth];
+
+  if (shape.channels_last) {
+    parallel(batch * depth * height, grain(width * channels * e), [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t y = unit % height, z = unit / height % depth, n = unit / height / depth;
+        char* row = to + unit * width * channels * e;
+        const int64_t s = offset(skip_stride, n, 0, z + start.depth, y + start.height, start.width);
+        copy_rows(row, channels * e, from_skip + s * e, skip_stride[kWidth] * e, c1 * e, width);
+        copy_rows(row + c1 * e, channels * e, from_up + offset(up_stride, n, 0, z, y, 0) * e, up_stride[kWidth] * e,
+                  c2 * e, width);
+      }
+    });
+    return;
+  }
+  parallel(batch * channels * depth, grain(height * width * e), [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t z = unit % depth, c = unit / depth % channels, n = unit / depth / channels;
+      const bool first = c < c1;
+      const int64_t* stride = first ? skip_stride : up_stride;
+      const int64_t source = first ? offset(stride, n, c, z + start.depth, start.height, start.width)
+                                   : offset(stride, n, c - c1, z, 0, 0);
+      copy_rows(to + unit * height * width * e, width * e, (first ? from_skip : from_up) + source * e,
+                stride[kHeight] * e, width * e, height);
+    }
+  });
+}
+
+void crop_concat_backward(const CropConcatShape& shape, const void* grad, const int64_t grad_stride[kDims],
+                          void* grad_skip, const Parallel& parallel) {
+  const char* from = static_cast<const char*>(grad);
+  char* to = static_cast<char*>(grad_skip);
+  const Start start = start_of(shape);
+  const int64_t e = shape.element, channels = shape.skip_size[kChannel], batch = shape.skip_size[kBatch];
+  const int64_t depth = shape.skip_size[kDepth], height = shape.skip_size[kHeight], width = shape.skip_size[kWidth];
+  const int64_t crop_depth = shape.up_size[kDepth], crop_height = shape.up_size[kHeight];
+  const int64_t crop_width = shape.up_size[kWidth];
+  const int64_t planes = shape.channels_last ? 1 : channels;
+  const int64_t pixel = shape.channels_last ? channels * e : e;  // bytes of one step along x in the result
+
+  // One unit is one row of the result: of one channel (planar) or of interleaved pixels (channels last).
+  parallel(batch * planes * depth * height, grain(width * pixel), [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t y = unit % height - start.height, z = unit / height % depth - start.depth;
+      const int64_t c = unit / height / depth % planes, n = unit / height / depth / planes;
+      char* row = to + unit * width * pixel;
+      if (y < 0 || y >= crop_height || z < 0 || z >= crop_depth) {
+        std::memset(row, 0, static_cast<size_t>(width * pixel));
+        continue;
+      }
+      const char* source = from + offset(grad_stride, n, c, z, y, 0) * e;
+      std::memset(row, 0, static_cast<size_t>(start.width * pixel));
+      copy_rows(row + start.width * pixel, pixel, source, grad_stride[kWidth] * e, pixel, crop_width);
+      const int64_t behind = start.width + crop_width;
+      std::memset(row + behind * pixel, 0, static_cast<size_t>((width - behind) * pixel));
+    }
+  });
+}
+
+}  // namespace uf

@@ -1,0 +1,189 @@
+"""Builds the compiled parts of unet_fast and says what it decided.
+
+    unet_fast/_numpy*.so       the CPU kernels for NumPy arrays (pybind11), no torch needed
+    unet_fast/_torch_cpu.so    the CPU operators of torch, through torch's stable C ABI
+    unet_fast/_torch_cuda.so   the CUDA operators, when torch has CUDA and nvcc is there
+
+Environment: UNET_FAST_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXXFLAGS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+try:
+    import pybind11
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, include_paths, library_paths
+except ImportError as error:
+    sys.exit(
+        f"unet_fast: building needs torch and pybind11 ({error}). Install them first (pip install torch pybind11 ninja), "
+        "then build with: pip install --no-build-isolation ."
+    )
+
+ROOT = Path(__file__).resolve().parent
+# The oldest torch whose stable ABI the operators use; a build then serves that version and all later ones.
+TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11
+DEFAULT_ARCHITECTURES = ["8.0", "8.6", "9.0", "10.0"]
+CXX_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+]
+
+
+def say(text: str) -> None:
+    print(f"unet_fast build: {text}", flush=True)
+
+
+def sources(folder: str, pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(pattern))
+
+
+def nvcc_path() -> str | None:
+    found = shutil.which("nvcc")
+    if found is None and CUDA_HOME and (Path(CUDA_HOME) / "bin" / "nvcc").exists():
+        found = str(Path(CUDA_HOME) / "bin" / "nvcc")
+    return found
+
+
+def decide_cuda() -> tuple[bool, str]:
+    """Whether to build the CUDA library, and why. Never asks for a GPU: build machines seldom have one."""
+    wish = os.environ.get("UNET_FAST_CUDA", "auto")
+    if wish not in ("auto", "0", "1"):
+        sys.exit(f"unet_fast: UNET_FAST_CUDA is {wish!r}, expected auto, 0 or 1")
+    if wish == "0":
+        return False, "UNET_FAST_CUDA=0"
+    missing = []
+    if not sources("cuda", "*.cu"):
+        missing.append("this source tree has no CUDA kernels")
+    if torch.version.cuda is None:
+        missing.append("this torch is a CPU build (torch.version.cuda is None)")
+    if nvcc_path() is None:
+        missing.append("nvcc was not found (set CUDA_HOME)")
+    if missing and wish == "1":
+        sys.exit(f"unet_fast: UNET_FAST_CUDA=1, but {' and '.join(missing)}")
+    if missing:
+        return False, "; ".join(missing)
+    return True, f"torch has CUDA {torch.version.cuda} and nvcc is {nvcc_path()}"
+
+
+def set_architectures() -> str:
+    """TORCH_CUDA_ARCH_LIST as given, else the default list narrowed to what this nvcc knows, the last one with PTX."""
+    given = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if given:
+        return given
+    nvcc = nvcc_path()
+    assert nvcc is not None
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"compute_(\d+)", listed))
+    chosen = [arch for arch in DEFAULT_ARCHITECTURES if arch.replace(".", "") in known]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(chosen) + "+PTX"
+    return os.environ["TORCH_CUDA_ARCH_LIST"]
+
+
+def torch_extension(name: str, files: list[str], *, cuda: bool) -> Extension:
+    """A library of torch operators. It is no Python module: unet_fast/ops/_library.py loads it."""
+    device = "cuda" if cuda else "cpu"
+    # torch_stable_abi keeps the headers to the stable part; libtorch_python is not linked
+    libraries = ["c10", "torch", "torch_cpu"] + (["cudart", "c10_cuda", "torch_cuda"] if cuda else [])
+    defines = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)] + ([("USE_CUDA", None)] if cuda else [])
+    return Extension(
+        name,
+        files,
+        include_dirs=[str(ROOT / "csrc"), *include_paths(device_type=device)],
+        library_dirs=library_paths(device_type=device),
+        libraries=libraries,
+        define_macros=defines,
+        language="c++",
+        extra_compile_args={
+            "cxx": CXX_FLAGS,
+            "nvcc": ["-std=c++20", "-O3", "-Xptxas=-v", "--expt-relaxed-constexpr", "--expt-extended-lambda"],
+        },
+    )
+
+
+class Build(BuildExtension):
+    """torch's builder; the CPU kernels are compiled once, with the NumPy module, and linked into both libraries."""
+
+    def get_ext_filename(self, name: str) -> str:
+        if name.split(".")[-1].startswith("_torch_"):
+            return str(Path(*name.split("."))) + ".so"  # no Python in it, so no Python version in its name
+        return super().get_ext_filename(name)
+
+    def build_extension(self, ext: Extension) -> None:
+        build_temp = self.build_temp
+        self.build_temp = str(
+            Path(build_temp) / ext.name
+        )  # else the ninja files of two libraries overwrite each other
+        try:
+            if ext.name == "unet_fast._torch_cpu":
+                kernels = Path(build_temp) / "unet_fast._numpy"
+                names = {Path(source).stem for source in sources("cpu", "*.cpp")}
+                ext.extra_objects = [
+                    str(path) for path in sorted(kernels.rglob("cpu/*.o")) if path.stem in names
+                ]
+            super().build_extension(ext)
+        finally:
+            self.build_temp = build_temp
+
+
+def extensions() -> list[Extension]:
+    use_ninja = shutil.which("ninja") is not None
+    say(f"torch {torch.__version__}, pybind11 {pybind11.__version__}, Python {platform.python_version()}")
+    say(
+        "ninja: "
+        + ("yes" if use_ninja else "not found, compiling file by file (pip install ninja is faster)")
+    )
+    cuda, why = decide_cuda()
+    say(f"CUDA: {'yes' if cuda else 'no'} ({why})")
+    built = [
+        Extension(
+            "unet_fast._numpy",
+            [*sources("cpu", "*.cpp"), "csrc/bindings/numpy.cpp"],
+            include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
+            language="c++",
+            extra_compile_args={"cxx": CXX_FLAGS},
+            extra_link_args=["-pthread"],
+        ),
+        torch_extension(
+            "unet_fast._torch_cpu",
+            ["csrc/bindings/torch_ops.cpp", *sources("bindings/torch_cpu", "*.cpp")],
+            cuda=False,
+        ),
+    ]
+    info = {"torch": torch.__version__, "cuda": cuda, "cuda_reason": why, "cxx_flags": CXX_FLAGS}
+    if cuda:
+        info["cuda_architectures"] = set_architectures()
+        say(f"CUDA architectures: {info['cuda_architectures']}")
+        built.append(
+            torch_extension(
+                "unet_fast._torch_cuda",
+                [*sources("bindings/torch_cuda", "*.cpp"), *sources("cuda", "*.cu")],
+                cuda=True,
+            )
+        )
+    (ROOT / "unet_fast" / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+    return built
+
+
+os.chdir(ROOT)
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)},
+)

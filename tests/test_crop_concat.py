@@ -1,0 +1,192 @@
+"""crop_concat against torch.cat of slices: shapes, layouts, dtypes, gradients, registration, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.tolerances import EXACT
+from unet_fast.errors import BackendError, InputError, InputTypeError
+from unet_fast.ops import crop_concat, use_backend
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+
+
+def expected(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """An independent truth: np.take of explicit index lists, then np.concatenate."""
+    array = skip.detach().double().numpy()
+    for axis in range(2, skip.dim()):
+        start = (skip.shape[axis] - up.shape[axis]) // 2
+        array = np.take(array, np.arange(start, start + up.shape[axis]), axis=axis)
+    return torch.from_numpy(np.concatenate([array, up.detach().double().numpy()], axis=1))
+
+
+def draw(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (torch.rand(shape, generator=generator) * 200).to(dtype)
+
+
+SHAPES = [
+    ((2, 3, 9, 12), (2, 2, 4, 7)),
+    ((1, 1, 1, 1), (1, 1, 1, 1)),
+    ((1, 64, 64, 64), (1, 64, 56, 56)),
+    ((2, 5, 7, 7), (2, 1, 7, 7)),
+    ((3, 1, 8, 5), (3, 4, 1, 1)),
+    ((0, 2, 4, 4), (0, 2, 2, 2)),
+    ((2, 0, 4, 4), (2, 2, 2, 2)),
+    ((2, 3, 6, 9, 8), (2, 4, 3, 8, 5)),
+    ((1, 16, 5, 5, 5), (1, 16, 5, 2, 5)),
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_matches_concatenated_slices(shapes, channels_last, generator):
+    skip, up = (draw(generator, *shape) for shape in shapes)
+    if channels_last:
+        form = torch.channels_last_3d if skip.dim() == 5 else torch.channels_last
+        skip, up = skip.to(memory_format=form), up.to(memory_format=form)
+    out = crop_concat(skip, up)
+    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
+    if channels_last and skip.numel() and min(skip.shape[1], up.shape[1]) > 1 and up[0, 0].numel() > 1:
+        assert out.is_contiguous(memory_format=form)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype(dtype, generator):
+    skip, up = draw(generator, 2, 3, 9, 8, dtype=dtype), draw(generator, 2, 5, 6, 5, dtype=dtype)
+    out = crop_concat(skip, up)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
+
+
+def test_slices_transposes_and_expanded_inputs(generator):
+    base = draw(generator, 4, 8, 20, 22)
+    up = draw(generator, 2, 3, 5, 6)
+    for skip in (
+        base[1:3, 2:6, 3:17, 5:20],
+        base[::2, ::3],
+        base[:2].transpose(2, 3),
+        base[:1].expand(2, -1, -1, -1),
+    ):
+        torch.testing.assert_close(crop_concat(skip, up).double(), expected(skip, up), **EXACT)
+    flipped = base[:2].permute(0, 1, 3, 2)
+    torch.testing.assert_close(
+        crop_concat(base[:2, :, :5, :6], up[:, :, :5]), crop_concat(base[:2, :, :5, :6].clone(), up)
+    )
+    torch.testing.assert_close(crop_concat(flipped, flipped), torch.cat([flipped, flipped], 1), **EXACT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 3),
+    c=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    crop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    extra=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+    last=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_random_shapes(n, c, crop, extra, last, seed):
+    g = torch.Generator().manual_seed(seed)
+    skip = draw(g, n, c[0], crop[0] + extra[0], crop[1] + extra[1]).requires_grad_()
+    up = draw(g, n, c[1], *crop).requires_grad_()
+    form = torch.channels_last if last else torch.contiguous_format
+    out = crop_concat(skip.to(memory_format=form), up.to(memory_format=form))
+    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
+    grad = draw(g, *out.shape)
+    out.backward(grad)
+    y, x = extra[0] // 2, extra[1] // 2
+    padded = torch.zeros_like(skip)
+    padded[:, :, y : y + crop[0], x : x + crop[1]] = grad[:, : c[0]]
+    torch.testing.assert_close(skip.grad, padded, **EXACT)
+    torch.testing.assert_close(up.grad, grad[:, c[0] :], **EXACT)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])
+def test_gradients_and_registration(shapes, generator):
+    skip, up = (draw(generator, *s, dtype=torch.float64).requires_grad_() for s in shapes)
+    assert torch.autograd.gradcheck(crop_concat, (skip, up))
+    assert torch.autograd.gradgradcheck(crop_concat, (skip, up))
+    form = torch.channels_last_3d if skip.dim() == 5 else torch.channels_last
+    for s, u in ((skip, up), (skip.to(memory_format=form), up.to(memory_format=form))):
+        torch.library.opcheck(
+            torch.ops.unet_fast.crop_concat.default, (s.detach().requires_grad_(), u.detach())
+        )
+    grad = draw(generator, shapes[1][0], shapes[0][1] + shapes[1][1], *shapes[1][2:])
+    torch.library.opcheck(
+        torch.ops.unet_fast.crop_concat_backward.default, (grad, shapes[0][1], list(shapes[0][2:]))
+    )
+
+
+def test_compiles_without_a_graph_break_for_changing_sizes(generator):
+    compiled = torch.compile(
+        lambda s, u: crop_concat(s, u * 2).relu(), fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    for size in ((9, 8), (6, 13)):
+        skip, up = draw(generator, 2, 3, *size).requires_grad_(), draw(generator, 2, 2, 5, 4).requires_grad_()
+        out = compiled(skip, up)
+        torch.testing.assert_close(out.double(), expected(skip, up * 2), **EXACT)
+        out.sum().backward()
+        assert skip.grad.sum() == 2 * 3 * 20
+
+
+def test_autocast_widens_like_cat(generator):
+    skip, up = draw(generator, 1, 2, 4, 4), draw(generator, 1, 2, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert crop_concat(skip, up).dtype == torch.cat([skip, up], 1).dtype
+
+
+def test_backends(generator):
+    skip, up = draw(generator, 1, 2, 5, 5), draw(generator, 1, 2, 2, 2)
+    with use_backend("reference"):
+        truth = crop_concat(skip, up)
+    with use_backend("cpp"):
+        torch.testing.assert_close(crop_concat(skip, up), truth, **EXACT)
+    with use_backend("cuda"), pytest.raises(BackendError, match="'cuda' was asked for"):
+        crop_concat(skip, up)
+    with pytest.raises(InputError, match="'tritn', expected one of auto, cpp"), use_backend("tritn"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("skip", "up", "error", "message"),
+    [
+        (
+            np.zeros((1, 1, 4, 4)),
+            torch.zeros(1, 1, 2, 2),
+            InputTypeError,
+            "skip is a ndarray, expected a torch.Tensor",
+        ),
+        (torch.zeros(1, 4, 4), torch.zeros(1, 2, 2), InputError, r"skip has 3 dimensions.*\(N, C, H, W\)"),
+        (
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(1, 1, 2, 2, 2),
+            InputError,
+            "skip has 4 dimensions but up has 5",
+        ),
+        (torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 2, 2), InputError, "batch size 1 but up has 2"),
+        (
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(1, 1, 2, 5),
+            InputError,
+            r"\(4, 4\) is smaller than up of size \(2, 5\)",
+        ),
+        (
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(1, 1, 2, 2).half(),
+            InputTypeError,
+            "float32 but up has torch.float16",
+        ),
+        (
+            torch.zeros(1, 1, 4, 4),
+            torch.zeros(1, 1, 2, 2, device="meta"),
+            InputError,
+            "on cpu but up is on meta",
+        ),
+    ],
+)
+def test_bad_input(skip, up, error, message):
+    with pytest.raises(error, match=message):
+        crop_concat(skip, up)

@@ -1,0 +1,46 @@
+"""Loads the compiled operator libraries, once, and remembers why one could not be loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FOLDER = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled library: ``error`` is None when its operators are there, else one line with the cause and the cure."""
+
+    path: Path
+    error: str | None
+
+
+def _load(name: str) -> Library:
+    path = _FOLDER / f"{name}.so"
+    if not path.exists():
+        return Library(path, f"{path.name} was not built; build it with: pip install --no-build-isolation .")
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[0]
+        return Library(
+            path,
+            f"{path.name} could not be loaded under torch {torch.__version__} ({cause}); "
+            f"it was built with torch {build_info().get('torch', 'unknown')}: build it again with: "
+            "pip install --no-build-isolation --force-reinstall --no-deps .",
+        )
+    return Library(path, None)
+
+
+def build_info() -> dict[str, Any]:
+    """What setup.py wrote down about the build; empty when there was none."""
+    path = _FOLDER / "_build_info.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+CPU = _load("_torch_cpu")

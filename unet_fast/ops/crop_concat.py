@@ -1,0 +1,128 @@
+"""Centre-crop of a skip connection and its concatenation with the up-sampled tensor, in one pass.
+
+Kernels: csrc/cpu/crop_concat.cpp; truth: unet_fast/reference/crop_concat.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError
+from unet_fast.ops import _backends, _library
+
+_backends.register("crop_concat", "cpp")
+
+
+def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Concatenate the centre of ``skip`` with ``up`` along the channels: the skip connection of a U-Net.
+
+    Args:
+        skip: (N, C1, H, W) or (N, C1, D, H, W), the feature map of the contracting path; any dtype, contiguous or
+            channels-last or a slice of either.
+        up: (N, C2, h, w) or (N, C2, d, h, w) with h <= H, w <= W (d <= D), the up-sampled map of the expanding path;
+            same dtype and device. Under autocast the narrower dtype is widened, as ``torch.cat`` does.
+
+    Returns:
+        (N, C1 + C2, h, w) or (N, C1 + C2, d, h, w): first the crop of ``skip``, which starts at ``(S - s) // 2`` in every
+        spatial dimension (an odd difference loses one more pixel at the far side), then ``up``. Channels-last when
+        both inputs are.
+
+    Raises:
+        InputError: ranks, batch sizes or devices differ, or ``skip`` is smaller than ``up``.
+        InputTypeError: not tensors, or different dtypes outside autocast.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "copy and crop".
+
+    Equivalent to::
+
+        y, x = (skip.shape[2] - up.shape[2]) // 2, (skip.shape[3] - up.shape[3]) // 2
+        torch.cat([skip[:, :, y : y + up.shape[2], x : x + up.shape[3]], up], dim=1)
+    """
+    checks.check_tensor("skip", skip)
+    checks.check_tensor("up", up)
+    checks.check_rank("skip", skip, (4, 5), "(N, C, H, W) or (N, C, D, H, W)")
+    if up.dim() != skip.dim():
+        raise InputError(f"skip has {skip.dim()} dimensions but up has {up.dim()}; expected the same number")
+    checks.check_same_device("skip", skip, "up", up)
+    if skip.dtype != up.dtype:
+        if not torch.is_autocast_enabled(skip.device.type):
+            checks.check_same_dtype("skip", skip, "up", up)
+        wide = torch.promote_types(skip.dtype, up.dtype)
+        skip, up = skip.to(wide), up.to(wide)
+    if skip.shape[0] != up.shape[0]:
+        raise InputError(f"skip has batch size {skip.shape[0]} but up has {up.shape[0]}; expected the same")
+    for full, crop in zip(skip.shape[2:], up.shape[2:], strict=True):
+        if full < crop:
+            raise InputError(
+                f"skip of size {tuple(skip.shape[2:])} is smaller than up of size {tuple(up.shape[2:])}; "
+                "only a larger or equal map can be cropped: was the order of the arguments swapped?"
+            )
+    if _backends.choose("crop_concat", skip.device.type) == "reference":
+        return reference.crop_concat(skip, up)
+    return torch.ops.unet_fast.crop_concat(skip, up)
+
+
+def _fake(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    shape = [up.shape[0], skip.shape[1] + up.shape[1], *up.shape[2:]]
+    return torch.empty(shape, dtype=up.dtype, device=up.device, memory_format=_format(skip, up))
+
+
+def _fake_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
+    shape = [grad.shape[0], skip_channels, *skip_size]
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=_format(grad, grad))
+
+
+def _format(skip: torch.Tensor, up: torch.Tensor) -> torch.memory_format:
+    """Channels-last for two channels-last tensors: the rule of is_channels_last in csrc/bindings/torch_common.h."""
+    if _is_channels_last(up) and (_is_channels_last(skip) or skip.shape[1] == 1):
+        return torch.channels_last_3d if up.dim() == 5 else torch.channels_last
+    return torch.contiguous_format
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    pixels = tensor[0, 0].numel() if tensor.shape[0] and tensor.shape[1] else 0
+    return (
+        pixels > 1 and tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.stride(-1) >= tensor.shape[1]
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+    skip, _ = inputs
+    ctx.skip_channels, ctx.skip_size = skip.shape[1], list(skip.shape[2:])
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    c1 = ctx.skip_channels
+    grad_skip = None
+    if ctx.needs_input_grad[0]:
+        # without a crop the gradient is a view and costs nothing
+        same = list(grad.shape[2:]) == ctx.skip_size
+        grad_skip = (
+            grad[:, :c1] if same else torch.ops.unet_fast.crop_concat_backward(grad, c1, ctx.skip_size)
+        )
+    return grad_skip, grad[:, c1:] if ctx.needs_input_grad[1] else None
+
+
+def _setup_context_backward(
+    ctx: Any, inputs: tuple[torch.Tensor, int, list[int]], output: torch.Tensor
+) -> None:
+    ctx.grad_shape = inputs[0].shape
+
+
+def _double_backward(ctx: Any, grad_skip: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    # the backward is linear: its transpose crops again and leaves the channels of `up` untouched
+    n, channels, *size = ctx.grad_shape
+    rest = grad_skip.new_zeros([n, channels - grad_skip.shape[1], *size])
+    return torch.ops.unet_fast.crop_concat(grad_skip, rest), None, None
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::crop_concat", _fake)
+    torch.library.register_fake("unet_fast::crop_concat_backward", _fake_backward)
+    torch.library.register_autograd("unet_fast::crop_concat", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        "unet_fast::crop_concat_backward", _double_backward, setup_context=_setup_context_backward
+    )
