@@ -1,0 +1,82 @@
+// float16 and bfloat16 as bits, converted to and from float without branches, so that a loop over pixels becomes vector code
+// on every compiler. Conversion to the narrow types rounds to nearest, ties to even.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "common/macros.h"
+
+namespace uf {
+
+struct Half {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+UF_HD_INLINE float to_float(Half value) {
+  // exponent and mantissa move into place; the product fixes the bias and makes subnormal numbers normal
+  const uint32_t moved = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  uint32_t bits = std::bit_cast<uint32_t>(std::bit_cast<float>(moved) * 0x1p112f);
+  bits |= (value.bits & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN
+  return std::bit_cast<float>(bits | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
+}
+
+UF_HD_INLINE float to_float(BFloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+
+UF_HD_INLINE Half to_half(float value) {
+  const uint32_t all = std::bit_cast<uint32_t>(value), bits = all & 0x7fffffffu;
+  const uint32_t normal = (bits + 0xc8000fffu + ((bits >> 13) & 1u)) >> 13;
+  // adding 0.5 leaves the subnormal result, rounded, in the low bits
+  const uint32_t tiny = std::bit_cast<uint32_t>(std::bit_cast<float>(bits) + 0.5f) - 0x3f000000u;
+  const uint32_t large = bits > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t half = bits < 0x38800000u ? tiny : (bits >= 0x47800000u ? large : normal);
+  return {static_cast<uint16_t>(half | (all >> 16 & 0x8000u))};
+}
+
+UF_HD_INLINE BFloat16 to_bfloat16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40u) : rounded)};
+}
+
+// Element <-> the type A that sums are made in.
+template <class A, class T>
+UF_HD_INLINE A load_as(T value) {
+  return static_cast<A>(value);
+}
+template <class A>
+UF_HD_INLINE A load_as(Half value) {
+  return static_cast<A>(to_float(value));
+}
+template <class A>
+UF_HD_INLINE A load_as(BFloat16 value) {
+  return static_cast<A>(to_float(value));
+}
+
+template <class T>
+struct StoreAs {
+  template <class A>
+  static UF_HD_INLINE T from(A value) {
+    return static_cast<T>(value);
+  }
+};
+template <>
+struct StoreAs<Half> {
+  template <class A>
+  static UF_HD_INLINE Half from(A value) {
+    return to_half(static_cast<float>(value));
+  }
+};
+template <>
+struct StoreAs<BFloat16> {
+  template <class A>
+  static UF_HD_INLINE BFloat16 from(A value) {
+    return to_bfloat16(static_cast<float>(value));
+  }
+};
+
+}  // namespace uf
