@@ -14,3 +14,6 @@ BY_DTYPE = {
     torch.float16: {"rtol": 2e-3, "atol": 2e-3},
     torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
 }
+
+# Scores from float64 counts; pytest.approx's names for the two tolerances.
+METRIC = {"rel": 1e-12, "abs": 1e-12}

@@ -1,0 +1,48 @@
+"""Scores for segmentations: NumPy arrays or torch tensors in, one file a metric.
+
+The function that bears a metric's name returns a plain ``float``. Where there is more to tell, a second
+function returns it
+in a small frozen dataclass: :func:`pixel_scan`, :func:`rand_scan` (threshold, curve, slices),
+:func:`v_rand_scores`, :func:`v_info_scores` (split and merge), or as an array: :func:`dice_per_class`,
+:func:`iou_per_class`, :func:`seg_per_object`, :func:`warping_error_per_slice`. Errors are lower the better,
+scores higher the better.
+"""
+
+from __future__ import annotations
+
+from unet_fast.metrics._foreground import VScores, thin_borders
+from unet_fast.metrics.best_threshold import BestThreshold, best_threshold
+from unet_fast.metrics.dice import dice, dice_per_class
+from unet_fast.metrics.iou import iou, iou_per_class
+from unet_fast.metrics.pixel_error import PixelScan, pixel_error, pixel_scan, squared_difference
+from unet_fast.metrics.rand_error import RandScan, rand_error, rand_scan
+from unet_fast.metrics.seg import seg, seg_per_object
+from unet_fast.metrics.v_info import v_info, v_info_scores
+from unet_fast.metrics.v_rand import v_rand, v_rand_scores
+from unet_fast.metrics.warping_error import warping_error, warping_error_per_slice
+
+__all__ = [
+    "BestThreshold",
+    "PixelScan",
+    "RandScan",
+    "VScores",
+    "best_threshold",
+    "dice",
+    "dice_per_class",
+    "iou",
+    "iou_per_class",
+    "pixel_error",
+    "pixel_scan",
+    "rand_error",
+    "rand_scan",
+    "seg",
+    "seg_per_object",
+    "squared_difference",
+    "thin_borders",
+    "v_info",
+    "v_info_scores",
+    "v_rand",
+    "v_rand_scores",
+    "warping_error",
+    "warping_error_per_slice",
+]

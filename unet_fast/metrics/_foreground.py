@@ -1,0 +1,86 @@
+"""The frame that V_Rand and V_Info share: foreground restriction, border thinning and the scan of thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from unet_fast.metrics._inputs import check_thresholds
+from unet_fast.metrics._instances import components, instance_pair, overlaps
+from unet_fast.metrics._scan import STEP_TENTHS, best_index, scan_slices
+
+
+@dataclass(frozen=True)
+class VScores:
+    """A foreground-restricted score with its two sides, each 0 to 1 (perfect)."""
+
+    score: float  #: F-like mean of the sides, alpha = 0.5
+    split: float  #: falls when a true cell is cut into pieces
+    merge: float  #: falls when true cells are joined
+    threshold: float  #: best threshold of the scan; NaN when the prediction came as instances
+
+    def __float__(self) -> float:
+        return self.score
+
+
+def thin_borders(instances: NDArray[Any]) -> NDArray[np.int32]:
+    """Grow the instances of one slice, nearest first, until one pixel of border is left between them."""
+    from scipy import ndimage
+    from skimage.segmentation import watershed
+
+    if not instances.any():
+        return instances.astype(np.int32)
+    distance = ndimage.distance_transform_edt(instances == 0)
+    return watershed(distance, markers=instances.astype(np.int32), watershed_line=True).astype(np.int32)
+
+
+#: sums over the table of one slice -> (3,) additive terms; terms and pixels of the stack -> (score, split,
+#: merge)
+Terms = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float], NDArray[np.float64]]
+Finish = Callable[[NDArray[np.float64], float], tuple[float, float, float]]
+
+
+def foreground_scores(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    terms: Terms,
+    finish: Finish,
+    thin: bool,
+    thresholds: ArrayLike = STEP_TENTHS,
+    kind: str = "auto",
+    ignore_index: int | None = None,
+) -> VScores:
+    """Sum ``terms`` over the slices and ``finish`` them for the stack, at the threshold with the best score."""
+    pair = instance_pair(prediction, truth, kind, ignore_index)
+
+    def measure(n: int, predicted: NDArray[Any]) -> NDArray[np.float64]:
+        table = overlaps(thin_borders(predicted) if thin else predicted, pair.truth[n])
+        inside = table.predicted > 0
+        return terms(
+            table.counts[inside],
+            table.predicted_sizes()[1:],
+            table.true_sizes()[1:],
+            float(table.counts[~inside].sum()),
+        )
+
+    if pair.probabilities is not None:
+        levels = check_thresholds(thresholds)
+        sums = scan_slices(pair.probabilities, levels, lambda n, mask: measure(n, components(mask))).sum(axis=1)
+    else:
+        assert pair.predicted is not None
+        levels = np.array([np.nan])
+        sums = np.array([sum(measure(n, predicted) for n, predicted in enumerate(pair.predicted))])
+    pixels = float(np.count_nonzero(pair.truth))
+    results = [finish(row, pixels) for row in sums]
+    k = best_index(np.array([result[0] for result in results]), levels)
+    return VScores(*results[k], threshold=float(levels[k]))
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part / whole``, and 1 for 0 / 0: where nothing can be split or merged, nothing was."""
+    return part / whole if whole > 0 else 1.0

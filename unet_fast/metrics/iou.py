@@ -1,0 +1,43 @@
+"""Intersection over union of class maps, over the whole set. (For instances, see :func:`unet_fast.metrics.seg`.)"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from unet_fast.metrics._classes import count_classes, foreground_mean
+
+
+def iou_per_class(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    threshold: float = 0.5,
+) -> NDArray[np.float64]:
+    """``|A and B| / |A or B|`` of every class, ``(num_classes,)``; NaN for a class that occurs in neither.
+
+    Arguments and errors as :func:`iou`.
+    """
+    counts = count_classes(prediction, truth, num_classes, ignore_index, threshold)
+    union = counts.predicted + counts.true - counts.both
+    return np.where(union > 0, counts.both / np.where(union > 0, union, 1), np.nan)
+
+
+def iou(
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    threshold: float = 0.5,
+) -> float:
+    """Intersection over union over the set: pixels of all slices together, mean over the classes but 0.
+
+    Arguments, result and errors as :func:`unet_fast.metrics.dice`; for two classes ``iou = dice / (2 -
+    dice)``.
+    """
+    return foreground_mean(
+        iou_per_class(prediction, truth, num_classes=num_classes, ignore_index=ignore_index, threshold=threshold)
+    )
