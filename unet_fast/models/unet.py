@@ -1,0 +1,108 @@
+"""The U-Net of 2015."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from unet_fast.checks import check_choice
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models.base import SegmentationModel
+from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, NORMS, PADDINGS, ConvBlock, Down, Up, init_he
+from unet_fast.models.geometry import unet_geometry
+from unet_fast.models.registry import register
+
+
+@register("unet")
+class UNet(SegmentationModel):
+    """Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015.
+
+    Images (N, in_channels, H, W) -> logits (N, num_classes, h, w), both floating; the dtype of the weights, or
+    autocast. By default the network of the paper: 64-128-256-512-1024 channels, valid 3x3 convolutions with ReLU, 2x2
+    max-pooling, 2x2 stride-2 transposed convolutions, centre-cropped skips joined as [skip, up], a 1x1 convolution at
+    the end; 31,030,658 parameters; 16k + 60 pixels in, 16k - 124 out (572 -> 388). Weights are drawn from N(0, 2 / N),
+    N = incoming connections of one neuron, and biases are 0.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: channels of the logits (1 for a sigmoid output).
+        base_channels: channels of the first level; each level below has twice as many.
+        depth: number of halvings.
+        padding: "valid" (the output is ``margin`` pixels smaller on each side) or "same" (zero padding; sizes are
+            multiples of ``2**depth``).
+        norm: ``None``, "batch", "instance" or "group", between each 3x3 convolution and its ReLU.
+        dropout: probability of dropping an element of the lowest level's output, the end of the contracting path;
+            0 to less than 1.
+
+    Raises:
+        InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size (the nearest legal
+            ones are named). ``InputTypeError`` for a wrong type or dtype.
+
+    Example:
+        >>> net = UNet(in_channels=1, num_classes=2)
+        >>> net.output_size(572), net.input_size(388), net.margin
+        (388, 572, 92)
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        depth: int = 4,
+        padding: str = "valid",
+        norm: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        _check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
+        check_choice("padding", padding, PADDINGS)
+        if norm is not None and norm not in NORMS:
+            raise InputError(f"norm is {norm!r}, expected None or one of {', '.join(map(repr, NORMS))}")
+        if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
+            raise InputError(f"dropout is {dropout!r}, expected a probability from 0 to less than 1")
+        # the statistics of an instance need more than one pixel, also at the lowest level
+        geometry = unet_geometry(
+            depth,
+            padding,
+            convolutions=CONVOLUTIONS_PER_BLOCK,
+            smallest_bottom=2 if norm == "instance" else 1,
+        )
+        options = {
+            "base_channels": base_channels,
+            "depth": depth,
+            "padding": padding,
+            "norm": norm,
+            "dropout": float(dropout),
+        }
+        super().__init__(in_channels, num_classes, geometry, options)
+
+        widths = [base_channels * 2**level for level in range(depth + 1)]
+        inputs = [in_channels, *widths]
+        self.down = nn.ModuleList(Down(inputs[level], widths[level], padding, norm) for level in range(depth))
+        self.bottom = ConvBlock(widths[depth - 1], widths[depth], padding, norm)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.ModuleList(
+            Up(widths[level + 1], widths[level], widths[level], padding, norm) for level in reversed(range(depth))
+        )
+        self.head = nn.Conv2d(base_channels, num_classes, 1)
+        init_he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+        self.check_input(x)
+        skips: list[Tensor] = []
+        for down in self.down:
+            skip, x = down(x)
+            skips.append(skip)
+        x = self.dropout(self.bottom(x))
+        for up in self.up:
+            x = up(x, skips.pop())
+        return self.head(x)
+
+
+def _check_counts(**counts: int) -> None:
+    """Raise unless every value is an int of at least 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputTypeError(f"{name} is {value!r}, expected an int")
+        if value < 1:
+            raise InputError(f"{name} is {value}, expected at least 1")

@@ -1,0 +1,126 @@
+"""Prediction of stacks that need not fit into memory: one page is read, predicted and written at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from unet_fast.errors import InputError
+from unet_fast.files import atomic_path
+from unet_fast.predict.overlap_tile import OverlapTile
+
+# a classic TIFF addresses 4 GB; the rest leaves room for the directories of the pages
+_CLASSIC_TIFF_BYTES = 2**32 - 2**25
+
+
+class Pages(Protocol):
+    """Anything with a length whose items are images (H, W) or (C, H, W): an array, a memory map, a list, a reader."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def predict_stack(
+    model: nn.Module,
+    pages: Pages,
+    path: str | os.PathLike[str],
+    *,
+    preprocess: Callable[[np.ndarray], np.ndarray] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Predict every page and write the results to one multi-page TIFF, holding one page in memory at a time.
+
+    The file is deflate-compressed, a BigTIFF if it may exceed 4 GB, and appears under its name only when complete. It
+    holds
+
+    - probabilities: (N, H, W) float32 of the foreground, class 1 of 2 (or the one class of a sigmoid network);
+      (N, K, H, W) float32 with K > 2 classes;
+    - labels (``output="labels"``): (N, H, W) uint8, or uint16 with more than 256 classes.
+
+    Args:
+        model: the network, see :class:`OverlapTile`.
+        pages: anything with ``len`` and integer indexing whose items are images (H, W) or (C, H, W) of one size.
+        path: a name that ends in .tif or .tiff.
+        preprocess: applied to each page as (1, C, H, W), such as :func:`unet_fast.data.normalize`.
+        progress: show a progress bar over the pages.
+        options: the other arguments of :class:`OverlapTile` (tile, padding, batch_size, output, device, amp, tta).
+
+    Raises:
+        InputError: no pages, pages of different sizes, a page that cannot be read, a name that is not a TIFF's, or what
+            :class:`OverlapTile` raises, with the number of the page.
+        OSError: the file cannot be written.
+    """
+    predictor = OverlapTile(model, **options)
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise InputError(f"the prediction is written as TIFF, but its name is {os.fspath(path)!r}; end it in .tif")
+    if len(pages) == 0:
+        raise InputError("there are no pages to predict; expected at least one image")
+    size = _read(pages, 0).shape[-2:]
+    labels = predictor.output == "labels"
+    all_classes = not labels and predictor.num_classes > 2
+    shape = (len(pages), *((predictor.num_classes,) if all_classes else ()), *size)
+    dtype = np.dtype(np.float32 if not labels else np.uint8 if predictor.num_classes <= 256 else np.uint16)
+
+    def planes() -> Iterator[np.ndarray]:
+        from tqdm.auto import tqdm
+
+        for index in tqdm(range(len(pages)), desc="predict", unit="page", disable=not progress):
+            page = _read(pages, index)
+            if page.shape[-2:] != size:
+                raise InputError(
+                    f"page {index} has size {page.shape[-2]} x {page.shape[-1]}, but page 0 has {size[0]} x {size[1]}; "
+                    "predict images of different sizes one by one"
+                )
+            try:
+                result = np.asarray(predictor(page if preprocess is None else preprocess(page)))[0]
+            except InputError as error:
+                raise type(error)(f"page {index}: {error}") from error
+            if labels:
+                yield result.astype(dtype)
+            elif all_classes:
+                yield from result
+            else:
+                yield result[-1]
+
+    import tifffile
+
+    with (
+        atomic_path(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(shape, dtype)) as writer,
+    ):
+        writer.write(
+            planes(),
+            shape=shape,
+            dtype=dtype,
+            photometric="minisblack",
+            compression="adobe_deflate",
+            metadata={"axes": "ZCYX" if all_classes else "ZYX"},
+            maxworkers=1,  # with threads tifffile asks for many pages at once and holds them all
+        )
+
+
+def needs_bigtiff(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a TIFF of this array could exceed the 4 GB that a classic TIFF can address."""
+    bytes_needed = dtype.itemsize
+    for length in shape:
+        bytes_needed *= int(length)
+    return bytes_needed > _CLASSIC_TIFF_BYTES
+
+
+def _read(pages: Pages, index: int) -> np.ndarray:
+    """Page ``index`` as (1, C, H, W)."""
+    try:
+        page = pages[index]
+    except OSError as error:  # inside atomic_path it would be taken for a failure to write
+        raise InputError(f"page {index} cannot be read: {error}") from error
+    page = page.numpy(force=True) if isinstance(page, Tensor) else np.asarray(page)
+    if page.ndim not in (2, 3):
+        raise InputError(f"page {index} has shape {page.shape}, expected (H, W) or (C, H, W)")
+    return page[(None,) * (4 - page.ndim)]
