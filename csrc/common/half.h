@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/macros.h"
 
@@ -43,40 +44,21 @@ UF_HD_INLINE BFloat16 to_bfloat16(float value) {
   return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16 | 0x40u) : rounded)};
 }
 
-// Element <-> the type A that sums are made in.
-template <class A, class T>
-UF_HD_INLINE A load_as(T value) {
-  return static_cast<A>(value);
-}
-template <class A>
-UF_HD_INLINE A load_as(Half value) {
-  return static_cast<A>(to_float(value));
-}
-template <class A>
-UF_HD_INLINE A load_as(BFloat16 value) {
-  return static_cast<A>(to_float(value));
-}
+// The type that arithmetic on an element is done in, and back.
+UF_HD_INLINE float widen(Half value) { return to_float(value); }
+UF_HD_INLINE float widen(BFloat16 value) { return to_float(value); }
+UF_HD_INLINE float widen(float value) { return value; }
+UF_HD_INLINE double widen(double value) { return value; }
 
-template <class T>
-struct StoreAs {
-  template <class A>
-  static UF_HD_INLINE T from(A value) {
+template <class T, class A>
+UF_HD_INLINE T narrow(A value) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return to_half(static_cast<float>(value));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return to_bfloat16(static_cast<float>(value));
+  } else {
     return static_cast<T>(value);
   }
-};
-template <>
-struct StoreAs<Half> {
-  template <class A>
-  static UF_HD_INLINE Half from(A value) {
-    return to_half(static_cast<float>(value));
-  }
-};
-template <>
-struct StoreAs<BFloat16> {
-  template <class A>
-  static UF_HD_INLINE BFloat16 from(A value) {
-    return to_bfloat16(static_cast<float>(value));
-  }
-};
+}
 
 }  // namespace uf
