@@ -1,0 +1,137 @@
+"""Images together with their labels: which file belongs to which, and whether the two fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from unet_fast.data.formats import natural_key, split_digits
+from unet_fast.data.labels import Kind, interpret_labels
+from unet_fast.data.stacks import PathLike, Stack, list_images, load_stack, to_float
+from unet_fast.errors import InputError
+
+# words that tell an image file from its label file, at either end of a name: cell7_img.png and cell7_mask.png
+_ROLE_WORDS = frozenset(
+    "image images img imgs im raw volume frame mask masks label labels lbl lab seg segmentation gt truth groundtruth "
+    "annotation annotations instance instances inst target cp".split()
+)
+
+
+@dataclass
+class Pair:
+    """A labelled stack.
+
+    images: ``(N, C, H, W)`` float32, values as stored (see :func:`unet_fast.data.normalize`).
+    labels: ``(N, H, W)`` int32, as in :class:`unet_fast.data.Labels`.
+    kind: ``"mask"``, ``"classes"`` or ``"instances"``.
+    num_classes: classes that a network for these labels has to tell apart.
+    names: one name an image, for messages.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    kind: Kind
+    num_classes: int
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Sequence[int]) -> Pair:
+        """The slices ``indices`` as a pair of its own (see :func:`unet_fast.data.parse_slices`)."""
+        order = list(indices)
+        return replace(self, images=self.images[order], labels=self.labels[order], names=[self.names[i] for i in order])
+
+
+def read_pair(
+    images_path: PathLike, labels_path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None
+) -> Pair:
+    """Read images and labels that belong together; each path is a TIFF stack, a PNG, or a folder of such files.
+
+    Files of two folders are matched by :func:`match_files`, pages of two files by their order. ``kind`` and
+    ``num_classes`` are as in :func:`unet_fast.data.read_labels`.
+
+    Raises what :func:`unet_fast.data.read_images` and :func:`unet_fast.data.read_labels` raise, and
+    :class:`InputError` when the two differ in length or size, cannot be matched, or are the same file.
+    """
+    if Path(images_path).exists() and Path(labels_path).exists() and Path(images_path).samefile(labels_path):
+        raise InputError(f"images and labels are both {images_path}; give the file or folder of each")
+    image_files, label_files = list_images(images_path), list_images(labels_path)
+    if len(image_files) > 1 and len(label_files) > 1:
+        label_files = match_files(image_files, label_files)
+    images = load_stack(image_files)
+    labels = load_stack(label_files, indexed=True)
+    _check_fit(images, images_path, labels, labels_path)
+    read = interpret_labels(labels, labels_path, kind, num_classes)
+    return Pair(to_float(images, images_path), read.labels, read.kind, read.num_classes, images.names)
+
+
+def _check_fit(images: Stack, images_path: PathLike, labels: Stack, labels_path: PathLike) -> None:
+    a, b = images.pixels.shape, labels.pixels.shape
+    shapes = f"{images_path} has shape {a} and {labels_path} has shape {b} (N, C, H, W)"
+    if a[0] != b[0]:
+        raise InputError(f"images and labels differ in length: {shapes}; give stacks with one label image an image")
+    if a[2:] != b[2:]:
+        raise InputError(
+            f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
+        )
+
+
+def match_files(images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+    """The label file of each image file, in the order of ``images``.
+
+    The first of these rules by which any names agree decides, and must then pair all files:
+    equal names without suffix (``a.png``, ``a.tif``); equal names without words such as image, mask, label or
+    instances at either end (``a_img.png``, ``a_mask.png``); equal numbers (``t007.tif``, ``man_seg007.tif``).
+    Only where no names agree by any rule and the counts are equal are files paired by natural order, provided that
+    the names of one side hold no numbers of their own: numbers that disagree say that the files do not belong together.
+
+    Raises :class:`InputError` that names a file without partner.
+    """
+    rules: tuple[Callable[[Path], Hashable], ...] = (lambda file: file.stem, _plain_name, _numbers)
+    for rule in rules:
+        image_keys, label_keys = [rule(file) for file in images], [rule(file) for file in labels]
+        by_key = dict(zip(label_keys, labels, strict=True))
+        common = set(image_keys) & set(by_key)
+        unique = len(set(image_keys)) == len(images) and len(by_key) == len(labels)
+        if not unique or not common or (rule is _plain_name and len(common) == 1 and "" in common):
+            continue
+        if len(common) == len(images) == len(labels):
+            return [by_key[key] for key in image_keys]
+        if rule is rules[0]:
+            continue  # some names may agree by chance before the role words are taken off
+        break
+    else:
+        numbered = all(len({_numbers(file) for file in files}) == len(files) for files in (images, labels))
+        if len(images) == len(labels) and not numbered:
+            return sorted(labels, key=lambda file: natural_key(file.name))
+        image_keys, by_key = [file.stem for file in images], {file.stem: file for file in labels}
+    lonely = [file for file, key in zip(images, image_keys, strict=True) if key not in by_key]
+    side, other = "image", "label"
+    if not lonely:
+        lonely = [file for key, file in by_key.items() if key not in set(image_keys)]
+        side, other = other, side
+    more = f" (nor have {len(lonely) - 1} more)" if len(lonely) > 1 else ""
+    raise InputError(
+        f"{len(images)} image and {len(labels)} label files do not match: the {side} {lonely[0]} has no {other}{more}; "
+        "name the files alike (cell7.tif and cell7_mask.tif), or give stacks"
+    )
+
+
+def _plain_name(file: Path) -> str:
+    """Name without suffix and without the words that say image or label, in lower case."""
+    words = [word for word in re.split(r"[-_. ]+|(?<=[a-z])(?=[0-9])", file.stem.lower()) if word]
+    while words and words[0] in _ROLE_WORDS:
+        words.pop(0)
+    while words and words[-1] in _ROLE_WORDS:
+        words.pop()
+    return "_".join(words)
+
+
+def _numbers(file: Path) -> tuple[int, ...]:
+    """All numbers in the name."""
+    return tuple(int(digits) for digits, _ in split_digits(file.stem) if digits)

@@ -1,0 +1,198 @@
+"""Stacks of images: reading files and folders, normalisation, page ranges, writing."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unet_fast.data.formats import SUFFIXES, decode_file, describe, natural_key
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.files import atomic_path
+
+PathLike = str | os.PathLike[str]
+
+# Classic TIFF addresses 4 GiB; a margin is left for the directories.
+_CLASSIC_TIFF_BYTES = 2**32 - 2**25
+
+
+@dataclass
+class Stack:
+    """Decoded files: ``pixels (N, C, H, W)`` in the stored dtype, and for each image a name that a message can show."""
+
+    pixels: np.ndarray
+    names: list[str]
+
+
+def list_images(path: PathLike) -> list[Path]:
+    """``[path]`` for a file; for a folder its TIFF and PNG files in natural order (hidden files are left out)."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the path")
+    if not path.is_dir():
+        return [path]
+    try:
+        files = [
+            p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+        ]
+    except OSError as error:
+        raise OSError(f"cannot read the folder {path}: {error.strerror or error}; check its permissions") from error
+    if not files:
+        raise InputError(f"the folder {path} holds no TIFF or PNG file; give the folder in which the images lie")
+    return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def load_stack(files: list[Path], *, indexed: bool = False) -> Stack:
+    """Decode ``files`` into one stack; all images must have one size and one number of channels."""
+    parts: list[np.ndarray] = []
+    names: list[str] = []
+    for file in files:
+        part = decode_file(file, indexed=indexed)
+        if parts and part.shape[1:] != parts[0].shape[1:]:
+            raise InputError(
+                f"images of different sizes: {files[0]} is {describe(parts[0])}, {file} is {describe(part)}; "
+                "crop or resize them to one size, or keep each size in a folder of its own"
+            )
+        parts.append(part)
+        names += [file.stem] if len(part) == 1 else [f"{file.stem}[{i}]" for i in range(len(part))]
+    return Stack(parts[0] if len(parts) == 1 else np.concatenate(parts), names)
+
+
+def to_float(stack: Stack, path: PathLike) -> np.ndarray:
+    """``stack`` as float32; raises when a value is NaN or infinite (also after the conversion to float32)."""
+    with np.errstate(over="ignore"):
+        images = np.ascontiguousarray(stack.pixels, dtype=np.float32)
+    if stack.pixels.dtype.kind == "f":
+        for index, image in enumerate(images):
+            if not np.isfinite(image).all():
+                bad = "NaN" if np.isnan(image).any() else "infinite"
+                count = int(np.count_nonzero(~np.isfinite(image)))
+                raise InputError(
+                    f"slice {index} ({stack.names[index]}) of {path} holds {count} {bad} "
+                    f"value{'s' if count > 1 else ''}; replace them, or leave the slice out"
+                )
+    return images
+
+
+def read_images(path: PathLike) -> np.ndarray:
+    """Read a TIFF stack, a PNG, or a folder of TIFF and PNG files as float32 ``(N, C, H, W)``, values as stored.
+
+    Any integer, 1-bit or real dtype; any compression that imagecodecs knows; BigTIFF and OME-TIFF. Channel and colour
+    axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Files of a folder come in natural order,
+    ``img2`` before ``img10``; a file of several pages gives several images.
+
+    Raises ``FileNotFoundError`` for a missing path, ``OSError`` for an unreadable one, and :class:`InputError` for a
+    file that is not an image, truncated or damaged, an empty folder, images of different sizes, NaN or infinite
+    values, and complex values.
+    """
+    return to_float(load_stack(list_images(path)), path)
+
+
+def normalize(images: np.ndarray) -> np.ndarray:
+    """Shift and scale each channel of each image to mean 0 and standard deviation 1; float32 ``(N, C, H, W)``.
+
+    A constant channel has standard deviation 0 and becomes 0. Sums are taken in float64.
+
+    Equivalent to::
+
+        std = images.std(axis=(2, 3), keepdims=True)
+        (images - images.mean(axis=(2, 3), keepdims=True)) / np.where(std == 0, 1, std)
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise InputError(f"images have {images.ndim} dimensions, shape {images.shape}; expected (N, C, H, W)")
+    if images.dtype.kind not in "buif":
+        raise InputTypeError(f"images have dtype {images.dtype}, expected integers or real numbers; convert them")
+    out = np.empty(images.shape, np.float32)
+    if images.size == 0:
+        return out
+    for index, image in enumerate(images):
+        values = image.astype(np.float64)
+        mean = values.mean(axis=(1, 2), keepdims=True)
+        values -= mean
+        std = np.sqrt(np.square(values).mean(axis=(1, 2), keepdims=True))
+        if not np.isfinite(std).all():
+            raise InputError(
+                f"slice {index} of the images holds NaN or infinite values; replace them, or leave the slice out"
+            )
+        # a constant channel can leave a rounding error of its mean behind, which must not be blown up to 1
+        flat = std <= 1e-12 * np.abs(mean)
+        out[index] = np.where(flat, 0.0, values / np.where(flat, 1.0, std))
+    return out
+
+
+def parse_slices(text: str, count: int) -> list[int]:
+    """Indices named by ``text`` among ``count`` slices: pieces ``3``, ``20:25``, ``:5``, ``::2`` joined by commas.
+
+    Pieces follow Python's slices (the stop is excluded) with numbers that are not negative, and come out in the order
+    given. Raises :class:`InputError` for anything else, for a number beyond ``count``, for an empty selection and for
+    a slice that is named twice.
+    """
+    example = f"expected slices such as 0:{min(5, count)} or 0,2 among the {count} slices 0 to {count - 1}"
+    chosen: list[int] = []
+    for piece in text.split(","):
+        numbers = [number.strip() for number in piece.split(":")]
+        if (
+            len(numbers) > 3
+            or (len(numbers) == 1 and not numbers[0])
+            or not all(n == "" or n.isdecimal() for n in numbers)
+        ):
+            raise InputError(f"cannot read the slices {text!r}: {piece.strip()!r} is not a range; {example}")
+        start, stop, step = ([int(n) if n else None for n in numbers] + [None, None])[:3]
+        if len(numbers) == 1:
+            assert start is not None
+            stop = start + 1
+        if step == 0:
+            raise InputError(f"cannot read the slices {text!r}: the step of {piece.strip()!r} is 0; {example}")
+        if max(start or 0, (stop or 1) - 1) >= count:
+            raise InputError(f"the slices {text!r} go beyond the last one: {piece.strip()!r}; {example}")
+        picked = range(count)[slice(start, stop, step)]
+        if not picked:
+            raise InputError(f"the slices {text!r} select nothing: {piece.strip()!r} is empty; {example}")
+        chosen += picked
+    if len(set(chosen)) < len(chosen):
+        twice = min(index for index, times in Counter(chosen).items() if times > 1)
+        raise InputError(f"the slices {text!r} name slice {twice} twice; name each slice once")
+    return chosen
+
+
+def write_stack(path: PathLike, array: np.ndarray) -> None:
+    """Write ``(H, W)``, ``(N, H, W)`` or ``(N, C, H, W)`` as a TIFF with lossless deflate, whole or not at all.
+
+    Bool is stored as uint8 0 and 1, float16 as float32, and 64-bit integers in the narrowest dtype of 8, 16 or 32 bits
+    that holds them, since common viewers open no other. BigTIFF is used where the data need it.
+    :func:`read_images` reads the array back in the shape ``(N, C, H, W)``.
+
+    Raises :class:`InputError` for another rank, dtype or an empty array, ``OSError`` when the file cannot be written.
+    """
+    import tifffile
+
+    array = np.asarray(array)
+    axes = {2: "YX", 3: "ZYX", 4: "ZCYX"}.get(array.ndim)
+    if axes is None or array.size == 0:
+        raise InputError(
+            f"cannot write an array of shape {array.shape} to {path}; expected (H, W), (N, H, W) or (N, C, H, W), "
+            "not empty"
+        )
+    if array.dtype.kind not in "buif":
+        raise InputTypeError(f"cannot write dtype {array.dtype} to {path}; expected integers or real numbers")
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        raise InputError(f"cannot write {path}: stacks are written as TIFF; give a name that ends in .tif")
+    if array.dtype.kind == "b" or array.dtype == np.float16:
+        array = array.astype(np.uint8 if array.dtype.kind == "b" else np.float32)
+    elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        narrow = np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max()))
+        array = array.astype(narrow if narrow.itemsize < 8 else array.dtype)
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            array,
+            photometric="minisblack",
+            planarconfig=None,
+            compression="zlib",
+            bigtiff=array.nbytes > _CLASSIC_TIFF_BYTES,
+            metadata={"axes": axes},
+        )
