@@ -4,4 +4,13 @@
 STABLE_TORCH_LIBRARY(unet_fast, m) {
   m.def("crop_concat(Tensor skip, Tensor up) -> Tensor");
   m.def("crop_concat_backward(Tensor grad, SymInt skip_channels, SymInt[] skip_size) -> Tensor");
+  m.def(
+      "weighted_cross_entropy(Tensor logits, Tensor target, Tensor? weight, int ignore_index, int reduction, "
+      "bool want_grad) -> (Tensor loss, Tensor grad)");
+  m.def("weighted_cross_entropy_backward(Tensor grad_output, Tensor grad) -> Tensor");
+  m.def("nearest_two(Tensor instances, float[] spacing) -> (Tensor d1, Tensor d2)");
+  m.def("distance_transform(Tensor mask, float[] spacing) -> Tensor");
+  m.def(
+      "weight_map(Tensor instances, float w0, float sigma, Tensor? class_weights, bool balanced, bool inside) -> "
+      "Tensor");
 }

@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from unet_fast.nn.crop_concat import CropConcat
+from unet_fast.nn.distance_weight_map import DistanceWeightMap
 
-__all__ = ["CropConcat"]
+__all__ = [
+    "CropConcat",
+    "DistanceWeightMap",
+]

@@ -1,0 +1,163 @@
+// Three steps (images skip the second): steps to the nearest zero along the first axis, going down and up all its lines
+// abreast; lower envelopes (common/parabola.h) along the middle axis and along the last one.
+#include "cpu/distance_transform.h"
+
+#include "common/macros.h"
+#include "common/two_nearest.h"
+#include "cpu/line_scratch.h"
+
+namespace uf {
+namespace {
+
+// steps <- 0 where the element is zero, else 1.
+template <class T>
+UF_INLINE void mark(const void* from, T significant, int64_t count, int32_t* __restrict steps) {
+  const T* source = static_cast<const T*>(from);
+  for (int64_t i = 0; i < count; ++i) steps[i] = (source[i] & significant) != 0;
+}
+
+UF_INLINE void mark_row(const void* from, const MaskElement& element, int64_t count, int32_t* steps) {
+  const int drop = element.floating ? 1 : 0;  // the sign of a floating-point zero says nothing
+  switch (element.bytes) {
+    case 1: return mark<uint8_t>(from, 0xff, count, steps);
+    case 2: return mark<uint16_t>(from, static_cast<uint16_t>(0xffff >> drop), count, steps);
+    case 4: return mark<uint32_t>(from, 0xffffffffu >> drop, count, steps);
+    case 8: return mark<uint64_t>(from, ~uint64_t{0} >> drop, count, steps);
+  }
+}
+
+struct Strip {
+  const char* mask;
+  MaskElement element;
+  int32_t* steps;
+  int64_t length, stride, width;
+};
+
+UF_MULTIVERSION void scan_strip(const Strip& s, int32_t* state) {
+  int32_t* __restrict near = state;
+  for (int64_t i = 0; i < s.width; ++i) near[i] = kNoSteps;
+  for (int64_t y = 0; y < s.length; ++y) {
+    int32_t* __restrict row = s.steps + y * s.stride;
+    mark_row(s.mask + y * s.stride * s.element.bytes, s.element, s.width, row);
+    for (int64_t i = 0; i < s.width; ++i) row[i] = near[i] = row[i] == 0 ? 0 : near[i] + 1;
+  }
+  for (int64_t i = 0; i < s.width; ++i) near[i] = kNoSteps;
+  for (int64_t y = s.length - 1; y >= 0; --y) {
+    int32_t* __restrict row = s.steps + y * s.stride;
+    for (int64_t i = 0; i < s.width; ++i) row[i] = near[i] = std::min(row[i], near[i] + 1);
+  }
+}
+
+void scan_mask(const DistanceGrid& grid, int64_t images, const char* mask, const MaskElement& element, int32_t* steps,
+               const Parallel& parallel) {
+  const int64_t lanes = grid.lanes(), width = strip_width(grid, sizeof(int32_t));
+  const int64_t strips = (lanes + width - 1) / width;
+  const Pieces pieces(images * strips, parallel.threads());
+  const auto states = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(pieces.count * width));
+  pieces.run(parallel, [&](int64_t piece, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t lane = unit % strips * width, offset = unit / strips * grid.pixels() + lane;
+      scan_strip({mask + offset * element.bytes, element, steps + offset, grid.scan, lanes, std::min(width, lanes - lane)},
+                 states.get() + piece * width);
+    }
+  });
+}
+
+template <class Cost>
+struct Volume {
+  int32_t* steps;
+  Cost* cost;  // after the middle axis; null for images
+  Axis<Cost> scan, middle, last;
+  int64_t middle_length, last_length;
+  double scale;
+};
+
+template <class Cost>
+UF_INLINE void line_distances(const Axis<Cost>& axis, const Cost* cost, int32_t n, Segment<Cost>* segments, Cost* out) {
+  const int32_t count = lower_envelope(axis, CostArray<Cost>{cost}, 0, n - 1, 0, n, segments);
+  evaluate_envelope(axis, segments, count, 0, n, out);
+}
+
+template <class Cost>
+UF_INLINE void middle_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s) {
+  const int32_t n = static_cast<int32_t>(v.middle_length);
+  const int64_t stride = v.last_length;
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t offset = line / stride * n * stride + line % stride;
+    steps_to_costs(v.scan, v.steps + offset, stride, kNoSteps, n, s.cost1);
+    line_distances(v.middle, s.cost1, n, s.first, s.d1);
+    for (int32_t i = 0; i < n; ++i) v.cost[offset + i * stride] = s.d1[i];
+  }
+}
+
+template <class Cost>
+UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s, float* out) {
+  const int32_t n = static_cast<int32_t>(v.last_length);
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t offset = line * n;
+    if (!v.cost) steps_to_costs(v.scan, v.steps + offset, 1, kNoSteps, n, s.cost1);
+    line_distances(v.last, v.cost ? v.cost + offset : s.cost1, n, s.first, s.d1);
+    write_distances(s.d1, n, v.scale, out + offset);
+  }
+}
+
+UF_MULTIVERSION void middle_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const LineScratch<int32_t>& s) {
+  middle_lines(v, b, e, s);
+}
+UF_MULTIVERSION void middle_lines_of(const Volume<double>& v, int64_t b, int64_t e, const LineScratch<double>& s) {
+  middle_lines(v, b, e, s);
+}
+UF_MULTIVERSION void last_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const LineScratch<int32_t>& s,
+                                   float* out) {
+  last_lines(v, b, e, s, out);
+}
+UF_MULTIVERSION void last_lines_of(const Volume<double>& v, int64_t b, int64_t e, const LineScratch<double>& s,
+                                   float* out) {
+  last_lines(v, b, e, s, out);
+}
+
+template <class Cost>
+void run(const DistanceGrid& grid, const char* mask, const MaskElement& element, float* out, const Parallel& parallel) {
+  const bool volume = grid.middle > 1;
+  const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
+  const auto steps = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(count));
+  const auto costs = std::make_unique_for_overwrite<Cost[]>(static_cast<size_t>(volume ? count : 0));
+  const Volume<Cost> v{steps.get(),
+                       volume ? costs.get() : nullptr,
+                       Axis<Cost>(grid.scan_weight()),
+                       Axis<Cost>(grid.middle_weight()),
+                       Axis<Cost>(grid.last_weight()),
+                       grid.middle,
+                       grid.last,
+                       grid.scale()};
+  const auto pieces = [&](int64_t lines) { return Pieces(lines, parallel.threads()); };
+  const LineScratches<Cost> scratch(
+      std::max(pieces(at_once * grid.scan * grid.last).count, pieces(at_once * grid.scan * grid.middle).count),
+      std::max(grid.middle, grid.last), false);
+  for (int64_t image = 0; image < grid.batch; image += at_once) {
+    const int64_t images = std::min(at_once, grid.batch - image), offset = image * pixels;
+    scan_mask(grid, images, mask + offset * element.bytes, element, steps.get(), parallel);
+    if (volume) {
+      pieces(images * grid.scan * grid.last).run(parallel, [&](int64_t p, int64_t b, int64_t e) {
+        middle_lines_of(v, b, e, scratch[p]);
+      });
+    }
+    pieces(images * grid.scan * grid.middle).run(parallel, [&](int64_t p, int64_t b, int64_t e) {
+      last_lines_of(v, b, e, scratch[p], out + offset);
+    });
+  }
+}
+
+}  // namespace
+
+void distance_transform(const DistanceGrid& grid, const void* mask, const MaskElement& element, float* out,
+                        const Parallel& parallel) {
+  if (grid.batch * grid.pixels() == 0) return;
+  if (grid.integral()) {
+    run<int32_t>(grid, static_cast<const char*>(mask), element, out, parallel);
+  } else {
+    run<double>(grid, static_cast<const char*>(mask), element, out, parallel);
+  }
+}
+
+}  // namespace uf
