@@ -1,0 +1,14 @@
+"""Pictures of training and of results, as PNG files.
+
+Drawn by matplotlib's object interface on an Agg canvas: no display, no global state. Each function takes plain arrays,
+writes one file in one step (a reader never sees half of it) and returns its path. Colours come from the Okabe-Ito
+palette and from perceptually even maps, so that they differ for colour-blind readers, too.
+"""
+
+from __future__ import annotations
+
+from unet_fast.plots.curves import loss_curve
+from unet_fast.plots.preview import grid_image, preview
+from unet_fast.plots.slices import overlay, worst_best
+
+__all__ = ["grid_image", "loss_curve", "overlay", "preview", "worst_best"]
