@@ -2,8 +2,9 @@
 
 Geometry: an additively weighted Voronoi diagram of packed disks in a warped metric. Its sites drift smoothly from slice
 to slice, and groups of neighbouring sites make one neurite, so that profiles are curved, of very different sizes, and
-sometimes not convex. The membrane is the set of pixels closer to a border between neurites than a half width, which swells where the
-membrane is cut obliquely and at synapses; corners of the neurites are rounded by a morphological opening.
+sometimes not convex. The membrane is the set of pixels closer to a border between neurites than a half width, which
+swells where the membrane is cut obliquely and at synapses; corners of the neurites are rounded by a morphological
+opening.
 
 Everything that lasts over slices is drawn once from the seed; what differs by slice comes from a generator of that
 slice, so slice ``z`` does not depend on how many slices are asked for.

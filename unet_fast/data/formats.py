@@ -209,7 +209,7 @@ def _check_extents(path: Path, tif: tifffile.TiffFile) -> None:
         if end > size:
             raise truncated(path, f"page {index} ends at byte {end}, the file at byte {size}")
         if not page.databytecounts or min(page.databytecounts) == 0:
-            raise truncated(path, f"page {index} has no pixel data")
+            raise truncated(path, f"page {index} lacks pixel data")
 
 
 def _walk_directories(path: Path) -> int:

@@ -109,7 +109,8 @@ def _detect(labels: np.ndarray, path: PathLike) -> Kind:
     shown = ", ".join(str(value) for value in values[:6]) + (", ..." if len(values) > 6 else "")
     raise InputError(
         f"{path} holds {len(values)} different labels ({shown}) that are neither a mask, nor classes 0 to "
-        f"{_MAX_CLASS}, nor instances in one piece each; renumber the classes from 0, give the kind, or check that this is the label file"
+        f"{_MAX_CLASS}, nor instances in one piece each; renumber the classes from 0, give the kind, or check that "
+        "this is the label file"
     )
 
 

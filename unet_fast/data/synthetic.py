@@ -22,8 +22,8 @@ def membranes(
     size: ``(H, W)``. cells: about how many profiles a slice shows, one for 2000 pixels if not given.
 
     Returns (images uint8 ``(N, H, W)``, instances int32 ``(N, H, W)``). Instances are numbered from 1 in each slice, 0
-    is membrane (about a fifth of the pixels). Each instance is 4-connected and no two touch, so the instances are exactly
-    the 4-connected components of ``instances > 0``.
+    is membrane (about a fifth of the pixels). Each instance is 4-connected and no two touch, so the instances are
+    exactly the 4-connected components of ``instances > 0``.
 
     Raises :class:`InputError` when a count or size is below 1 or the seed is negative.
     """
