@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include "bindings/numpy_distance.h"
 #include "bindings/numpy_pool.h"
 
 namespace py = pybind11;
@@ -10,4 +11,5 @@ namespace py = pybind11;
 PYBIND11_MODULE(_numpy, m) {
   m.doc() = "CPU kernels of unet_fast for NumPy arrays";
   m.def("threads", [] { return uf::bindings::Pool::instance().threads(); });
+  uf::bindings::define_distance_ops(m);
 }

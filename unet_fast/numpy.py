@@ -1,0 +1,154 @@
+"""The CPU kernels for NumPy arrays: NumPy in, NumPy out. Torch is never imported, and need not be installed.
+
+Arrays may have any strides and byte order; what is not C-contiguous is copied first. Work runs on a small pool of threads
+of its own (all cores, or ``OMP_NUM_THREADS``). Each function means the same as the one of this name in ``unet_fast.ops``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from unet_fast.distance_options import check_border, spacing_of
+from unet_fast.errors import BackendError, InputError, InputTypeError
+
+__all__ = ["distance_transform", "nearest_two", "weight_map"]
+
+
+def _kernels() -> ModuleType:
+    """The compiled module."""
+    try:
+        from unet_fast import _numpy  # type: ignore[attr-defined,unused-ignore]
+    except ImportError as error:
+        raise BackendError(
+            f"the compiled module unet_fast._numpy could not be loaded ({error}); "
+            "build it with: pip install --no-build-isolation ."
+        ) from None
+    return _numpy
+
+
+def _dense(array: np.ndarray) -> np.ndarray:
+    """C-contiguous and in native byte order, as the kernels read it; a copy only where it is neither."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def _array(name: str, value: object, kinds: str, expected: str) -> np.ndarray:
+    """The value as an array; raises unless its dtype is of one of these kinds."""
+    array = np.asarray(value)
+    if array.dtype.kind not in kinds:
+        raise InputTypeError(f"{name} has dtype {array.dtype}, expected {expected}")
+    return array
+
+
+def _batched(name: str, array: np.ndarray, max_dims: int, layout: str) -> np.ndarray:
+    """A view with a batch axis, which a single image lacks; raises for other ranks."""
+    if not 2 <= array.ndim <= max_dims:
+        raise InputError(f"{name} has {array.ndim} dimensions, shape {array.shape}; expected {layout}")
+    return array[None] if array.ndim == 2 else array
+
+
+def _labels(value: object) -> np.ndarray:
+    labels = _array("instances", value, "iu", "an integer dtype")
+    return labels.astype(np.int64) if labels.dtype.kind == "u" and labels.itemsize >= 4 else labels
+
+
+def _call(kernel: Any, *arguments: object) -> Any:
+    try:
+        return kernel(*arguments)
+    except ValueError as error:  # the kernel looks at the labels, so that nothing else has to
+        raise InputError(str(error)) from None
+
+
+def nearest_two(
+    instances: np.ndarray, *, spacing: float | Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact Euclidean distance from every pixel to the nearest and to the second nearest distinct instance.
+
+    Args:
+        instances: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); labels of any
+            integer dtype, 0 = background, up to 2^31 - 1.
+        spacing: size of a pixel along each spatial axis, (y, x) or (z, y, x), or one number for all; None is 1.
+
+    Returns:
+        d1, d2: float32 of the same shape; infinite where an image has fewer than one, two instances. See
+        :func:`unet_fast.ops.nearest_two` for the exact meaning.
+
+    Raises:
+        InputError: a wrong rank, a label out of range, or a spacing that is not positive and finite.
+        InputTypeError: not integers, or a spacing that is not numbers.
+    """
+    labels = _labels(instances)
+    batch = _batched("instances", labels, 4, "(H, W), (N, H, W) or (N, D, H, W)")
+    d1, d2 = _call(_kernels().nearest_two, _dense(batch), spacing_of(spacing, batch.ndim - 1))
+    return d1.reshape(labels.shape), d2.reshape(labels.shape)
+
+
+def distance_transform(
+    mask: np.ndarray, *, spacing: float | Sequence[float] | None = None
+) -> np.ndarray:
+    """Exact Euclidean distance from every pixel to the nearest zero of its image.
+
+    Args:
+        mask: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); boolean, integer or
+            floating, everything but 0 counts as inside (NaN too).
+        spacing: size of a pixel along each spatial axis, (y, x) or (z, y, x), or one number for all; None is 1.
+
+    Returns:
+        float32 of the same shape, as ``scipy.ndimage.distance_transform_edt(mask, sampling=spacing)`` for each image, but
+        infinite over an image without any zero.
+
+    Raises:
+        InputError: a wrong rank, or a spacing that is not positive and finite.
+        InputTypeError: not numbers, or a spacing that is not numbers.
+    """
+    array = _array("mask", mask, "biuf", "a boolean, integer or floating dtype")
+    batch = _batched("mask", array, 4, "(H, W), (N, H, W) or (N, D, H, W)")
+    if batch.itemsize > 8:  # long double
+        batch = batch != 0
+    out = _call(_kernels().distance_transform, _dense(batch), spacing_of(spacing, batch.ndim - 1))
+    return out.reshape(array.shape)
+
+
+def weight_map(
+    instances: np.ndarray,
+    *,
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    class_weights: str | Sequence[float] | np.ndarray | None = None,
+    inside: bool = False,
+) -> np.ndarray:
+    """Loss weight ``w_c(x) + w0 * exp(-(d1(x) + d2(x))^2 / (2 sigma^2))`` of a U-Net.
+
+    Args:
+        instances: (H, W) or (N, H, W) labels of any integer dtype, 0 = background, up to 2^31 - 1.
+        w0: height of the border term, >= 0.
+        sigma: its width in pixels, > 0.
+        class_weights: w_c. None: 1; "balanced": inverse class frequency of each image, with mean 1; or two numbers
+            [background, cells].
+        inside: whether the border term also counts on the pixels of cells.
+
+    Returns:
+        float32 of the same shape. See :func:`unet_fast.ops.weight_map` for the exact meaning.
+
+    Raises:
+        InputError: a wrong rank, a label out of range, w0, sigma or class_weights out of range.
+        InputTypeError: not integers, or options that are not numbers.
+    """
+    labels = _labels(instances)
+    batch = _batched("instances", labels, 3, "(H, W) or (N, H, W)")
+    w0, sigma = check_border(w0, sigma)
+    pair = None
+    if isinstance(class_weights, str):
+        if class_weights != "balanced":
+            raise InputError(f"class_weights is {class_weights!r}, expected 'balanced'")
+    elif class_weights is not None:
+        weights = _array("class_weights", class_weights, "biuf", "two numbers [background, cells]")
+        if weights.shape != (2,):
+            raise InputError(f"class_weights has shape {weights.shape}, expected (2,): [background, cells]")
+        pair = (float(weights[0]), float(weights[1]))
+    balanced = isinstance(class_weights, str)
+    out = _call(_kernels().weight_map, _dense(batch), w0, sigma, pair, balanced, bool(inside))
+    return out.reshape(labels.shape)
