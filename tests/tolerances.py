@@ -17,3 +17,16 @@ BY_DTYPE = {
 
 # Scores from float64 counts; pytest.approx's names for the two tolerances.
 METRIC = {"rel": 1e-12, "abs": 1e-12}
+
+# A whole network in float32: dozens of sums of up to thousands of terms, in an order that the convolution library chooses.
+NETWORK_FLOAT32 = {"rtol": 1e-4, "atol": 1e-4}
+
+# A whole network in bfloat16 against float32, root mean square error over root mean square: 8 bits a layer, 10 layers.
+NETWORK_LOW_PRECISION = 0.03
+
+# Distances: exact integers or float64 up to one rounding to float32.
+DISTANCE = {"rtol": 2e-7, "atol": 0.0}
+# OpenCV takes the root of a sum of float32 numbers.
+OPENCV_DISTANCE = {"rtol": 1e-6, "atol": 1e-6}
+# Weights: an exponential in float32 of an argument up to -16 (relative 2e-6), and the border term left out below 1e-7 w0.
+WEIGHT_MAP = {"rtol": 3e-6, "atol": 2e-6}

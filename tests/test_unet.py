@@ -1,0 +1,406 @@
+"""The U-Net: its sizes, its initialisation, its forward and backward pass against plain PyTorch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import unet_fast as uf
+from tests.tolerances import BY_DTYPE, NETWORK_FLOAT32, NETWORK_LOW_PRECISION
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models.blocks import Up, init_he
+from unet_fast.models.geometry import unet_geometry
+
+
+@pytest.fixture(autouse=True)
+def small_networks(generator: torch.Generator) -> Iterator[None]:
+    """Weights from the test's own seed; one thread, since these layers are too small to share."""
+    torch.manual_seed(generator.initial_seed())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def clean_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def plain_unet(net: uf.UNet, x: Tensor, padding: int = 0) -> Tensor:
+    """The network as everyone writes it, with the weights of ``net``: functional layers, torch.cat of centre crops."""
+    convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    ups = [layer for layer in net.modules() if isinstance(layer, nn.ConvTranspose2d)]
+    queue = iter(convolutions)
+
+    def block(y: Tensor) -> Tensor:
+        for _ in range(2):
+            layer = next(queue)
+            y = F.relu(F.conv2d(y, layer.weight, layer.bias, padding=padding))
+        return y
+
+    skips = []
+    for _ in ups:
+        x = block(x)
+        skips.append(x)
+        x = F.max_pool2d(x, 2)
+    x = block(x)
+    for up in ups:
+        x = F.conv_transpose2d(x, up.weight, up.bias, stride=2)
+        skip = skips.pop()
+        top, left = (skip.shape[2] - x.shape[2]) // 2, (skip.shape[3] - x.shape[3]) // 2
+        x = torch.cat([skip[:, :, top : top + x.shape[2], left : left + x.shape[3]], x], dim=1)
+        x = block(x)
+    head = next(queue)
+    return F.conv2d(x, head.weight, head.bias)
+
+
+def images(rng: np.random.Generator, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+
+
+def test_the_default_is_the_network_of_the_paper() -> None:
+    net = uf.UNet()
+    assert sum(parameter.numel() for parameter in net.parameters()) == 31_030_658
+    assert sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in net.modules()) == 23
+    assert net.output_size(572) == 388
+    assert net.output_size(700) == 516
+    assert net.input_size(388) == 572
+    assert net.output_size((188, 572)) == (4, 388)
+    assert net.margin == 92
+
+
+def test_initial_weights_have_the_stated_spread() -> None:
+    net = uf.UNet(in_channels=3, base_channels=32, depth=3)
+    for layer in net.modules():
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            continue
+        # connections of one output neuron, counted: ones in, one tap each, at a pixel away from the border
+        with torch.no_grad():
+            ones = torch.ones(1, layer.in_channels, 5, 5)
+            counted = type(layer)(layer.in_channels, 1, layer.kernel_size, stride=layer.stride, bias=False)
+            counted.weight.fill_(1.0)
+            output = counted(ones)
+            connections = output[0, 0, output.shape[2] // 2, output.shape[3] // 2].item()
+        weight = layer.weight.detach()
+        expected = math.sqrt(2.0 / connections)
+        # the standard deviation of n normal draws scatters by 1 / sqrt(2 n); the mean by 1 / sqrt(n)
+        n = weight.numel()
+        assert abs(weight.std().item() / expected - 1.0) < 5.0 / math.sqrt(2 * n)
+        assert abs(weight.mean().item() / expected) < 5.0 / math.sqrt(n)
+        assert layer.bias is not None
+        assert (layer.bias == 0).all()
+
+
+def test_initialisation_keeps_the_signal_alive(rng: np.random.Generator) -> None:
+    """The point of N(0, 2 / N): activations neither vanish nor explode with depth."""
+    net = uf.UNet(base_channels=16, depth=4)
+    spread = net(images(rng, 1, 1, 204, 204)).std().item()
+    assert 0.05 < spread < 20.0
+
+
+def test_grouped_layers_count_their_own_inputs_only() -> None:
+    layer = nn.Conv2d(64, 64, 3, groups=64)
+    init_he(layer)
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2.0 / 9.0), rel=0.2)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_forward_and_gradients_equal_plain_pytorch(rng: np.random.Generator, depth: int, padding: str) -> None:
+    net = uf.UNet(in_channels=2, num_classes=3, base_channels=4, depth=depth, padding=padding)
+    smallest, step = net.geometry.smallest_input, net.geometry.step
+    height, width = (smallest + step * int(k) for k in rng.integers(0, 4, 2))
+    x = images(rng, 2, 2, height, width).requires_grad_()
+    actual = net(x)
+    expected = plain_unet(net, x, padding=1 if padding == "same" else 0)
+    assert tuple(actual.shape) == (2, 3, height - 2 * net.margin, width - 2 * net.margin)
+    torch.testing.assert_close(actual, expected, **NETWORK_FLOAT32)
+    grad = images(rng, *actual.shape)
+    inputs = [x, *net.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, **NETWORK_FLOAT32)
+
+
+def trace_valid_sizes(size: int, depth: int) -> int | None:
+    """Follow a size through the valid network; None where a pooling would drop a row or nothing is left."""
+    sizes = []
+    for _ in range(depth):
+        size -= 4
+        if size <= 0 or size % 2:
+            return None
+        sizes.append(size)
+        size //= 2
+    size -= 4
+    for skip in reversed(sizes):
+        if size <= 0:
+            return None
+        size = 2 * size
+        assert skip >= size
+        size -= 4
+    return size if size > 0 else None
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_valid_sizes_equal_a_step_by_step_trace(depth: int) -> None:
+    geometry = unet_geometry(depth, "valid")
+    legal = 0
+    for size in range(1, geometry.smallest_input + 5 * geometry.step + 2):
+        expected = trace_valid_sizes(size, depth)
+        assert geometry.accepts(size) == (expected is not None), size
+        if expected is None:
+            with pytest.raises(InputError, match="legal input size"):
+                geometry.output_size(size)
+        else:
+            assert geometry.output_size(size) == expected
+            assert geometry.input_size(expected) == size
+            assert geometry.covering_output(expected) == expected
+            assert geometry.covering_output(expected - 1) in (expected, geometry.smallest_output)
+            assert geometry.covering_output(expected + 1) == expected + geometry.step
+            legal += 1
+    assert legal == 6
+
+
+def test_error_names_the_nearest_legal_sizes() -> None:
+    net = uf.UNet(base_channels=2)
+    with pytest.raises(InputError, match="input height 570 .* nearest legal input sizes are 556 and 572"):
+        net.output_size(570)
+    with pytest.raises(InputError, match="input width 573 .* 572 and 588"):
+        net.output_size((572, 573))
+    with pytest.raises(InputError, match="input height 100 is too small .* smallest legal input size is 188"):
+        net.output_size(100)
+    with pytest.raises(InputError, match="output height 390 .* 388 and 404"):
+        net.input_size(390)
+    with pytest.raises(InputTypeError, match="size is 'big'"):
+        net.output_size("big")  # type: ignore[arg-type]
+    assert uf.UNet(base_channels=2, padding="same").output_size((16, 512)) == (16, 512)
+    with pytest.raises(InputError, match="500 .* 496 and 512"):
+        uf.UNet(base_channels=2, padding="same").output_size(500)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_the_receptive_radius_bounds_what_a_pixel_sees(rng: np.random.Generator, padding: str) -> None:
+    """Positive weights and no ReLU cut-off: every connection counts, so the reach is exactly the architecture's."""
+    net = uf.UNet(base_channels=2, depth=2, padding=padding).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.rand_like(parameter) * 0.2 + 0.1)
+    radius, step, margin = net.geometry.receptive_radius, net.geometry.step, net.margin
+    size = net.geometry.smallest_input + 20 * step
+    x = torch.rand(
+        1, 1, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(int(rng.integers(99)))
+    )
+    base = net(x)
+    reach = 0
+    for offset in range(step):
+        changed = x.clone()
+        changed[0, 0, size // 2 + offset, size // 2] += 1e3  # large, so that it wins every max-pool
+        rows = ((net(changed) - base).abs().amax(dim=(0, 1, 3)) > 0).nonzero().flatten() + margin
+        reach = max(reach, int((rows - (size // 2 + offset)).abs().max()))
+    assert reach == radius
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((1, 44, 44), torch.float32, InputError, "3 dimensions"),
+        ((1, 3, 44, 44), torch.float32, InputError, "3 channels.*expects 1"),
+        ((1, 1, 46, 44), torch.float32, InputError, "height 46.*44 and 48"),
+        ((1, 1, 44, 30), torch.float32, InputError, "width 30.*smallest legal input size is 44"),
+        ((1, 1, 44, 44), torch.uint8, InputTypeError, "dtype uint8, expected one of float32"),
+        ((1, 1, 44, 44), torch.float64, InputTypeError, "torch.float64 but the network's weights are torch.float32"),
+    ],
+)
+def test_forward_refuses_bad_input(
+    shape: tuple[int, ...], dtype: torch.dtype, error: type[Exception], message: str
+) -> None:
+    net = uf.UNet(base_channels=2, depth=2)
+    with pytest.raises(error, match=message):
+        net(torch.zeros(shape, dtype=dtype))
+    with pytest.raises(InputTypeError, match="images is a ndarray"):
+        net(np.zeros((1, 1, 44, 44)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_channels": 0}, "base_channels is 0, expected at least 1"),
+        ({"depth": 2.5}, "depth is 2.5, expected an int"),
+        ({"in_channels": True}, "in_channels is True, expected an int"),
+        ({"padding": "reflect"}, "padding is 'reflect', expected one of 'valid', 'same'"),
+        ({"norm": "layer"}, "norm is 'layer', expected None or one of 'batch', 'instance', 'group'"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected a probability"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        uf.UNet(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "instance", "group"])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_gradients_reach_every_parameter(rng: np.random.Generator, norm: str | None, padding: str) -> None:
+    net = uf.UNet(base_channels=4, depth=2, norm=norm, padding=padding, dropout=0.1)
+    size = net.geometry.smallest_input + 4 * net.geometry.step
+    loss = net(images(rng, 2, 1, size, size)).square().mean()
+    loss.backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_instance_norm_states_that_it_needs_two_pixels_at_the_bottom() -> None:
+    net = uf.UNet(base_channels=2, depth=2, norm="instance", padding="same")
+    with pytest.raises(InputError, match="smallest legal input size is 8"):
+        net(torch.zeros(1, 1, 4, 8))
+    assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 8, 8)
+
+
+def test_group_norm_divides_any_width() -> None:
+    for width in (1, 3, 6, 20):
+        net = uf.UNet(base_channels=width, depth=1, norm="group", padding="same")
+        assert net(torch.zeros(1, 1, 8, 8)).shape == (1, 2, 8, 8)
+
+
+def test_dropout_acts_in_training_only_and_at_the_lowest_level(rng: np.random.Generator) -> None:
+    net = uf.UNet(base_channels=4, depth=2, dropout=0.5)
+    x = images(rng, 1, 1, 60, 60)
+    assert not torch.equal(net(x), net(x))
+    zeros = []
+    net.dropout.register_forward_hook(lambda module, args, out: zeros.append((out == 0) & (args[0] != 0)))
+    net(x)
+    kept = net.bottom(net.down[1](net.down[0](x)[1])[1]) != 0
+    assert 0.3 < zeros[0].sum() / kept.sum() < 0.7
+    net.eval()
+    assert torch.equal(net(x), net(x))
+    torch.testing.assert_close(net(x), plain_unet(net, x), **NETWORK_FLOAT32)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2, 3, 5])
+def test_an_odd_skip_is_cropped_at_the_far_side(rng: np.random.Generator, extra: int) -> None:
+    block = Up(6, 3, 3)
+    x, skip = images(rng, 1, 6, 4, 5), images(rng, 1, 3, 8 + extra, 10 + extra)
+    start = extra // 2
+    expected = block.block(torch.cat([skip[:, :, start : start + 8, start : start + 10], block.up(x)], dim=1))
+    torch.testing.assert_close(block(x, skip), expected, **BY_DTYPE[torch.float32])
+
+
+def test_crop_concat_layer_is_torch_cat(rng: np.random.Generator) -> None:
+    layer = uf.nn.CropConcat()
+    skip, up = images(rng, 2, 3, 9, 8, 7), images(rng, 2, 2, 4, 4, 4)
+    assert torch.equal(layer(skip, up), torch.cat([skip[:, :, 2:6, 2:6, 1:5], up], dim=1))
+    assert not list(layer.parameters())
+
+
+def test_channels_last_gives_the_same_in_its_own_layout(rng: np.random.Generator) -> None:
+    net = uf.UNet(base_channels=4, depth=2)
+    x = images(rng, 2, 1, 60, 76)
+    expected = net(x)
+    net = net.to(memory_format=torch.channels_last)
+    seen = []
+    net.up[0].block.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    actual = net(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(actual, expected, **NETWORK_FLOAT32)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_bfloat16(rng: np.random.Generator, how: str, layout: torch.memory_format) -> None:
+    net = uf.UNet(base_channels=4, depth=2).to(memory_format=layout)
+    x = images(rng, 1, 1, 60, 60)
+    expected = net(x).detach()
+    if how == "weights":
+        net, x = net.to(torch.bfloat16), x.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        actual = net(x)
+    assert actual.dtype == torch.bfloat16
+    error = (actual.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < NETWORK_LOW_PRECISION
+    actual.float().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("norm", "dynamic"), [(None, False), ("batch", True)])
+def test_compiles_without_graph_breaks(
+    rng: np.random.Generator, clean_compiler: None, norm: str | None, dynamic: bool
+) -> None:
+    net = uf.UNet(base_channels=4, depth=2, norm=norm).eval()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for height, width in ((44, 60), (60, 48)):
+        x = images(rng, 1, 1, height, width)
+        actual, expected = compiled(x), net(x)
+        torch.testing.assert_close(actual, expected, **NETWORK_FLOAT32)
+        parameters = list(net.parameters())
+        for ours, theirs in zip(
+            torch.autograd.grad(actual.sum(), parameters),
+            torch.autograd.grad(expected.sum(), parameters),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, theirs, **NETWORK_FLOAT32)
+
+
+@torch.inference_mode()
+def test_compiles_with_inductor(rng: np.random.Generator, clean_compiler: None) -> None:
+    net = uf.UNet(base_channels=4, depth=1)
+    compiled = torch.compile(net, fullgraph=True)
+    x = images(rng, 1, 1, 20, 22)
+    torch.testing.assert_close(compiled(x), net(x), **NETWORK_FLOAT32)
+
+
+def test_compiled_network_refuses_bad_sizes_too(clean_compiler: None) -> None:
+    compiled = torch.compile(uf.UNet(base_channels=4, depth=2), backend="aot_eager")
+    with pytest.raises(InputError, match="44 and 48"):
+        compiled(torch.zeros(1, 1, 46, 44))
+
+
+def test_state_dict_round_trip(rng: np.random.Generator) -> None:
+    net = uf.UNet(base_channels=4, depth=2, norm="batch")
+    x = images(rng, 2, 1, 60, 60)
+    net(x)  # moves the running statistics
+    other = uf.UNet(base_channels=4, depth=2, norm="batch")
+    assert not torch.equal(net.eval()(x), other.eval()(x))
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(net(x), other(x))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"in_channels": 3, "num_classes": 5, "base_channels": 4, "depth": 2, "padding": "same", "norm": "group"},
+        {"base_channels": 2, "depth": 1, "dropout": 0.25},
+    ],
+)
+def test_config_rebuilds_the_network(options: dict[str, object]) -> None:
+    with torch.device("meta"):
+        net = uf.UNet(**options)  # type: ignore[arg-type]
+        config = json.loads(json.dumps(net.config))
+        again = uf.models.create(**config)
+    assert isinstance(again, uf.UNet)
+    assert again.config == net.config
+    assert config["name"] == "unet"
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+    assert again.geometry == net.geometry
+    assert again.dropout.p == net.dropout.p
+
+
+def test_the_registry_names_what_it_knows() -> None:
+    assert "unet" in uf.models.list()
+    with pytest.raises(InputError, match="model is 'vnet', expected one of .*'unet'"):
+        uf.models.create("vnet")
+    with pytest.raises(InputError, match="'unet' has no option 'width'; its options are base_channels, depth"):
+        uf.models.create("unet", width=3)
