@@ -1,0 +1,60 @@
+"""Small networks for the tests of models and prediction, and the truth that tiled prediction must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import unet_fast as uf
+
+
+@pytest.fixture(autouse=True)
+def small_networks(generator: torch.Generator) -> Iterator[None]:
+    """Weights from the test's own seed; one thread, since these layers are too small to share."""
+    torch.manual_seed(generator.initial_seed())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def grey(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def lively(net: uf.UNet, rng: np.random.Generator) -> uf.UNet:
+    """Biases and running statistics away from 0 and 1, so that border effects and eval mode show."""
+    with torch.no_grad():
+        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+            if name.endswith("bias") or name.endswith("running_mean"):
+                tensor.copy_(torch.from_numpy(rng.normal(0.0, 0.3, tensor.shape)))
+            elif name.endswith("running_var"):
+                tensor.copy_(torch.from_numpy(rng.uniform(0.5, 2.0, tensor.shape)))
+    return net
+
+
+def extended(net: uf.UNet, image: np.ndarray, mode: str = "reflect") -> tuple[np.ndarray, int]:
+    """The whole image (N, C, H, W) with the context that the class documents, by np.pad; and what the output keeps."""
+    geometry = net.geometry
+    if geometry.margin:
+        before, kept = geometry.margin, 0
+        widths = [(before, before + geometry.covering_output(size) - size) for size in image.shape[2:]]
+    else:
+        before = kept = -(-geometry.receptive_radius // geometry.step) * geometry.step
+        widths = [(before, before + -size % geometry.step) for size in image.shape[2:]]
+    return np.pad(image, ((0, 0), (0, 0), *widths), mode=mode), kept  # type: ignore[call-overload]
+
+
+def whole_image(net: uf.UNet, image: np.ndarray, mode: str = "reflect") -> np.ndarray:
+    """Softmax (sigmoid) of the network applied once, in eval mode, cropped to the image."""
+    padded, kept = extended(net, image, mode)
+    height, width = image.shape[2:]
+    modes = [module.training for module in net.modules()]
+    with torch.no_grad():
+        logits = net.eval()(torch.from_numpy(padded))[:, :, kept : kept + height, kept : kept + width]
+    for module, training in zip(net.modules(), modes, strict=True):
+        module.training = training
+    return (logits.sigmoid() if net.num_classes == 1 else logits.softmax(1)).numpy()
