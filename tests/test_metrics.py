@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy import ndimage
 from skimage import measure
@@ -151,6 +153,21 @@ def test_rand_with_huge_labels_and_large_tables(rng: np.random.Generator) -> Non
     assert metrics.rand_error(predicted, truth) == pytest.approx(expected, **METRIC)
     huge = np.where(truth > 0, truth * 2**50, 0)
     assert metrics.rand_error(predicted.astype(np.uint16), huge) == pytest.approx(expected, **METRIC)
+
+
+def test_rand_on_a_real_slice_equals_an_independent_count(real_data: Path, rng: np.random.Generator) -> None:
+    truth = tifffile.imread(real_data / "isbi2012" / "train-labels.tif", key=3)
+    p = noisy(rng, ndimage.gaussian_filter(truth[None] / 255.0, 2) > 0.4)[0]
+    cells = measure.label(truth > 0, connectivity=1)
+    scores = []
+    for level in np.arange(11) / 10:
+        parts = measure.label(p > np.float32(level), connectivity=1)
+        table = oracle._contingency_table.contingency_table(cells, parts, ignore_labels=[0]).toarray()[1:]
+        counts = (table[:, 1:], table[:, 1:].sum(0), table.sum(1))
+        both, in_predicted, in_truth = (float((c * (c - 1) / 2).sum()) for c in counts)
+        scores.append(2 * both / (in_predicted + in_truth))
+    assert metrics.rand_scan(p, truth).scores == pytest.approx(scores, **METRIC)
+    assert metrics.rand_error(truth > 0, truth) == 0
 
 
 def test_kind_of_truth() -> None:

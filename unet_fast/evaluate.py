@@ -129,8 +129,8 @@ def evaluate(
               ``(N, K, H, W)``; floating point in [0, 1], or whole numbers 0..255, which are divided by 255;
             * a mask 0/1 or 0/255; class numbers, where ``labels`` are classes; instance numbers.
         labels: ``(N, H, W)`` or ``(H, W)`` integer: mask, classes or instances, 0 = background.
-        kind: ``"mask"``, ``"classes"``, ``"instances"``, or ``"auto"``: classes where ``num_classes`` is above 2 (or the
-            prediction has more than 2 channels), a mask where the labels hold one non-zero value, else instances.
+        kind: ``"mask"``, ``"classes"``, ``"instances"``, or ``"auto"``: classes where ``num_classes`` is above 2 (or
+            the prediction has more than 2 channels), a mask where the labels hold one non-zero value, else instances.
         num_classes: K of class labels; default: the channels of the prediction, or as many as occur.
         names: one a slice, for the table; default 0, 1, ...
         images: ``(N, C, H, W)`` or ``(N, H, W)``, only for the picture.
@@ -221,8 +221,8 @@ def evaluate_files(
 ) -> Report:
     """:func:`evaluate` of files: each a TIFF stack, a PNG, or a folder of them.
 
-    Label files are read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A prediction
-    of more than two channels implies class labels.
+    Label files are read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A
+    prediction of more than two channels implies class labels.
 
     Raises:
         InputError, OSError: as :func:`evaluate`, :func:`unet_fast.data.read_labels` and
@@ -333,7 +333,8 @@ def _draw(
 
     scores = {name: [getattr(row, key) for row in report.per_slice] for key, name in _COLUMNS.items()}
     names = [f"slice {row.name}" for row in report.per_slice]
-    worst_best(images, truth, predicted.shown, scores, out, names=names)
+    threshold = 0.5 if report.rand_threshold is None else report.rand_threshold
+    worst_best(images, truth, predicted.shown, scores, out, threshold=threshold, names=names)
 
 
 _COLUMNS = {"rand_error": "Rand error", "pixel_error": "pixel error"}

@@ -26,7 +26,7 @@ MAX_ROWS = 6
 
 
 def grid_image(size: tuple[int, int], spacing: int = 24) -> NDArray[np.float32]:
-    """A picture (H, W) of white lines on black, ``spacing`` pixels apart: warp it along with a tile to see the field."""
+    """White lines on black (H, W), ``spacing`` pixels apart: warp them along with a tile to see the deformation."""
     if spacing < 2:
         raise InputError(f"spacing is {spacing}, expected at least 2 pixels between the lines of the grid")
     rows, columns = (np.arange(length) % spacing < max(1, spacing // 12) for length in size)
@@ -41,7 +41,7 @@ def preview(
     *,
     grids: ArrayLike | None = None,
 ) -> Path:
-    """One row a tile: the input, its labelled part with contours, the weight map, the deformed grid.
+    """One row a tile: input, labelled part with contours, weight map, the deformed grid.
 
     Where the input is larger than the labels (valid convolutions), the first column frames the output.
 

@@ -52,6 +52,7 @@ class _Slices:
         array = check_probabilities("probabilities", array)
         classes = array.shape[1] if array.ndim == 4 else 1
         self.multiclass = classes > 2
+        self.errors_title = "errors" if self.multiclass else f"errors at threshold {threshold:g}"
         if array.ndim == 3:
             self.foreground = array
         else:
@@ -102,7 +103,7 @@ def _draw(slices: _Slices, rows: Sequence[int], headings: Sequence[str], out: st
         show(axes[0], *slices.marked_truth(n))
         drawn = show(axes[1], slices.foreground[n], "probability of foreground", cmap="cividis", vmin=0, vmax=1)
         band.colorbar(drawn, ax=axes[1], fraction=0.045, pad=0.02, ticks=[0, 0.5, 1])
-        show(axes[2], slices.errors(n), "errors", interpolation="nearest")
+        show(axes[2], slices.errors(n), slices.errors_title, interpolation="nearest")
     kinds = list(ERROR_COLOURS) if slices.multiclass else list(ERROR_COLOURS)[:2]
     handles = [Patch(color=ERROR_COLOURS[kind], label=kind) for kind in kinds]
     handles.append(Patch(facecolor=str(_RIGHT_FOREGROUND), edgecolor="#999999", label="right: foreground"))
@@ -148,7 +149,7 @@ def overlay(
         pixel = 1 - metrics.dice(mask, true != 0)
         rand = metrics.rand_error(mask, true, kind="classes" if slices.multiclass else "auto")
         name = names[k] if names is not None else f"slice {k}"
-        headings.append(f"{name}:  pixel error {pixel:.4f},  Rand error {rand:.4f}  at threshold {threshold:g}")
+        headings.append(f"{name}:  pixel error {pixel:.4f},  Rand error {rand:.4f}")
     return _draw(slices, rows, headings, out)
 
 
