@@ -28,5 +28,12 @@ NETWORK_LOW_PRECISION = 0.03
 DISTANCE = {"rtol": 2e-7, "atol": 0.0}
 # OpenCV takes the root of a sum of float32 numbers.
 OPENCV_DISTANCE = {"rtol": 1e-6, "atol": 1e-6}
-# Weights: an exponential in float32 of an argument up to -16 (relative 2e-6), and the border term left out below 1e-7 w0.
+# Weights: an exponential in float32 of an argument down to -16 (relative 2e-6); the term is left out below 1e-7 w0.
 WEIGHT_MAP = {"rtol": 3e-6, "atol": 2e-6}
+
+# The loss is computed and returned in float32 whatever the dtype of the logits (float64 for float64).
+CROSS_ENTROPY = {dtype: {"rtol": 2e-6, "atol": 1e-6} for dtype in BY_DTYPE} | {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12}
+}
+# Of the largest gradient: one rounding to the dtype; bfloat16 is rounded once more when it is scaled in backward.
+CROSS_ENTROPY_GRADIENT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}

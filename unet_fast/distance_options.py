@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 from unet_fast.errors import InputError, InputTypeError
 
@@ -20,16 +21,16 @@ def spacing_of(spacing: float | Sequence[float] | None, dims: int) -> list[float
     """
     if spacing is None:
         return [1.0] * dims
-    if isinstance(spacing, (int, float)):
+    if isinstance(spacing, Real):
         values = [float(spacing)] * dims
     else:
-        if isinstance(spacing, str) or not all(isinstance(value, (int, float)) for value in spacing):
+        if not isinstance(spacing, Iterable) or not all(isinstance(value, Real) for value in spacing):
             raise InputTypeError(f"spacing is {spacing!r}, expected a number or {dims} numbers")
         values = [float(value) for value in spacing]
     axes = "(y, x)" if dims == 2 else "(z, y, x)"
     if len(values) != dims:
         raise InputError(f"spacing has {len(values)} values, expected {dims}, {axes}, or one number for all axes")
-    if not all(value > 0 and math.isfinite(value) for value in values):
+    if not all(0 < value < math.inf for value in values):
         raise InputError(f"spacing is {spacing!r}, expected positive finite numbers {axes}")
     if max(values) > MAX_RATIO * min(values):
         raise InputError(f"spacing is {spacing!r}, expected values that differ by less than a factor of {MAX_RATIO:g}")
@@ -44,10 +45,10 @@ def check_border(w0: float, sigma: float) -> tuple[float, float]:
         InputError: a negative or infinite w0, a sigma that is not positive and finite.
     """
     for name, value in (("w0", w0), ("sigma", sigma)):
-        if not isinstance(value, (int, float)):
+        if not isinstance(value, Real):
             raise InputTypeError(f"{name} is a {type(value).__name__}, expected a number")
-    if not (math.isfinite(w0) and w0 >= 0):
+    if not 0 <= w0 < math.inf:
         raise InputError(f"w0 is {w0}, expected a finite number of at least 0")
-    if not (math.isfinite(sigma) and sigma > 0):
+    if not 0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}, expected a positive number of pixels")
     return float(w0), float(sigma)

@@ -1,7 +1,7 @@
 """The CPU kernels for NumPy arrays: NumPy in, NumPy out. Torch is never imported, and need not be installed.
 
-Arrays may have any strides and byte order; what is not C-contiguous is copied first. Work runs on a small pool of threads
-of its own (all cores, or ``OMP_NUM_THREADS``). Each function means the same as the one of this name in ``unet_fast.ops``.
+Arrays may have any strides and byte order; what is not C-contiguous is copied first. Work runs on a small pool of its
+own threads (all cores, or ``OMP_NUM_THREADS``). Each function means the same as that of its name in ``unet_fast.ops``.
 """
 
 from __future__ import annotations
@@ -86,19 +86,17 @@ def nearest_two(
     return d1.reshape(labels.shape), d2.reshape(labels.shape)
 
 
-def distance_transform(
-    mask: np.ndarray, *, spacing: float | Sequence[float] | None = None
-) -> np.ndarray:
+def distance_transform(mask: np.ndarray, *, spacing: float | Sequence[float] | None = None) -> np.ndarray:
     """Exact Euclidean distance from every pixel to the nearest zero of its image.
 
     Args:
-        mask: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); boolean, integer or
-            floating, everything but 0 counts as inside (NaN too).
+        mask: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); boolean, integer
+            or floating, everything but 0 counts as inside (NaN too).
         spacing: size of a pixel along each spatial axis, (y, x) or (z, y, x), or one number for all; None is 1.
 
     Returns:
-        float32 of the same shape, as ``scipy.ndimage.distance_transform_edt(mask, sampling=spacing)`` for each image, but
-        infinite over an image without any zero.
+        float32 of the same shape, as ``scipy.ndimage.distance_transform_edt(mask, sampling=spacing)`` for each image,
+        but infinite over an image without any zero.
 
     Raises:
         InputError: a wrong rank, or a spacing that is not positive and finite.

@@ -8,10 +8,10 @@ from unet_fast import ops
 
 
 class DistanceWeightMap(torch.nn.Module):
-    """Instance labels to loss weights, on the device of the labels: :func:`unet_fast.ops.weight_map` with fixed options.
+    """Instance labels to loss weights: :func:`unet_fast.ops.weight_map` with fixed options.
 
-    ``class_weights`` may be None, "balanced", or two numbers [background, cells] (a tensor or a sequence), which become a
-    buffer that moves with the module. Input (N, H, W) integer labels, 0 = background; output (N, H, W) float32.
+    ``class_weights`` may be None, "balanced", or two numbers [background, cells] (a tensor or a sequence), which become
+    a buffer that moves with the module. Input (N, H, W) integer labels, 0 = background; output (N, H, W) float32.
 
     Example::
 

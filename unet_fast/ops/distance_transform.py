@@ -10,16 +10,14 @@ from collections.abc import Sequence
 import torch
 
 from unet_fast import checks, reference
+from unet_fast.distance_options import spacing_of
 from unet_fast.errors import InputTypeError
 from unet_fast.ops import _backends, _library
-from unet_fast.distance_options import spacing_of
 
 _backends.register("distance_transform", "cpp")
 
 
-def distance_transform(
-    mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None
-) -> torch.Tensor:
+def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
     """Exact Euclidean distance from every pixel to the nearest zero of its image.
 
     Args:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from unet_fast import reference
-from unet_fast.ops import _backends, _instances, _library
 from unet_fast.distance_options import spacing_of
+from unet_fast.ops import _backends, _instances, _library
 
 _backends.register("nearest_two", "cpp")
 
@@ -28,12 +28,12 @@ def nearest_two(
 
     Returns:
         d1, d2: float32 of the same shape, in units of ``spacing``. The distance to an instance is the distance to the
-        nearest of its pixels: 1 beside it, 0 on it. On a pixel of instance a, d1 = 0 and d2 is the distance to the nearest
-        other instance. d2 is infinite where an image has fewer than two instances, d1 where it has none. No gradients.
+        nearest of its pixels: 1 beside it, 0 on it. On a pixel of instance a, d1 = 0 and d2 is the distance to the
+        nearest other instance. d2 is infinite where an image has fewer than two instances, d1 where it has none. No gradients.
 
     Raises:
-        InputError: a wrong rank, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are RuntimeErrors
-            with the same text), or a spacing that is not positive and finite.
+        InputError: a wrong rank, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
+            RuntimeErrors with the same text), or a spacing that is not positive and finite.
         InputTypeError: not an integer tensor, or a spacing that is not numbers.
 
     Time is linear in the number of pixels and does not depend on the number of instances: each pixel keeps the two

@@ -37,8 +37,8 @@ def weight_map(
             figures show none there, so the default is no.
 
     Returns:
-        (N, H, W) float32. d1, d2: distance to the nearest pixel of the nearest and of the second nearest cell, so 1 beside
-        a cell (see :func:`nearest_two`). The border term is 0 in images with fewer than two cells, and may be left out
+        (N, H, W) float32. d1, d2: distance to the nearest pixel of the nearest and of the second nearest cell, so 1
+        beside a cell (see :func:`nearest_two`). The border term is 0 in images with fewer than two cells, and may be left out
         where d1 + d2 > 5.7 sigma, which makes it less than 1e-7 w0. No gradients.
 
     Raises:
@@ -58,18 +58,12 @@ def weight_map(
     pair = _check_class_weights(class_weights, instances)
     if _backends.choose("weight_map", instances.device.type) == "reference":
         _instances.check_labels(instances)
-        return reference.weight_map(
-            instances, w0=w0, sigma=sigma, class_weights=class_weights, inside=inside
-        )
+        return reference.weight_map(instances, w0=w0, sigma=sigma, class_weights=class_weights, inside=inside)
     balanced = pair is None and class_weights is not None
-    return _instances.call(
-        torch.ops.unet_fast.weight_map, instances, w0, sigma, pair, balanced, bool(inside)
-    )
+    return _instances.call(torch.ops.unet_fast.weight_map, instances, w0, sigma, pair, balanced, bool(inside))
 
 
-def _check_class_weights(
-    class_weights: str | torch.Tensor | None, instances: torch.Tensor
-) -> torch.Tensor | None:
+def _check_class_weights(class_weights: str | torch.Tensor | None, instances: torch.Tensor) -> torch.Tensor | None:
     """The two weights as float32, or None where there is no tensor."""
     if class_weights is None:
         return None
@@ -82,9 +76,7 @@ def _check_class_weights(
             "expected None, 'balanced' or a tensor [background, cells]"
         )
     if tuple(class_weights.shape) != (2,):
-        raise InputError(
-            f"class_weights has shape {tuple(class_weights.shape)}, expected (2,): [background, cells]"
-        )
+        raise InputError(f"class_weights has shape {tuple(class_weights.shape)}, expected (2,): [background, cells]")
     checks.check_same_device("instances", instances, "class_weights", class_weights)
     return class_weights.detach().to(torch.float32)
 

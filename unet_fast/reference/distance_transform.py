@@ -9,9 +9,7 @@ import torch
 from unet_fast.distance_options import spacing_of
 
 
-def distance_transform(
-    mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None
-) -> torch.Tensor:
+def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
     """See :func:`unet_fast.ops.distance_transform`."""
     squared = squared_distance(mask != 0, spacing_of(spacing, mask.dim() - 1))
     return squared.sqrt().to(torch.float32)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from unet_fast.reference.distance_transform import squared_distance
 from unet_fast.distance_options import spacing_of
+from unet_fast.reference.distance_transform import squared_distance
 
 
 def nearest_two(

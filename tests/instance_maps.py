@@ -1,0 +1,50 @@
+"""Label maps for the tests of the distance ops, and their truth: one SciPy EDT for each instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+
+
+def random_instances(rng: np.random.Generator, shape: Sequence[int], num_labels: int, density: float) -> np.ndarray:
+    """Scattered pixels with random labels: everything from single dots to a full mosaic."""
+    labels = rng.integers(1, num_labels + 1, size=shape)
+    return (labels * (rng.random(shape) < density)).astype(np.int32)
+
+
+def voronoi_cells(rng: np.random.Generator, size: tuple[int, int], num_cells: int, gap: float) -> np.ndarray:
+    """(H, W) crowded cells with gaps of about ``gap`` pixels between them."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    centres = rng.random((num_cells, 2)) * size
+    distance = np.sqrt((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2)
+    order = np.argsort(distance, axis=-1)
+    nearest, second = (np.take_along_axis(distance, order[..., k : k + 1], -1)[..., 0] for k in (0, 1))
+    return np.where(second - nearest > gap, order[..., 0] + 1, 0).astype(np.int32)
+
+
+def two_distances(labels: np.ndarray, spacing: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """d1, d2 in float64 of a batch of label maps."""
+    first, second = np.full(labels.shape, np.inf), np.full(labels.shape, np.inf)
+    for n, image in enumerate(labels):
+        for label in np.unique(image[image != 0]):
+            here = distance_transform_edt(image != label, sampling=spacing)
+            second[n] = np.minimum(second[n], np.maximum(first[n], here))
+            first[n] = np.minimum(first[n], here)
+    return first, second
+
+
+def assert_distances(result: torch.Tensor | np.ndarray, truth: np.ndarray, tolerance: dict[str, float]) -> None:
+    result = torch.as_tensor(result)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), torch.from_numpy(truth), **tolerance)
+
+
+def real_instances(folder: Path, name: str, pages: int) -> np.ndarray:
+    """The first label maps of one of the real stacks."""
+    import tifffile
+
+    return np.stack([tifffile.imread(folder / name / "instances.tif", key=page) for page in range(pages)])
