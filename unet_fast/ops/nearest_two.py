@@ -29,7 +29,8 @@ def nearest_two(
     Returns:
         d1, d2: float32 of the same shape, in units of ``spacing``. The distance to an instance is the distance to the
         nearest of its pixels: 1 beside it, 0 on it. On a pixel of instance a, d1 = 0 and d2 is the distance to the
-        nearest other instance. d2 is infinite where an image has fewer than two instances, d1 where it has none. No gradients.
+        nearest other instance. d2 is infinite where an image has fewer than two instances, d1 where it has none.
+        No gradients.
 
     Raises:
         InputError: a wrong rank, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are

@@ -38,8 +38,8 @@ def weight_map(
 
     Returns:
         (N, H, W) float32. d1, d2: distance to the nearest pixel of the nearest and of the second nearest cell, so 1
-        beside a cell (see :func:`nearest_two`). The border term is 0 in images with fewer than two cells, and may be left out
-        where d1 + d2 > 5.7 sigma, which makes it less than 1e-7 w0. No gradients.
+        beside a cell (see :func:`nearest_two`). The border term is 0 in images with fewer than two cells, and may be
+        left out where d1 + d2 > 5.7 sigma, which makes it less than 1e-7 w0. No gradients.
 
     Raises:
         InputError: a wrong rank or device, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
