@@ -13,4 +13,10 @@ STABLE_TORCH_LIBRARY(unet_fast, m) {
   m.def(
       "weight_map(Tensor instances, float w0, float sigma, Tensor? class_weights, bool balanced, bool inside) -> "
       "Tensor");
+  m.def(
+      "elastic_warp(Tensor[] inputs, Tensor displacement, Tensor? matrix, SymInt[] output_size, int[] interpolation, "
+      "float[] fill, int field, int padding) -> Tensor[]");
+  m.def(
+      "elastic_warp_backward(Tensor[] grads, Tensor displacement, Tensor? matrix, SymInt[] input_size, "
+      "int[] interpolation, int field, int padding) -> Tensor[]");
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unet_fast.ops._backends import use_backend
 from unet_fast.ops.crop_concat import crop_concat
 from unet_fast.ops.distance_transform import distance_transform
+from unet_fast.ops.elastic_warp import elastic_warp
 from unet_fast.ops.nearest_two import nearest_two
 from unet_fast.ops.weight_map import weight_map
 from unet_fast.ops.weighted_cross_entropy import weighted_cross_entropy
@@ -12,6 +13,7 @@ from unet_fast.ops.weighted_cross_entropy import weighted_cross_entropy
 __all__ = [
     "crop_concat",
     "distance_transform",
+    "elastic_warp",
     "nearest_two",
     "use_backend",
     "weight_map",

@@ -1,0 +1,190 @@
+"""Pixel-wise softmax cross-entropy times a weight per pixel; loss and gradient come from one pass over the logits.
+
+Kernels: csrc/cpu/weighted_cross_entropy.cpp; truth: unet_fast/reference/weighted_cross_entropy.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops import _backends, _layout, _library
+
+_backends.register("weighted_cross_entropy", "cpp")
+
+REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
+TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
+
+
+def weighted_cross_entropy(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """The loss of the U-Net: ``weight[x] * -log softmax(logits[x])[target[x]]``, reduced over the pixels x.
+
+    Args:
+        logits: (N, K, *S) with one to three spatial dimensions and K >= 2 classes; float32, float64, float16 or
+            bfloat16, contiguous or channels-last or a slice of either (other layouts are copied).
+        target: (N, *S) int64, int32 or uint8 class map with values 0 to K - 1, or ``ignore_index``.
+        weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets no
+            gradient.
+        ignore_index: pixels with this target count for nothing, whatever their logits and weights, NaN included.
+        reduction: "mean": sum of the weighted losses / number of counted pixels (as in the paper, where a weight
+            changes the size of the loss); "weight_mean": sum / sum of the weights of counted pixels; "sum"; "none".
+
+    Returns:
+        The loss, a scalar, or (N, *S) for "none" with 0 at ignored pixels. float64 for float64 logits, else float32, in
+        which the arithmetic is done (with float64 sums), so that no autocast rule is needed. When no pixel is counted,
+        or the weights sum to 0, the means are 0 and so is their gradient (where ``F.cross_entropy`` gives NaN). NaN and
+        infinite largest logits of a counted pixel give NaN. The gradient comes with the loss: the backward pass only
+        scales it. Second derivatives raise; ``unet_fast.reference.weighted_cross_entropy`` has them.
+
+    Raises:
+        InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text), a weight that requires
+            gradients.
+        InputTypeError: not tensors, or a dtype that is not in the lists above.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), equation 1.
+
+    Equivalent to::
+
+        (F.cross_entropy(logits, target, reduction="none", ignore_index=ignore_index) * weight).sum() \
+            / (target != ignore_index).sum()
+    """
+    _check(logits, target, weight, ignore_index, reduction)
+    backend = _backends.choose("weighted_cross_entropy", logits.device.type)
+    if backend == "reference":
+        return reference.weighted_cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
+    if weight is not None:
+        weight = weight.detach().to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    want_grad = torch.is_grad_enabled() and logits.requires_grad
+    arguments = (logits, target, weight, ignore_index, REDUCTIONS.index(reduction), want_grad)
+    if torch.compiler.is_compiling():
+        return torch.ops.unet_fast.weighted_cross_entropy(*arguments)[0]
+    try:
+        return torch.ops.unet_fast.weighted_cross_entropy(*arguments)[0]
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        if "target contains" in text:  # the kernel looks at the values, so that nothing else has to
+            raise InputError(text[text.index("target contains") :]) from None
+        raise
+
+
+def _check(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, reduction: str
+) -> None:
+    checks.check_tensor("logits", logits)
+    checks.check_tensor("target", target)
+    checks.check_dtype("logits", logits, checks.FLOATING)
+    checks.check_dtype("target", target, TARGET_DTYPES)
+    checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
+    checks.check_same_device("logits", logits, "target", target)
+    checks.check_choice("reduction", reduction, REDUCTIONS)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"logits of shape {tuple(logits.shape)} have {logits.shape[1]} classes, expected at least 2; "
+            "for a single output channel use a binary cross-entropy"
+        )
+    pixels = (logits.shape[0], *logits.shape[2:])
+    if target.shape != pixels:
+        raise InputError(
+            f"target has shape {tuple(target.shape)}, expected {tuple(pixels)}: "
+            f"that of the logits {tuple(logits.shape)} without the classes"
+        )
+    if weight is None:
+        return
+    checks.check_tensor("weight", weight)
+    checks.check_dtype("weight", weight, checks.FLOATING)
+    checks.check_same_device("logits", logits, "weight", weight)
+    if weight.shape != pixels:
+        raise InputError(f"weight has shape {tuple(weight.shape)}, expected {tuple(pixels)}, that of the target")
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise InputError("weight requires gradients, which this loss does not have; pass weight.detach()")
+
+
+def _fake(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: int,
+    want_grad: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss = logits.new_empty(target.shape if REDUCTIONS[reduction] == "none" else (), dtype=wide)
+    if not want_grad:
+        return loss, logits.new_empty(0)
+    # the gradient of a mean over many pixels lies below the range of float16: it waits in float32 for the loss scale
+    grad = torch.empty(
+        logits.shape,
+        dtype=wide if logits.dtype == torch.float16 else logits.dtype,
+        device=logits.device,
+        memory_format=_layout.dense_format(logits),
+    )
+    return loss, grad
+
+
+def _fake_backward(grad_output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    return torch.empty(grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout.dense_format(grad))
+
+
+def _setup_context(
+    ctx: Any,
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, int, int, bool],
+    output: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    logits, grad = inputs[0], output[1]
+    ctx.mark_non_differentiable(grad)
+    ctx.set_materialize_grads(False)
+    # autograd may keep the gradient of a leaf as its .grad and add to it in place: a leaf never gets the saved tensor
+    ctx.may_share = not logits.is_leaf and grad.dtype == logits.dtype
+    ctx.dtype, ctx.want_grad = logits.dtype, inputs[5]
+    ctx.save_for_backward(grad)
+
+
+def _backward(
+    ctx: Any, grad_output: torch.Tensor | None, _: torch.Tensor | None
+) -> tuple[torch.Tensor | None, None, None, None, None, None]:
+    if not ctx.want_grad:
+        raise RuntimeError("weighted_cross_entropy was called with want_grad=False, so it has no gradient")
+    if torch.is_grad_enabled():  # create_graph=True: the saved gradient is a constant, which would be silently wrong
+        _no_second_derivative()
+    if grad_output is None:
+        return None, None, None, None, None, None
+    (grad,) = ctx.saved_tensors
+    if not (ctx.may_share and _is_plain_one(grad_output)):
+        grad = torch.ops.unet_fast.weighted_cross_entropy_backward(grad_output, grad).to(ctx.dtype)
+    return grad, None, None, None, None, None
+
+
+def _is_plain_one(grad_output: torch.Tensor) -> bool:
+    """Whether a look at the value is free (eager, on the CPU) and says that there is nothing to scale."""
+    return (
+        type(grad_output) is torch.Tensor
+        and grad_output.device.type == "cpu"
+        and grad_output.dim() == 0
+        and grad_output.item() == 1.0
+    )
+
+
+def _no_second_derivative() -> None:
+    raise InputError(
+        "weighted_cross_entropy has no second derivative (create_graph=True); "
+        "use unet_fast.reference.weighted_cross_entropy where one is needed"
+    )
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::weighted_cross_entropy", _fake)
+    torch.library.register_fake("unet_fast::weighted_cross_entropy_backward", _fake_backward)
+    torch.library.register_autograd("unet_fast::weighted_cross_entropy", _backward, setup_context=_setup_context)
