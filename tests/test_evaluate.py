@@ -19,7 +19,7 @@ from tests.tolerances import METRIC
 from unet_fast import metrics
 from unet_fast.data import write_stack
 from unet_fast.errors import InputError
-from unet_fast.evaluate import Report, evaluate, evaluate_files, print_report
+from unet_fast.evaluate import Report, evaluate, evaluate_files
 
 MAIN_SCORES = ("pixel_error", "rand_error", "dice", "iou", "best_threshold")
 
@@ -145,15 +145,15 @@ def test_json_is_strict_and_starts_with_the_main_scores(tmp_path: Path, truth: n
 def test_printed_report(truth: np.ndarray, probabilities: np.ndarray) -> None:
     def printed(report: Report, **options: Any) -> str:
         console = Console(file=io.StringIO(), width=100)
-        print_report(report, console, **options)
+        report.print(console, **options)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
-    report = evaluate(probabilities, truth, names=["first", "second", "third"])
+    report = evaluate(probabilities, truth, names=["first[b]", "second[b]", "third[b]"])
     text = printed(report)
     for value in (report.pixel_error, report.rand_error, report.dice, report.per_slice[2].rand_error):
         assert f"{value:.4f}" in text
-    assert "third" in text and "SEG" not in text
+    assert "third[b]" in text and "SEG" not in text
     worst = max(report.per_slice, key=lambda row: row.rand_error)
     short = printed(report, max_slices=1)
     assert [row.name in short for row in report.per_slice] == [row is worst for row in report.per_slice]
@@ -178,10 +178,19 @@ def test_files(tmp_path: Path, truth: np.ndarray, probabilities: np.ndarray) -> 
     for name in ("float.tif", "uint8.tif"):
         report = evaluate_files(tmp_path / name, tmp_path / "labels.tif")
         assert main_scores(report) == pytest.approx(expected, abs=1e-3)
-    evaluate_files(
-        tmp_path / "float.tif", tmp_path / "labels.tif", images=tmp_path / "images.tif", picture=tmp_path / "p.png"
-    )
-    assert (tmp_path / "p.png").stat().st_size > 1000
+    out = tmp_path / "scores" / "metrics.json"
+    report = evaluate_files(tmp_path / "float.tif", tmp_path / "labels.tif", images=tmp_path / "images.tif", out=out)
+    assert json.loads(out.read_text()) == report.to_dict()
+    assert Image.open(out.with_suffix(".png")).format == "PNG"
+    # a prediction of two slices only
+    write_stack(tmp_path / "part.tif", probabilities[1:])
+    part = evaluate_files(tmp_path / "part.tif", tmp_path / "labels.tif", slices="1:3", images=tmp_path / "images.tif")
+    assert main_scores(part) == pytest.approx(main_scores(evaluate(probabilities[1:], truth[1:])), abs=1e-6)
+    assert [row.name for row in part.per_slice] == [row.name for row in report.per_slice[1:]]
+    with pytest.raises(InputError, match="part.tif holds 2 images, but .*labels.tif holds 3"):
+        evaluate_files(tmp_path / "float.tif", tmp_path / "labels.tif", images=tmp_path / "part.tif")
+    with pytest.raises(InputError, match="a.png, where the picture goes; give a path such as a.json"):
+        evaluate_files(tmp_path / "float.tif", tmp_path / "labels.tif", out=tmp_path / "a.png")
     write_stack(tmp_path / "three.tif", np.stack([1 - probabilities, probabilities / 2, probabilities / 2], axis=1))
     tifffile.imwrite(tmp_path / "classes.tif", truth.astype(np.uint8) * 2, photometric="minisblack")
     assert evaluate_files(tmp_path / "three.tif", tmp_path / "classes.tif").num_classes == 3

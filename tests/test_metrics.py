@@ -15,26 +15,10 @@ from scipy import ndimage
 from skimage import measure
 from skimage import metrics as oracle
 
+from tests.metric_samples import instances_of, noisy, random_truth
 from tests.tolerances import METRIC
 from unet_fast import metrics
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.metrics.warping_error import _NEIGHBOURS, simple_table, warp_truth
-
-
-def noisy(rng: np.random.Generator, truth: np.ndarray, noise: float = 0.35) -> np.ndarray:
-    """A blurred, noisy prediction of ``truth > 0``."""
-    p = ndimage.gaussian_filter((truth > 0).astype(np.float32), (0, 1, 1)) + rng.normal(0, noise, truth.shape)
-    return np.clip(p, 0, 1).astype(np.float32)
-
-
-def random_truth(rng: np.random.Generator, n: int, h: int, w: int) -> np.ndarray:
-    return np.stack([ndimage.gaussian_filter(rng.normal(size=(h, w)), 1.2) > -0.1 for _ in range(n)])
-
-
-def instances_of(mask: np.ndarray) -> np.ndarray:
-    """Instances by scikit-image, not by the code under test."""
-    return np.stack([measure.label(m, connectivity=1) for m in mask])
-
 
 # --- pixel error -----------------------------------------------------------------------------------------------------
 
@@ -189,77 +173,6 @@ def test_ties_go_to_the_threshold_nearest_one_half() -> None:
     assert metrics.best_threshold(truth.astype(np.float32), truth).threshold == 0.5
 
 
-# --- V_Rand, V_Info --------------------------------------------------------------------------------------------------
-
-
-def test_v_rand_equals_its_formula_on_the_skimage_table(rng: np.random.Generator) -> None:
-    truth, predicted = rng.integers(0, 5, (31, 29)), rng.integers(1, 7, (31, 29))
-    table = oracle._contingency_table.contingency_table(truth, predicted, ignore_labels=[0]).toarray()
-    p = table / table.sum()
-    scores = metrics.v_rand_scores(predicted, truth, thin=False, kind="instances")
-    both, s, t = (p**2).sum(), (p.sum(0) ** 2).sum(), (p.sum(1) ** 2).sum()
-    assert (scores.score, scores.split, scores.merge) == pytest.approx(
-        (both / (0.5 * s + 0.5 * t), both / t, both / s), **METRIC
-    )
-    assert metrics.v_rand(predicted, truth, thin=False, kind="instances") == float(scores)
-
-
-def test_v_info_equals_skimage_variation_of_information(rng: np.random.Generator) -> None:
-    truth = np.repeat(rng.integers(0, 5, (31, 8)), 4, axis=1)
-    predicted = np.where(rng.random(truth.shape) < 0.8, truth + 1, rng.integers(1, 7, truth.shape))
-    # H(predicted | truth) and H(truth | predicted), in bits
-    split_bits, merge_bits = oracle.variation_of_information(truth, predicted, ignore_labels=[0])
-    inside = truth > 0
-
-    def entropy(labels: np.ndarray) -> float:
-        q = np.bincount(labels) / labels.size
-        return float(-(q[q > 0] * np.log2(q[q > 0])).sum())
-
-    h_s, h_t = entropy(predicted[inside]), entropy(truth[inside])
-    mutual = h_s - split_bits
-    assert mutual == pytest.approx(h_t - merge_bits)
-    scores = metrics.v_info_scores(predicted, truth, thin=False, kind="instances")
-    assert (scores.score, scores.split, scores.merge) == pytest.approx(
-        (mutual / (0.5 * h_s + 0.5 * h_t), mutual / h_s, mutual / h_t), **METRIC
-    )
-
-
-@pytest.mark.parametrize("score", [metrics.v_rand, metrics.v_info])
-def test_v_scores_forgive_thick_borders_only_when_thinned(score: Callable[..., float]) -> None:
-    truth = np.zeros((1, 33, 33), dtype=np.int32)
-    truth[:, :16, :16], truth[:, :16, 17:], truth[:, 17:, :16], truth[:, 17:, 17:] = 1, 2, 3, 4
-    thick = truth > 0
-    thick[:, 13:20], thick[:, :, 13:20] = False, False
-    assert score(truth, truth) == pytest.approx(1)
-    assert score(thick.astype(np.float32), truth) == pytest.approx(1)
-    assert score(thick.astype(np.float32), truth, thin=False) < 0.95
-
-
-def test_v_scores_of_one_merged_cell_and_of_no_cell() -> None:
-    truth = np.array([[1, 1, 1, 1, 2, 2, 2, 2]])
-    one = np.ones(truth.shape, np.float32)
-    # of 64 ordered pairs, 32 are together in truth and 64 in the prediction
-    rand = metrics.v_rand_scores(one, truth, thresholds=[0.5])
-    assert (rand.split, rand.merge, rand.score) == pytest.approx((1, 32 / 64, 32 / 48))
-    info = metrics.v_info_scores(one, truth, thresholds=[0.5])
-    assert (info.split, info.merge, info.score) == (1, 0, 0)
-    # eight cells of one pixel: 8 of 32 pairs are left; I = H(T) = 1 bit, H(S) = 3 bits
-    rand = metrics.v_rand_scores(0 * one, truth)
-    assert (rand.split, rand.merge, rand.score) == pytest.approx((8 / 32, 1, 8 / 20))
-    info = metrics.v_info_scores(0 * one, truth)
-    assert (info.split, info.merge, info.score) == pytest.approx((1 / 3, 1, 1 / 2))
-
-
-def test_thin_borders_leaves_lines_of_one_pixel() -> None:
-    cells = np.zeros((9, 12), dtype=np.int32)
-    cells[2:7, 1:3], cells[2:7, 9:11] = 1, 2
-    thin = metrics.thin_borders(cells)
-    assert set(np.unique(thin)) == {0, 1, 2}
-    assert ((thin == 0).sum(axis=1) <= 1).all()
-    assert (thin[cells > 0] == cells[cells > 0]).all()
-    assert not metrics.thin_borders(np.zeros((3, 3), np.int32)).any()
-
-
 # --- Dice, IoU, SEG --------------------------------------------------------------------------------------------------
 
 
@@ -321,69 +234,6 @@ def test_seg_equals_plain_loops(rng: np.random.Generator) -> None:
                     value = both / ((t == i) | (p == j)).sum()
             expected.append(value)
     assert metrics.seg_per_object(predicted, truth) == pytest.approx(expected)
-
-
-# --- warping error ---------------------------------------------------------------------------------------------------
-
-
-def test_simple_points_are_those_of_the_crossing_number() -> None:
-    """A pixel is 4-simple exactly when Yokoi's crossing number, sum over edges of x_k - x_k x_k+1 x_k+2, is 1."""
-    ring = [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)]
-    for bits, simple in enumerate(simple_table()):
-        x = [bits >> _NEIGHBOURS.index(cell) & 1 for cell in ring]
-        crossings = sum(x[k] - x[k] * x[(k + 1) % 8] * x[(k + 2) % 8] for k in (0, 2, 4, 6))
-        assert bool(simple) == (crossings == 1), f"{bits:08b}"
-
-
-def plain_sweeps(p: np.ndarray, truth: np.ndarray, threshold: float) -> np.ndarray:
-    """The definition: full sweeps over the mismatches by falling |p - t| until their count stays."""
-    simple = simple_table()
-    target = np.pad(p > np.float32(threshold), 1)
-    state = np.pad(truth, 1)
-    values = np.pad(p, 1).astype(np.float64)
-    remaining = -1
-    while remaining != (mismatch := target != state).sum():
-        remaining = mismatch.sum()
-        places = np.argwhere(mismatch)
-        order = np.argsort(-np.abs(values[mismatch] - state[mismatch]), kind="stable")
-        for y, x in places[order]:
-            if simple[sum(int(state[y + dy, x + dx]) << b for b, (dy, dx) in enumerate(_NEIGHBOURS))]:
-                state[y, x] = not state[y, x]
-    return state[1:-1, 1:-1]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 7), (3, 24, 31)])
-def test_warping_error_equals_plain_sweeps(rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
-    truth = random_truth(rng, *shape)
-    p = noisy(rng, truth, noise=0.6)
-    for threshold in (0.3, 0.5):
-        warped = [plain_sweeps(p[n], truth[n], threshold) for n in range(shape[0])]
-        for n in range(shape[0]):
-            assert (warp_truth(p[n], truth[n], threshold) == warped[n]).all()
-        expected = np.mean([(w != (q > np.float32(threshold))).mean() for w, q in zip(warped, p, strict=True)])
-        assert metrics.warping_error(p, truth, threshold=threshold) == pytest.approx(expected)
-
-
-def test_warping_keeps_the_topology(rng: np.random.Generator) -> None:
-    truth = random_truth(rng, 1, 40, 43)[0]
-    warped = warp_truth(noisy(rng, truth[None], 0.7)[0], truth, 0.5)
-    for before, after, connectivity in ((truth, warped, 1), (~np.pad(truth, 1), ~np.pad(warped, 1), 2)):
-        assert (
-            measure.label(before, connectivity=connectivity).max()
-            == measure.label(after, connectivity=connectivity).max()
-        )
-    assert (warped != truth).any()
-
-
-def test_warping_error_by_hand() -> None:
-    truth = np.zeros((2, 12, 12), dtype=np.uint8)
-    truth[:, 2:10, 2:5] = truth[:, 2:10, 7:10] = 255
-    p = np.zeros(truth.shape, dtype=np.float32)
-    p[:, 1:10, 2:4] = p[:, 2:11, 6:10] = 1  # borders moved: free
-    assert metrics.warping_error(p, truth) == 0
-    p[1, 0, 11] = 1  # a new speck of one pixel costs one pixel of 144, in one slice of two
-    assert metrics.warping_error_per_slice(p, truth) == pytest.approx([0, 1 / 144])
-    assert metrics.warping_error(p, truth) == pytest.approx(0.5 / 144)
 
 
 # --- best threshold --------------------------------------------------------------------------------------------------

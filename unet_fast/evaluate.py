@@ -2,18 +2,15 @@
 
 Equivalent to ``unet-fast evaluate --prediction P.tif --labels L.tif --out metrics.json``::
 
-    report = evaluate_files("P.tif", "L.tif", picture="worst_best.png")
-    print_report(report)
-    report.save("metrics.json")
+    evaluate_files("P.tif", "L.tif", out="metrics.json").print()
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,82 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from unet_fast import metrics
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path
 from unet_fast.metrics._inputs import as_array, check_kind, check_probabilities, check_same_shape, is_mask, label_stack
 from unet_fast.metrics._instances import components, to_instances
+from unet_fast.report import Report, SliceScores, print_report
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from unet_fast.data.labels import Kind
     from unet_fast.data.stacks import PathLike
 
+__all__ = ["Report", "SliceScores", "evaluate", "evaluate_files", "print_report"]
+
 # data.detect_kind allows class maps of 64 classes; a uint8 prediction that stays below cannot be told from one
 _LARGEST_CLASS = 63
-
-
-@dataclass(frozen=True)
-class SliceScores:
-    """Scores of one slice; ``rand_error`` is NaN where the slice holds no true cell."""
-
-    name: str
-    pixel_error: float  #: at the threshold that is best for the stack
-    rand_error: float  #: likewise, at that of the Rand error
-    dice: float  #: at 0.5, or of the most probable class
-    iou: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """Scores of a stack. The first five are the ones to quote; all float, errors lower the better."""
-
-    pixel_error: float  #: 1 - best F of the foreground pixels over thresholds 0.0, 0.1, ..., 1.0
-    rand_error: float  #: 1 - best F of pairs of pixels over the same thresholds
-    dice: float  #: at threshold 0.5 (or of the most probable class), mean over the classes but 0
-    iou: float  #: likewise
-    best_threshold: float  #: where Dice of the foreground is best, of 0.00, 0.02, ..., 1.00
-    best_dice: float  #: Dice of the foreground there
-    num_slices: int
-    num_classes: int
-    squared_difference: float  #: mean of (probability - truth)^2
-    pixel_threshold: float  #: threshold of the pixel error
-    rand_threshold: float | None  #: threshold of the Rand error; None for predicted instances
-    rand_precision: float
-    rand_recall: float
-    v_rand: float  #: after border thinning, at the threshold of the Rand error; higher is better
-    v_info: float  #: likewise
-    warping_error: float  #: at 0.5
-    seg: float | None  #: of the components at the threshold of the Rand error; for true instances only
-    dice_per_class: list[float]
-    iou_per_class: list[float]
-    per_slice: list[SliceScores]
-    thresholds: list[float]  #: of the two curves below
-    pixel_scores: list[float]  #: F of foreground pixels
-    rand_scores: list[float]  #: F of pairs; a single entry for predicted instances
-    dice_thresholds: list[float]  #: of the curve below
-    dice_scores: list[float]  #: Dice of the foreground
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, floats and strings, the five main scores first; None stands for what is undefined (NaN)."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write :meth:`to_json` to ``path``, all or nothing."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(self.to_json() + "\n")
-        return Path(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, SliceScores):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -214,36 +147,57 @@ def evaluate_files(
     prediction: PathLike,
     labels: PathLike,
     *,
+    images: PathLike | None = None,
+    slices: str | None = None,
+    out: PathLike | None = None,
     kind: Kind | None = None,
     num_classes: int | None = None,
-    images: PathLike | None = None,
-    picture: PathLike | None = None,
 ) -> Report:
     """:func:`evaluate` of files: each a TIFF stack, a PNG, or a folder of them.
 
-    Label files are read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A
-    prediction of more than two channels implies class labels.
+    Args:
+        prediction: what :func:`evaluate` accepts, in the dtype of the file.
+        labels: read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A prediction
+            of more than two channels implies class labels.
+        images: shown in the picture.
+        slices: the slices of ``labels`` and ``images`` that were predicted, such as ``"20:25"``, where the prediction
+            holds only these (see :func:`unet_fast.data.parse_slices`); default: all.
+        out: path of the JSON to write; a picture of the worst and best slices goes beside it, with the suffix ``.png``.
 
     Raises:
         InputError, OSError: as :func:`evaluate`, :func:`unet_fast.data.read_labels` and
-            :func:`unet_fast.data.read_images`.
+            :func:`unet_fast.data.read_images`; an ``out`` that ends in ``.png``.
     """
-    from unet_fast.data import read_images, read_labels
+    from unet_fast.data import parse_slices, read_images, read_labels
     from unet_fast.data.stacks import list_images, load_stack
 
+    picture = None if out is None else Path(out).with_suffix(".png")
+    if out is not None and picture == Path(out):
+        raise InputError(f"out is {out}, where the picture goes; give a path such as {Path(out).stem}.json")
     predicted = load_stack(list_images(prediction)).pixels  # in the stored dtype, which tells probabilities from labels
     if predicted.shape[1] > 2 and num_classes is None and kind in (None, "classes"):
         kind, num_classes = "classes", predicted.shape[1]
     truth = read_labels(labels, kind, num_classes)
-    return evaluate(
+    count = len(truth.labels)
+    chosen = list(range(count)) if slices is None else list(parse_slices(slices, count))
+    pictures = None
+    if images is not None:
+        pictures = read_images(images)
+        if len(pictures) != count:
+            raise InputError(f"{images} holds {len(pictures)} images, but {labels} holds {count}; give the same slices")
+        pictures = pictures[chosen]
+    report = evaluate(
         predicted,
-        truth.labels,
+        truth.labels[chosen],
         kind=truth.kind,
         num_classes=truth.num_classes,
-        names=truth.names,
-        images=None if images is None else read_images(images),
+        names=[truth.names[n] for n in chosen],
+        images=pictures,
         picture=picture,
     )
+    if out is not None:
+        report.save(out)
+    return report
 
 
 def _kind_of(truth: NDArray[Any], kind: str, num_classes: int | None) -> tuple[str, int]:
@@ -332,66 +286,9 @@ def _draw(
     from unet_fast.plots import worst_best
 
     scores = {name: [getattr(row, key) for row in report.per_slice] for key, name in _COLUMNS.items()}
-    names = [f"slice {row.name}" for row in report.per_slice]
+    names = [f"slice {row.name}" if row.name.isdecimal() else row.name for row in report.per_slice]
     threshold = 0.5 if report.rand_threshold is None else report.rand_threshold
     worst_best(images, truth, predicted.shown, scores, out, threshold=threshold, names=names)
 
 
 _COLUMNS = {"rand_error": "Rand error", "pixel_error": "pixel error"}
-
-
-def print_report(report: Report, console: Console | None = None, *, max_slices: int = 40) -> None:
-    """Print a report as tables. Of more than ``max_slices`` slices, those with the largest Rand errors are listed."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = console or Console()
-
-    def number(value: float | None) -> str:
-        return "-" if value is None or math.isnan(value) else f"{value:.4f}"
-
-    def at(threshold: float | None) -> str:
-        return "of the predicted instances" if threshold is None else f"best at threshold {threshold:g}"
-
-    classes = f", mean over {report.num_classes - 1} classes" if report.num_classes > 2 else ""
-    hard = "most probable class" if report.num_classes > 2 else "threshold 0.5"
-    summary = Table(title=f"{report.num_slices} slice{'s' if report.num_slices > 1 else ''}", title_justify="left")
-    summary.add_column("score")
-    summary.add_column("value", justify="right")
-    summary.add_column("")
-    summary.add_row("pixel error", number(report.pixel_error), f"lower is better, {at(report.pixel_threshold)}")
-    summary.add_row("Rand error", number(report.rand_error), at(report.rand_threshold))
-    sides = f"precision {report.rand_precision:.4f}, recall {report.rand_recall:.4f}"
-    summary.add_row("", "", sides)
-    summary.add_row("warping error", f"{report.warping_error:.6f}", "threshold 0.5")
-    summary.add_section()
-    summary.add_row("Dice", number(report.dice), f"higher is better, {hard}{classes}")
-    summary.add_row("IoU", number(report.iou), f"{hard}{classes}")
-    summary.add_row("V_Rand", number(report.v_rand), "borders thinned")
-    summary.add_row("V_Info", number(report.v_info), "borders thinned")
-    if report.seg is not None:
-        summary.add_row("SEG", number(report.seg), "instances")
-    summary.add_section()
-    summary.add_row("best threshold", number(report.best_threshold), f"foreground Dice {report.best_dice:.4f}")
-    console.print(summary)
-
-    if report.num_classes > 2:
-        by_class = Table(title="by class", title_justify="left")
-        for heading in ("class", "Dice", "IoU"):
-            by_class.add_column(heading, justify="right")
-        for k, values in enumerate(zip(report.dice_per_class, report.iou_per_class, strict=True)):
-            by_class.add_row(str(k), *map(number, values))
-        console.print(by_class)
-
-    rows, title = report.per_slice, "by slice"
-    if len(rows) > max_slices:
-        rows = sorted(rows, key=lambda row: -1 if math.isnan(row.rand_error) else row.rand_error, reverse=True)[
-            :max_slices
-        ]
-        title = f"the {max_slices} slices with the largest Rand error"
-    table = Table(title=title, title_justify="left")
-    for heading in ("slice", "pixel error", "Rand error", "Dice", "IoU"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(row.name, *(number(value) for value in (row.pixel_error, row.rand_error, row.dice, row.iou)))
-    console.print(table)
