@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,23 +67,32 @@ def test_written_stacks_read_back_in_the_same_shape(
     assert uf.data.read_images(tmp_path / "p.tif").shape == (count, channels, 12, 4)
 
 
-def test_one_page_is_held_at_a_time(rng: np.random.Generator, tmp_path: Path) -> None:
-    """Pages are asked for in order, one after the other is predicted, and by the calling thread."""
+def test_one_page_is_held_at_a_time(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are asked for in order by the calling thread, and all but the last two results are gone by then."""
     events: list[str] = []
+    results: list[weakref.ref[np.ndarray]] = []
+    predict = OverlapTile.__call__
+
+    def predict_and_remember(self: OverlapTile, page: np.ndarray) -> np.ndarray:
+        events.append("predict")
+        result = np.array(predict(self, page))
+        results.append(weakref.ref(result))
+        return result
 
     class Reader:
         def __len__(self) -> int:
-            return 5
+            return 6
 
         def __getitem__(self, index: int) -> np.ndarray:
             assert threading.current_thread() is threading.main_thread()
+            gc.collect()
+            assert sum(result() is not None for result in results) <= 2  # the writer still names the last two
             events.append(f"read {index}")
             return grey(rng, 20, 20)
 
-    net = uf.UNet(base_channels=2, depth=1)
-    net.register_forward_hook(lambda *args: events.append("predict"))
-    predict_stack(net, Reader(), tmp_path / "p.tif", progress=False)
-    assert events == ["read 0", *(event for i in range(5) for event in (f"read {i}", "predict"))]
+    monkeypatch.setattr(OverlapTile, "__call__", predict_and_remember)
+    predict_stack(uf.UNet(base_channels=2, depth=1), Reader(), tmp_path / "p.tif", progress=False)
+    assert events == ["read 0", *(event for i in range(6) for event in (f"read {i}", "predict"))]
 
 
 def test_bigtiff_beyond_four_gigabytes() -> None:
