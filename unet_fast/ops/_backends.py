@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from unet_fast.errors import BackendError, InputError
 from unet_fast.ops import _library
@@ -54,6 +55,28 @@ def choose(op: str, device_type: str) -> str:
                 _warn_slow(op, device_type)
             return backend
     raise BackendError(f"no backend can run {op} on {device_type}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that would run an op, and why no faster or asked-for one does."""
+
+    backend: str
+    reasons: tuple[str, ...]
+
+
+def explain(op: str, device_type: str) -> Choice:
+    """What :func:`choose` would take, without raising; ``none`` when it would raise."""
+    reasons = {backend: why_not(backend, op, device_type) for backend in NAMES[1:]}
+    others = tuple(reason for reason in reasons.values() if reason)
+    if _wish != "auto":
+        return Choice(_wish if reasons.get(_wish, "unknown") is None else "none", others)
+    return Choice(next(backend for backend in KERNELS[op] if reasons[backend] is None), others)
+
+
+def wish() -> str:
+    """The backend asked for, ``auto`` by default."""
+    return _wish
 
 
 _warned: set[tuple[str, str]] = set()

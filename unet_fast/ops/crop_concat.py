@@ -84,9 +84,7 @@ def _format(skip: torch.Tensor, up: torch.Tensor) -> torch.memory_format:
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
     pixels = tensor[0, 0].numel() if tensor.shape[0] and tensor.shape[1] else 0
-    return (
-        pixels > 1 and tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.stride(-1) >= tensor.shape[1]
-    )
+    return pixels > 1 and tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.stride(-1) >= tensor.shape[1]
 
 
 def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
@@ -100,15 +98,11 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.
     if ctx.needs_input_grad[0]:
         # without a crop the gradient is a view and costs nothing
         same = list(grad.shape[2:]) == ctx.skip_size
-        grad_skip = (
-            grad[:, :c1] if same else torch.ops.unet_fast.crop_concat_backward(grad, c1, ctx.skip_size)
-        )
+        grad_skip = grad[:, :c1] if same else torch.ops.unet_fast.crop_concat_backward(grad, c1, ctx.skip_size)
     return grad_skip, grad[:, c1:] if ctx.needs_input_grad[1] else None
 
 
-def _setup_context_backward(
-    ctx: Any, inputs: tuple[torch.Tensor, int, list[int]], output: torch.Tensor
-) -> None:
+def _setup_context_backward(ctx: Any, inputs: tuple[torch.Tensor, int, list[int]], output: torch.Tensor) -> None:
     ctx.grad_shape = inputs[0].shape
 
 
