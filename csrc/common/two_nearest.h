@@ -48,12 +48,34 @@ UF_HD_INLINE TwoLabels merge(const TwoLabels& a, const TwoLabels& b) {
   const bool same = a.label1 == b.label1;
   const int32_t winner2 = b_first ? b.label2 : a.label2;
   const int32_t winner2_steps = b_first ? b.steps2 : a.steps2;
-  const int32_t loser = b_first ? (same ? a.label2 : a.label1) : (same ? b.label2 : b.label1);
-  const int32_t loser_steps = b_first ? (same ? a.steps2 : a.steps1) : (same ? b.steps2 : b.steps1);
+  const int32_t loser1 = b_first ? a.label1 : b.label1;
+  const int32_t loser1_steps = b_first ? a.steps1 : b.steps1;
+  const int32_t loser2 = b_first ? a.label2 : b.label2;
+  const int32_t loser2_steps = b_first ? a.steps2 : b.steps2;
+  const int32_t loser = same ? loser2 : loser1;
+  const int32_t loser_steps = same ? loser2_steps : loser1_steps;
   const bool loser_second = loser_steps < winner2_steps;
   return TwoLabels{b_first ? b.label1 : a.label1, b_first ? b.steps1 : a.steps1, loser_second ? loser : winner2,
                    loser_second ? loser_steps : winner2_steps};
 }
+
+// What a pixel knows of the nearest two: squared distances, and the label of the first.
+struct NearestTwo {
+  int32_t d1, label, d2;
+
+  // Takes in one column of the row: its nearest label and the squared distances to that and to its nearest other one.
+  UF_HD_INLINE void offer(int32_t c1, int32_t other_label, int32_t c2) {
+    const bool same = other_label == label;
+    const bool nearer = c1 < d1;
+    const int32_t loser = nearer ? d1 : c1;
+    const int32_t winner2 = nearer ? c2 : d2;
+    const int32_t closest2 = c2 < d2 ? c2 : d2;
+    const int32_t different2 = loser < winner2 ? loser : winner2;
+    d2 = same ? closest2 : different2;
+    d1 = nearer ? c1 : d1;
+    label = nearer ? other_label : label;
+  }
+};
 
 // The candidates of a line: per position two costs and the label of the first (and of the second, where wanted).
 template <class Cost>

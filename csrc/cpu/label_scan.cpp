@@ -100,6 +100,7 @@ UF_INLINE BadLabel scan_strip(const Strip& s, int32_t* state) {
     int32_t* __restrict steps2 = s.planes.steps2 + offset;
     int32_t* __restrict label2 = kLabels ? s.planes.label2 + offset : nullptr;
     const int32_t here = static_cast<int32_t>(y);
+#pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
       LabelScan scan{l1[i], p1[i], kLabels ? l2[i] : 0, p2[i]};
       scan.meet(row[i], here);
@@ -120,10 +121,12 @@ UF_INLINE BadLabel scan_strip(const Strip& s, int32_t* state) {
     int32_t* __restrict steps2 = s.planes.steps2 + offset;
     int32_t* __restrict label2 = kLabels ? s.planes.label2 + offset : nullptr;
     const int32_t here = static_cast<int32_t>(y);
+#pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
       const TwoLabels above{label1[i], steps1[i], kLabels ? label2[i] : 0, steps2[i]};
       LabelScan scan{l1[i], p1[i], kLabels ? l2[i] : 0, p2[i]};
-      scan.meet(above.steps1 == 0 ? above.label1 : 0, here);  // the label of this very pixel
+      const int32_t own = above.label1 & -int32_t{above.steps1 == 0};  // the label of this very pixel
+      scan.meet(own, here);
       l1[i] = scan.label1;
       p1[i] = scan.position1;
       p2[i] = scan.position2;
