@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+# One thread a process, child processes included: test processes run side by side, and OpenMP threads that outnumber the
+# cores wait for each other at every barrier. The tests of the ops' parallel loops ask for more threads themselves.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
