@@ -1,0 +1,150 @@
+// Two ways to the same taps. Vector code serves blocks whose coordinates are finite and near enough to the image for
+// 32-bit indices and a single reflection; a plain loop in 64 bits serves the rest.
+#include "cpu/elastic_taps.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace uf::warp {
+namespace {
+
+constexpr float kNear = 1 << 22;       // relative coordinates below this have fractions in float32
+constexpr double kFar = 1LL << 52;     // coordinates beyond this are integers anyway
+
+// The first tap of each pixel and the weights; the lowest and highest first tap. False when a coordinate is not near.
+template <Interpolation Kind, class A>
+UF_INLINE bool first_taps(int64_t origin, const A* relative, int32_t* first, A (*weight)[kBlock], int32_t& low,
+                          int32_t& high) {
+  constexpr A near = A(kNear);
+  const int32_t from = static_cast<int32_t>(origin) + first_tap(Kind);
+  int far = 0;
+  int32_t least = std::numeric_limits<int32_t>::max(), most = std::numeric_limits<int32_t>::min();
+  for (int k = 0; k < kBlock; ++k) {
+    const A q = relative[k] >= -near && relative[k] <= near ? relative[k] : near + A(1);  // also for a NaN
+    far |= q > near;
+    const A whole = std::floor(q), t = q - whole;
+    int32_t i = from + static_cast<int32_t>(whole);
+    if constexpr (Kind == Interpolation::kNearest) {
+      i += t >= A(0.5) ? 1 : 0;
+    } else if constexpr (Kind == Interpolation::kBilinear) {
+      weight[0][k] = A(1) - t;
+      weight[1][k] = t;
+    } else {
+      A w[4];
+      keys_weights(t, w);
+      weight[0][k] = w[0];
+      weight[1][k] = w[1];
+      weight[2][k] = w[2];
+      weight[3][k] = w[3];
+    }
+    first[k] = i;
+    least = i < least ? i : least;
+    most = i > most ? i : most;
+  }
+  low = least;
+  high = most;
+  return far == 0;
+}
+
+// False where a single reflection or 32-bit indices do not suffice: the taps are then unset.
+template <Interpolation Kind, class A>
+UF_INLINE bool vector_taps(Padding padding, int64_t origin, const A* relative, int32_t n, AxisTaps<A>& out) {
+  constexpr int taps = tap_count(Kind);
+  alignas(64) int32_t first[kBlock];
+  alignas(64) A weight[kMaxTaps][kBlock];  // local, so that the compiler sees that nothing read is written
+  int32_t low, high;
+  if (!first_taps<Kind>(origin, relative, first, weight, low, high)) return false;
+  high += taps - 1;
+  out.consecutive = low >= 0 && high < n;
+  out.outside = padding == Padding::kZeros && !out.consecutive;
+  if constexpr (taps > 1) std::memcpy(out.weight, weight, sizeof weight / kMaxTaps * taps);
+  if (out.consecutive) {
+    std::memcpy(out.index[0], first, sizeof first);
+    return true;
+  }
+  if (padding == Padding::kMirror && (low < 1 - n || high > 2 * (n - 1))) return false;
+  for (int t = 0; t < taps; ++t) {
+    int32_t* index = out.index[t];
+    if (padding == Padding::kMirror) {
+      for (int k = 0; k < kBlock; ++k) index[k] = mirror_once(first[k] + t, n);
+    } else {
+      int32_t* inside = out.inside[t];
+      for (int k = 0; k < kBlock; ++k) {
+        const int32_t i = first[k] + t, positive = i < 0 ? 0 : i, nearest = positive < n ? positive : n - 1;
+        index[k] = nearest;
+        inside[k] = i == nearest ? 1 : 0;
+      }
+    }
+  }
+  return true;
+}
+
+template <class A>
+void scalar_taps(Interpolation kind, Padding padding, int64_t origin, const A* relative, int64_t n, AxisTaps<A>& out) {
+  const int taps = tap_count(kind), first = first_tap(kind);
+  out.outside = padding == Padding::kZeros;
+  out.consecutive = false;
+  for (int k = 0; k < kBlock; ++k) {
+    const double wished = static_cast<double>(origin) + static_cast<double>(relative[k]);
+    const bool is_nan = !(wished == wished);
+    const double q = is_nan ? 0.0 : (wished < -kFar ? -kFar : (wished > kFar ? kFar : wished));
+    const double whole = std::floor(q), t = q - whole;
+    int64_t point = static_cast<int64_t>(whole);
+    A w[4] = {A(1), A(0), A(0), A(0)};
+    if (kind == Interpolation::kNearest) {
+      point += t >= 0.5 ? 1 : 0;
+    } else if (kind == Interpolation::kBilinear) {
+      linear_weights(static_cast<A>(t), w);
+    } else {
+      keys_weights(static_cast<A>(t), w);
+    }
+    for (int tap = 0; tap < taps; ++tap) {
+      const int64_t i = point + first + tap;
+      out.index[tap][k] = static_cast<int32_t>(border_index(padding, i, n));
+      out.inside[tap][k] = !is_nan && i >= 0 && i < n ? 1 : 0;
+      out.weight[tap][k] = w[tap];
+    }
+  }
+}
+
+#define UF_TAPS(name, kind)                                                                            \
+  UF_MULTIVERSION bool name(Padding padding, int64_t origin, const float* relative, int32_t n,         \
+                            AxisTaps<float>& out) {                                                    \
+    return vector_taps<Interpolation::kind>(padding, origin, relative, n, out);                        \
+  }
+UF_TAPS(nearest_taps, kNearest)
+UF_TAPS(linear_taps, kBilinear)
+UF_TAPS(cubic_taps, kBicubic)
+#undef UF_TAPS
+
+bool fast_taps(Interpolation kind, Padding padding, int64_t origin, const float* relative, int32_t n,
+               AxisTaps<float>& out) {
+  switch (kind) {
+    case Interpolation::kNearest: return nearest_taps(padding, origin, relative, n, out);
+    case Interpolation::kBilinear: return linear_taps(padding, origin, relative, n, out);
+    default: return cubic_taps(padding, origin, relative, n, out);
+  }
+}
+bool fast_taps(Interpolation kind, Padding padding, int64_t origin, const double* relative, int32_t n,
+               AxisTaps<double>& out) {
+  switch (kind) {
+    case Interpolation::kNearest: return vector_taps<Interpolation::kNearest>(padding, origin, relative, n, out);
+    case Interpolation::kBilinear: return vector_taps<Interpolation::kBilinear>(padding, origin, relative, n, out);
+    default: return vector_taps<Interpolation::kBicubic>(padding, origin, relative, n, out);
+  }
+}
+
+}  // namespace
+
+template <class A>
+void make_taps(Interpolation kind, Padding padding, int64_t origin, const A* relative, int64_t n, AxisTaps<A>& out) {
+  if (!fast_taps(kind, padding, origin, relative, static_cast<int32_t>(n), out)) {
+    scalar_taps(kind, padding, origin, relative, n, out);
+  }
+}
+
+template void make_taps<float>(Interpolation, Padding, int64_t, const float*, int64_t, AxisTaps<float>&);
+template void make_taps<double>(Interpolation, Padding, int64_t, const double*, int64_t, AxisTaps<double>&);
+
+}  // namespace uf::warp

@@ -1,0 +1,285 @@
+"""Elastic and affine warp of images, labels and weights by one field, in one pass.
+
+Kernels: csrc/cpu/elastic_warp.cpp; truth: unet_fast/reference/elastic_warp.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import torch
+
+from unet_fast import _warp_arguments as arguments
+from unet_fast import checks, reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops import _backends, _library
+
+_backends.register("elastic_warp", "cpp")
+
+_DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
+
+OutputSize = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+@overload
+def elastic_warp(
+    inputs: torch.Tensor,
+    displacement: torch.Tensor,
+    *,
+    matrix: torch.Tensor | None = None,
+    output_size: OutputSize | None = None,
+    interpolation: str | Sequence[str] = "bilinear",
+    field: str = "bicubic",
+    padding: str = "mirror",
+    fill: float | Sequence[float] = 0.0,
+) -> torch.Tensor: ...
+
+
+@overload
+def elastic_warp(
+    inputs: Sequence[torch.Tensor],
+    displacement: torch.Tensor,
+    *,
+    matrix: torch.Tensor | None = None,
+    output_size: OutputSize | None = None,
+    interpolation: str | Sequence[str] = "bilinear",
+    field: str = "bicubic",
+    padding: str = "mirror",
+    fill: float | Sequence[float] = 0.0,
+) -> tuple[torch.Tensor, ...]: ...
+
+
+def elastic_warp(
+    inputs: torch.Tensor | Sequence[torch.Tensor],
+    displacement: torch.Tensor,
+    *,
+    matrix: torch.Tensor | None = None,
+    output_size: OutputSize | None = None,
+    interpolation: str | Sequence[str] = "bilinear",
+    field: str = "bicubic",
+    padding: str = "mirror",
+    fill: float | Sequence[float] = 0.0,
+) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """Warp images by a smooth random field and an affine matrix: the augmentation of the U-Net.
+
+    The frame is the H x W pixel grid of the inputs. Output pixel p of the frame takes the input's value at ::
+
+        q(p) = c + A (p - c + u(p)) + t        c = ((H - 1) / 2, (W - 1) / 2),  matrix = [A | t]
+
+    u is the displacement field, in output pixels: the image is first transformed by the matrix, then deformed. An
+    output smaller than the frame is its centre, and only that is computed: ``warp(x)[crop] == warp(x, crop)``, bit for
+    bit. To cut a tile from anywhere in a larger image, let t move its centre.
+
+    Args:
+        inputs: (N, C, H, W), or a tuple of such tensors (image, labels, weights, ...) with the same N, H, W and any C,
+            that are warped by the same field. float32, float64, float16, bfloat16, or (with "nearest" only) uint8,
+            int8, int16, int32, int64, bool. Any strides.
+        displacement: (N, 2, gh, gw), pixels along y, then x, at gh x gw control points; a field for each sample.
+            Floating dtype. A constant: it may not require gradients (the reference has them).
+        matrix: (N, 2, 3) or None for the identity; maps output pixels to input pixels, order y, x, relative to the
+            centre of the image. Floating, a constant too.
+        output_size: None for (H, W), a side, (h, w), or a sequence with one of these for each input; two integers are
+            always one (h, w). The output starts at frame pixel ``(H - h) // 2`` (rounded down); h > H gives
+            surroundings too.
+        interpolation: "nearest" (pixel ``floor(q + 0.5)`` along each axis), "bilinear" or "bicubic" (Keys, a = -0.75);
+            one name or one for each input.
+        field: how control points become a field; outside the frame it keeps its border value.
+            "bicubic": Keys cubic convolution, a = -0.75, control points from the first to the last pixel, those of
+            the border repeated: ``F.interpolate(displacement, (H, W), mode="bicubic", align_corners=True)``.
+            "bspline": the cubic B-spline through control points at the same places, mirrored, as in elasticdeform.
+            "bspline_smooth": uniform cubic B-spline, not through the points, one of which lies beyond each side: point
+            1 on the first pixel, point gh - 2 on the last, so their spacing is (H - 1) / (gh - 3); the kernel of the
+            authors' Caffe layers. At least 4 x 4 points.
+        padding: what lies outside the input: "mirror" (``c b | a b c | b a``, repeated as often as needed), "zeros"
+            (the value ``fill``) or "nearest" (the border pixel). A NaN coordinate reads row or column 0, or ``fill``.
+        fill: the value outside with "zeros"; one number or one for each input, such as ``(0.0, -100)`` for labels that
+            a loss shall ignore.
+
+    Returns:
+        (N, C, h, w), contiguous, in the dtype of the input; a tuple when a tuple (or list) came in. Sums are made in
+        float64 where an input of the call is float64, else in float32, and so are the coordinates (relative to a
+        nearby pixel: fine in large images too). Gradients reach floating inputs, any number of times; on the CPU their
+        sums have one order, whatever the number of threads.
+
+    Raises:
+        InputError: shapes, batch sizes, devices or numbers of entries do not match, an unknown name, empty images,
+            integers with an interpolation that would blend labels, or a displacement or matrix that requires gradients.
+        InputTypeError: not tensors, or a dtype that is not in the lists above.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), section 3.1: 3 x 3 points, std 10 px, bicubic.
+
+    Equivalent to (for field="bicubic", padding="mirror", no matrix)::
+
+        u = F.interpolate(displacement, (H, W), mode="bicubic", align_corners=True)
+        y, x = torch.arange(H)[:, None] + u[:, 0], torch.arange(W) + u[:, 1]
+        grid = torch.stack([x * 2 / (W - 1) - 1, y * 2 / (H - 1) - 1], dim=-1)
+        F.grid_sample(inputs, grid, interpolation, padding_mode="reflection", align_corners=True)
+    """
+    images = [inputs] if isinstance(inputs, torch.Tensor) else inputs
+    if not isinstance(images, (tuple, list)):
+        raise InputTypeError(f"inputs is a {type(inputs).__name__}, expected a torch.Tensor or a tuple of them")
+    kind = arguments.position("field", field, arguments.FIELDS)
+    outside = arguments.position("padding", padding, arguments.PADDINGS)
+    kinds, fills = arguments.interpolations(interpolation, len(images)), arguments.fills(fill, len(images))
+    _check(images, displacement, matrix, kind, kinds, fills)
+    sizes = arguments.output_sizes(output_size, len(images), (images[0].shape[2], images[0].shape[3]))
+    if _backends.choose("elastic_warp", images[0].device.type) == "reference":
+        return reference.elastic_warp(
+            inputs,
+            displacement,
+            matrix=matrix,
+            output_size=sizes,
+            interpolation=interpolation,
+            field=field,
+            padding=padding,
+            fill=fill,
+        )
+    outputs = torch.ops.unet_fast.elastic_warp(
+        list(images),
+        _parameter(displacement),
+        None if matrix is None else _parameter(matrix),
+        [side for size in sizes for side in size],
+        kinds,
+        fills,
+        kind,
+        outside,
+    )
+    return outputs[0] if isinstance(inputs, torch.Tensor) else tuple(outputs)
+
+
+def _parameter(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _check(
+    images: Sequence[torch.Tensor],
+    displacement: torch.Tensor,
+    matrix: torch.Tensor | None,
+    field: int,
+    kinds: list[int],
+    fills: list[float],
+) -> None:
+    for i, image in enumerate(images):
+        name = f"inputs[{i}]"
+        checks.check_tensor(name, image)
+        checks.check_dtype(name, image, _DTYPES)
+        checks.check_same_device("inputs[0]", images[0], name, image)
+        if not image.dtype.is_floating_point:
+            dtype = str(image.dtype).removeprefix("torch.")
+            arguments.check_integer_interpolation(i, dtype, kinds[i])
+            low, high = (0, 1) if image.dtype == torch.bool else _range(image.dtype)
+            arguments.check_integer_fill(i, dtype, fills[i], low, high)
+    parameters = {"displacement": displacement} if matrix is None else {"displacement": displacement, "matrix": matrix}
+    for name, tensor in parameters.items():
+        checks.check_tensor(name, tensor)
+        checks.check_dtype(name, tensor, checks.FLOATING)
+        if images:
+            checks.check_same_device("inputs[0]", images[0], name, tensor)
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise InputError(
+                f"{name} requires gradients, which elastic_warp has for its inputs only; pass {name}.detach(), or use "
+                "unet_fast.reference.elastic_warp"
+            )
+    arguments.check_shapes(
+        [tuple(image.shape) for image in images],
+        tuple(displacement.shape),
+        None if matrix is None else tuple(matrix.shape),
+        field,
+    )
+
+
+def _range(dtype: torch.dtype) -> tuple[int, int]:
+    limits = torch.iinfo(dtype)
+    return limits.min, limits.max
+
+
+def _fake(
+    inputs: list[torch.Tensor],
+    displacement: torch.Tensor,
+    matrix: torch.Tensor | None,
+    output_size: list[int],
+    interpolation: list[int],
+    fill: list[float],
+    field: int,
+    padding: int,
+) -> list[torch.Tensor]:
+    return [
+        image.new_empty((*image.shape[:2], output_size[2 * i], output_size[2 * i + 1]))
+        for i, image in enumerate(inputs)
+    ]
+
+
+def _fake_backward(
+    grads: list[torch.Tensor],
+    displacement: torch.Tensor,
+    matrix: torch.Tensor | None,
+    input_size: list[int],
+    interpolation: list[int],
+    field: int,
+    padding: int,
+) -> list[torch.Tensor]:
+    return [grad.new_empty((*grad.shape[:2], *input_size)) for grad in grads]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    images, displacement, matrix, _, ctx.interpolation, _, ctx.field, ctx.padding = inputs
+    ctx.save_for_backward(displacement, matrix)
+    ctx.dtypes = [image.dtype for image in images]
+    ctx.input_size = list(images[0].shape[2:])
+
+
+def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, ...]:
+    displacement, matrix = ctx.saved_tensors
+    # coordinates and sums in the type that the forward pass used for the whole call
+    wide = torch.float64 if torch.float64 in ctx.dtypes else torch.float32
+    wanted = [
+        (i, grad.to(wide))
+        for i, (grad, need) in enumerate(zip(grads, ctx.needs_input_grad[0], strict=True))
+        if need and grad is not None
+    ]
+    result: list[torch.Tensor | None] = [None] * len(grads)
+    if wanted:
+        computed = torch.ops.unet_fast.elastic_warp_backward(
+            [grad for _, grad in wanted],
+            displacement,
+            matrix,
+            ctx.input_size,
+            [ctx.interpolation[i] for i, _ in wanted],
+            ctx.field,
+            ctx.padding,
+        )
+        for (i, _), grad in zip(wanted, computed, strict=True):
+            result[i] = grad.to(ctx.dtypes[i])
+    return (result, *[None] * 7)
+
+
+def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
+    grads, displacement, matrix, _, ctx.interpolation, ctx.field, ctx.padding = inputs
+    ctx.save_for_backward(displacement, matrix)
+    ctx.output_size = [side for grad in grads for side in grad.shape[2:]]
+
+
+def _double_backward(ctx: Any, grads: list[torch.Tensor]) -> tuple[Any, ...]:
+    # the backward is linear: its transpose is the warp itself, with nothing outside
+    displacement, matrix = ctx.saved_tensors
+    warped = torch.ops.unet_fast.elastic_warp(
+        grads,
+        displacement,
+        matrix,
+        ctx.output_size,
+        ctx.interpolation,
+        [0.0] * len(grads),
+        ctx.field,
+        ctx.padding,
+    )
+    return (list(warped), *[None] * 6)
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::elastic_warp", _fake)
+    torch.library.register_fake("unet_fast::elastic_warp_backward", _fake_backward)
+    torch.library.register_autograd("unet_fast::elastic_warp", _backward, setup_context=_setup_context)
+    torch.library.register_autograd(
+        "unet_fast::elastic_warp_backward", _double_backward, setup_context=_setup_context_backward
+    )
