@@ -31,7 +31,7 @@ def check(masks: np.ndarray, spacing: object = None) -> None:
     assert_distances(unet_fast.numpy.distance_transform(masks, spacing=spacing), expected, DISTANCE)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     shape=st.one_of(
         st.tuples(st.integers(1, 2), st.integers(1, 30), st.integers(1, 90)),

@@ -38,7 +38,7 @@ def check(labels: np.ndarray, spacing: object = None) -> None:
             assert_distances(d, expected, DISTANCE)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     shape=st.one_of(
         st.tuples(st.integers(1, 2), st.integers(1, 24), st.integers(1, 40)),

@@ -43,7 +43,7 @@ def check(labels: np.ndarray, **options: object) -> None:
     np.testing.assert_array_equal(same, result.numpy())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70)),
     num_labels=st.integers(1, 12),

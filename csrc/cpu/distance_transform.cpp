@@ -1,6 +1,11 @@
 // Three steps (images skip the second): steps to the nearest zero along the first axis, going down and up all its lines
-// abreast; lower envelopes (common/parabola.h) along the middle axis and along the last one.
+// abreast; lower envelopes (common/parabola.h) along the middle axis and along the last one. Most pixels of most masks are
+// near a zero: along the last axis, on unit grids, a block of pixels first looks a few columns to both sides in vector
+// registers, and only what is still open then gets an envelope. The time stays linear in the number of pixels.
 #include "cpu/distance_transform.h"
+
+#include <algorithm>
+#include <type_traits>
 
 #include "common/macros.h"
 #include "common/two_nearest.h"
@@ -90,13 +95,68 @@ UF_INLINE void middle_lines(const Volume<Cost>& v, int64_t begin, int64_t end, c
   }
 }
 
+constexpr int32_t kWindow = 32;        // columns that a block looks at, to each side
+constexpr int32_t kBlock = 64;         // pixels that look abreast
+constexpr int32_t kStepsPerCheck = 4;  // columns before a block asks whether it has seen enough
+
+int64_t padded(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock + 2 * kWindow; }
+
+struct Span {
+  int32_t lo, hi;
+};
+
+// Distances along a line of n costs with kWindow far ones on either side; returns the span that holds all positions
+// that need more than the window. Unsigned, because a far cost plus steps exceeds int32.
+UF_INLINE Span look_around(const uint32_t* __restrict cost, int32_t n, uint32_t* __restrict out) {
+  Span open_span{n, 0};
+  for (int32_t begin = 0; begin < n; begin += kBlock) {
+    const uint32_t* __restrict here = cost + begin;
+    const int32_t size = std::min(kBlock, n - begin);
+    uint32_t d[kBlock];
+    for (int32_t i = 0; i < kBlock; ++i) d[i] = i < size ? here[i] : 0;
+    for (uint32_t k = 1;;) {
+      uint32_t open = 0;
+      for (int32_t i = 0; i < kBlock; ++i) open = std::max(open, d[i]);
+      if (k * k >= open) break;
+      if (k > kWindow) {
+        open_span = {std::min(open_span.lo, begin), begin + size};
+        break;
+      }
+      for (const uint32_t stop = k + kStepsPerCheck; k < stop; ++k) {
+        const uint32_t* __restrict left = here - k;
+        const uint32_t* __restrict right = here + k;
+        for (int32_t i = 0; i < kBlock; ++i) {
+          const uint32_t nearer = std::min(left[i], right[i]) + k * k;
+          d[i] = std::min(d[i], nearer);
+        }
+      }
+    }
+    for (int32_t i = 0; i < kBlock; ++i) out[begin + i] = d[i];
+  }
+  return open_span;
+}
+
 template <class Cost>
 UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s, float* out) {
   const int32_t n = static_cast<int32_t>(v.last_length);
+  Cost* line_cost = s.cost1 + kWindow;
+  for (int64_t i = 0; i < padded(n); ++i) s.cost1[i] = Axis<Cost>::far;
   for (int64_t line = begin; line < end; ++line) {
     const int64_t offset = line * n;
-    if (!v.cost) steps_to_costs(v.scan, v.steps + offset, 1, kNoSteps, n, s.cost1);
-    line_distances(v.last, v.cost ? v.cost + offset : s.cost1, n, s.first, s.d1);
+    if (v.cost) {
+      std::copy_n(v.cost + offset, n, line_cost);
+    } else {
+      steps_to_costs(v.scan, v.steps + offset, 1, kNoSteps, n, line_cost);
+    }
+    Span open{0, n};
+    if constexpr (std::is_same_v<Cost, int32_t>) {
+      open = look_around(reinterpret_cast<const uint32_t*>(line_cost), n, reinterpret_cast<uint32_t*>(s.d1));
+    }
+    if (open.lo < open.hi) {
+      const int32_t count =
+          lower_envelope(v.last, CostArray<Cost>{line_cost}, 0, n - 1, open.lo, open.hi, s.first);
+      evaluate_envelope(v.last, s.first, count, open.lo, open.hi, s.d1);
+    }
     write_distances(s.d1, n, v.scale, out + offset);
   }
 }
@@ -133,7 +193,7 @@ void run(const DistanceGrid& grid, const char* mask, const MaskElement& element,
   const auto pieces = [&](int64_t lines) { return Pieces(lines, parallel.threads()); };
   const LineScratches<Cost> scratch(
       std::max(pieces(at_once * grid.scan * grid.last).count, pieces(at_once * grid.scan * grid.middle).count),
-      std::max(grid.middle, grid.last), false);
+      std::max(grid.middle, padded(grid.last)), false);
   for (int64_t image = 0; image < grid.batch; image += at_once) {
     const int64_t images = std::min(at_once, grid.batch - image), offset = image * pixels;
     scan_mask(grid, images, mask + offset * element.bytes, element, steps.get(), parallel);
