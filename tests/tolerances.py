@@ -37,3 +37,8 @@ CROSS_ENTROPY = {dtype: {"rtol": 2e-6, "atol": 1e-6} for dtype in BY_DTYPE} | {
 }
 # Of the largest gradient: one rounding to the dtype; bfloat16 is rounded once more when it is scaled in backward.
 CROSS_ENTROPY_GRADIENT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Coordinates up to 100 read back from a ramp through a warp whose matrix is float32.
+RAMP = {"rtol": 0.0, "atol": 2e-5}
+# A grey curve whose table is float32, over a range of 30.
+GREY_CURVE = {"rtol": 0.0, "atol": 1e-5}

@@ -1,0 +1,69 @@
+"""The random numbers of a warp: where a tile lies, how it is turned and how it is deformed.
+
+Everything is drawn on the device and stays there, so a GPU never waits for the host.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def draw_matrix(
+    count: int,
+    image_size: tuple[int, int],
+    *,
+    shift: bool,
+    rotation: float,
+    flips: bool,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """Matrices (count, 2, 3), float32, that map output to input pixels about the image centre, order y, x.
+
+    The 2 x 2 part is a rotation by an angle uniform in +-rotation degrees, after flips of either axis with probability
+    1/2. The translation puts the tile's centre on a pixel that is uniform over the image. What lies outside is mirrored,
+    so every pixel is then expected in equally many tiles, the outermost (which the mirror does not repeat) in half as
+    many. It is a whole number, so that without rotation and deformation a tile is an exact copy.
+    """
+    angle = (_uniform((count,), device, generator) * 2 - 1) * math.radians(rotation)
+    cosine, sine = angle.cos(), angle.sin()
+    if flips:
+        sign = torch.randint(0, 2, (2, count), device=device, generator=generator) * 2.0 - 1.0
+    else:
+        sign = torch.ones(2, count, device=device)
+    rows = []
+    for axis, (from_y, from_x) in enumerate(((cosine, -sine), (sine, cosine))):
+        size = image_size[axis]
+        if shift:
+            # uniform over one period of the mirrored image, folded back: the outermost pixels come half as often
+            period = torch.randint(0, max(2 * (size - 1), 1), (count,), device=device, generator=generator)
+            centre = (period - (size - 1)).abs() - size // 2
+        else:
+            centre = torch.zeros(count, device=device)
+        rows.append(torch.stack([from_y * sign[0], from_x * sign[1], centre.float()], -1))
+    return torch.stack(rows, 1)
+
+
+def draw_displacement(
+    count: int,
+    grid: tuple[int, int],
+    sigma: float,
+    *,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """Displacements (count, 2, *grid), float32: independent Gaussians with standard deviation ``sigma`` pixels."""
+    if sigma == 0:
+        return torch.zeros(count, 2, *grid, device=device)
+    return torch.randn(count, 2, *grid, device=device, generator=generator) * sigma
+
+
+def draw_indices(count: int, sources: int, *, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+    """Which of the sources each tile is taken from, (count,) int64, uniform and independent."""
+    return torch.randint(0, sources, (count,), device=device, generator=generator)
+
+
+def _uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+    return torch.rand(shape, device=device, generator=generator)
