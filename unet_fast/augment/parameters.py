@@ -23,11 +23,11 @@ def draw_matrix(
     """Matrices (count, 2, 3), float32, that map output to input pixels about the image centre, order y, x.
 
     The 2 x 2 part is a rotation by an angle uniform in +-rotation degrees, after flips of either axis with probability
-    1/2. The translation puts the tile's centre on a pixel that is uniform over the image. What lies outside is mirrored,
-    so every pixel is then expected in equally many tiles, the outermost (which the mirror does not repeat) in half as
-    many. It is a whole number, so that without rotation and deformation a tile is an exact copy.
+    1/2. The translation puts the tile's centre on a pixel that is uniform over the image. What lies outside is
+    mirrored, so every pixel is then expected in equally many tiles, the outermost (which the mirror does not repeat)
+    in half as many. It is a whole number, so that without rotation and deformation a tile is an exact copy.
     """
-    angle = (_uniform((count,), device, generator) * 2 - 1) * math.radians(rotation)
+    angle = (torch.rand(count, device=device, generator=generator) * 2 - 1) * math.radians(rotation)
     cosine, sine = angle.cos(), angle.sin()
     if flips:
         sign = torch.randint(0, 2, (2, count), device=device, generator=generator) * 2.0 - 1.0
@@ -63,7 +63,3 @@ def draw_displacement(
 def draw_indices(count: int, sources: int, *, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     """Which of the sources each tile is taken from, (count,) int64, uniform and independent."""
     return torch.randint(0, sources, (count,), device=device, generator=generator)
-
-
-def _uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
-    return torch.rand(shape, device=device, generator=generator)
