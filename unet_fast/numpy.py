@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from unet_fast import _warp_arguments as warp_arguments
 from unet_fast.distance_options import check_border, spacing_of
 from unet_fast.errors import BackendError, InputError, InputTypeError
 
-__all__ = ["distance_transform", "nearest_two", "weight_map"]
+__all__ = ["distance_transform", "elastic_warp", "nearest_two", "weight_map"]
 
 
 def _kernels() -> ModuleType:
@@ -150,3 +151,74 @@ def weight_map(
     balanced = isinstance(class_weights, str)
     out = _call(_kernels().weight_map, _dense(batch), w0, sigma, pair, balanced, bool(inside))
     return out.reshape(labels.shape)
+
+
+def elastic_warp(
+    inputs: np.ndarray | Sequence[np.ndarray],
+    displacement: np.ndarray,
+    *,
+    matrix: np.ndarray | None = None,
+    output_size: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
+    interpolation: str | Sequence[str] = "bilinear",
+    field: str = "bicubic",
+    padding: str = "mirror",
+    fill: float | Sequence[float] = 0.0,
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Warp images by a smooth random field and an affine matrix.
+
+    Args:
+        inputs: an image (H, W) or a batch (N, C, H, W), or a tuple of such arrays, all of the same rank and with the
+            same N, H and W. float16, float32, float64, or (with "nearest" only) any integer dtype or bool.
+        displacement: (2, gh, gw) for images, (N, 2, gh, gw) for batches; pixels, y then x.
+        matrix: (2, 3) for images, (N, 2, 3) for batches, or None; output pixels to input pixels about the centre.
+        output_size, interpolation, field, padding, fill: as in :func:`unet_fast.ops.elastic_warp`.
+
+    Returns:
+        An array of the same rank and dtype with the output size, or a tuple when a tuple (or list) came in.
+
+    Raises:
+        InputError: shapes or numbers of entries do not match, an unknown name, empty images, or integers with an
+            interpolation that would blend labels.
+        InputTypeError: a dtype that is not in the lists above.
+    """
+    images = [np.asarray(item) for item in ([inputs] if isinstance(inputs, np.ndarray) else inputs)]
+    kinds = warp_arguments.interpolations(interpolation, len(images))
+    fills = warp_arguments.fills(fill, len(images))
+    for i, image in enumerate(images):
+        _array(f"inputs[{i}]", image, "biuf", "a boolean, integer or floating dtype")
+        if image.itemsize > 8:
+            raise InputTypeError(f"inputs[{i}] has dtype {image.dtype}, expected at most 64 bits a pixel")
+        if image.dtype.kind != "f":
+            warp_arguments.check_integer_interpolation(i, str(image.dtype), kinds[i])
+            low, high = (0, 1) if image.dtype.kind == "b" else _range(image.dtype)
+            warp_arguments.check_integer_fill(i, str(image.dtype), fills[i], low, high)
+    grid = _array("displacement", displacement, "iuf", "a floating dtype").astype(np.float64)
+    affine = None if matrix is None else _array("matrix", matrix, "iuf", "a floating dtype").astype(np.float64)
+    single = bool(images) and all(image.ndim == 2 for image in images)
+    if single:
+        images = [image[None, None] for image in images]
+        grid = grid[None]
+        affine = None if affine is None else affine[None]
+    kind = warp_arguments.position("field", field, warp_arguments.FIELDS)
+    outside = warp_arguments.position("padding", padding, warp_arguments.PADDINGS)
+    shapes = [image.shape for image in images]
+    warp_arguments.check_shapes(shapes, grid.shape, None if affine is None else affine.shape, kind)
+    sizes = warp_arguments.output_sizes(output_size, len(images), shapes[0][2:])
+    outputs = _kernels().elastic_warp(
+        [_dense(image) for image in images],
+        np.ascontiguousarray(grid),
+        None if affine is None else np.ascontiguousarray(affine),
+        [int(side) for size in sizes for side in size],
+        kinds,
+        fills,
+        kind,
+        outside,
+    )
+    if single:
+        outputs = [output[0, 0] for output in outputs]
+    return outputs[0] if isinstance(inputs, np.ndarray) else tuple(outputs)
+
+
+def _range(dtype: np.dtype) -> tuple[int, int]:
+    limits = np.iinfo(dtype)
+    return int(limits.min), min(int(limits.max), 2**63 - 1)

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/numpy_distance.h"
+#include "bindings/numpy_elastic_warp.h"
 #include "bindings/numpy_pool.h"
 
 namespace py = pybind11;
@@ -12,4 +13,5 @@ PYBIND11_MODULE(_numpy, m) {
   m.doc() = "CPU kernels of unet_fast for NumPy arrays";
   m.def("threads", [] { return uf::bindings::Pool::instance().threads(); });
   uf::bindings::define_distance_ops(m);
+  uf::bindings::define_elastic_warp(m);
 }

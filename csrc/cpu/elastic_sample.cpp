@@ -144,15 +144,15 @@ UF_SAMPLER(cubic_half, kBicubic, Half)
 UF_SAMPLER(cubic_bfloat16, kBicubic, BFloat16)
 #undef UF_SAMPLER
 
-Sampler<float> common_sampler(Interpolation kind, Element element, int64_t size) {
+Sampler<float> common_sampler(Interpolation kind, PixelType type, int64_t size) {
   if (kind == Interpolation::kNearest) {
     return size == 1 ? nearest_8 : (size == 2 ? nearest_16 : (size == 4 ? nearest_32 : nearest_64));
   }
   const bool linear = kind == Interpolation::kBilinear;
-  switch (element) {
-    case Element::kHalf:
+  switch (type) {
+    case PixelType::kHalf:
       return linear ? linear_half : cubic_half;
-    case Element::kBFloat16:
+    case PixelType::kBFloat16:
       return linear ? linear_bfloat16 : cubic_bfloat16;
     default:
       return linear ? linear_float : cubic_float;
@@ -160,13 +160,13 @@ Sampler<float> common_sampler(Interpolation kind, Element element, int64_t size)
 }
 
 template <Interpolation Kind, class A>
-Sampler<A> any_float(Element element) {
-  switch (element) {
-    case Element::kHalf:
+Sampler<A> any_float(PixelType type) {
+  switch (type) {
+    case PixelType::kHalf:
       return sample<Kind, Half, A, int64_t>;
-    case Element::kBFloat16:
+    case PixelType::kBFloat16:
       return sample<Kind, BFloat16, A, int64_t>;
-    case Element::kDouble:
+    case PixelType::kDouble:
       if constexpr (sizeof(A) == 8) return sample<Kind, double, A, int64_t>;
       [[fallthrough]];
     default:
@@ -175,12 +175,12 @@ Sampler<A> any_float(Element element) {
 }
 
 template <class A>
-Sampler<A> any_sampler(Interpolation kind, Element element, int64_t size) {
+Sampler<A> any_sampler(Interpolation kind, PixelType type, int64_t size) {
   switch (kind) {
     case Interpolation::kBilinear:
-      return any_float<Interpolation::kBilinear, A>(element);
+      return any_float<Interpolation::kBilinear, A>(type);
     case Interpolation::kBicubic:
-      return any_float<Interpolation::kBicubic, A>(element);
+      return any_float<Interpolation::kBicubic, A>(type);
     default:
       return size == 1   ? sample<Interpolation::kNearest, uint8_t, A, int64_t>
              : size == 2 ? sample<Interpolation::kNearest, uint16_t, A, int64_t>
@@ -198,15 +198,15 @@ uint64_t bits_of(T value) {
 
 }  // namespace
 
-Fill make_fill(Element element, int64_t element_size, double value) {
-  switch (element) {
-    case Element::kHalf:
+Fill make_fill(PixelType type, int64_t element_size, double value) {
+  switch (type) {
+    case PixelType::kHalf:
       return {to_half(static_cast<float>(value)).bits, value};
-    case Element::kBFloat16:
+    case PixelType::kBFloat16:
       return {to_bfloat16(static_cast<float>(value)).bits, value};
-    case Element::kFloat:
+    case PixelType::kFloat:
       return {bits_of(static_cast<float>(value)), value};
-    case Element::kDouble:
+    case PixelType::kDouble:
       return {bits_of(value), value};
     default:
       return {static_cast<uint64_t>(static_cast<int64_t>(value)), value};  // the low bytes are the element
@@ -214,13 +214,13 @@ Fill make_fill(Element element, int64_t element_size, double value) {
 }
 
 template <>
-Sampler<float> plain_sampler<float>(Interpolation kind, Element element, int64_t element_size, int64_t extent) {
-  return extent > kLargestOffset ? any_sampler<float>(kind, element, element_size)
-                                 : common_sampler(kind, element, element_size);
+Sampler<float> plain_sampler<float>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent) {
+  return extent > kLargestOffset ? any_sampler<float>(kind, type, element_size)
+                                 : common_sampler(kind, type, element_size);
 }
 template <>
-Sampler<double> plain_sampler<double>(Interpolation kind, Element element, int64_t element_size, int64_t) {
-  return any_sampler<double>(kind, element, element_size);
+Sampler<double> plain_sampler<double>(Interpolation kind, PixelType type, int64_t element_size, int64_t) {
+  return any_sampler<double>(kind, type, element_size);
 }
 
 }  // namespace uf::warp

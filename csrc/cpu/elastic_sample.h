@@ -16,7 +16,7 @@ struct Fill {
   double value;
 };
 
-Fill make_fill(Element element, int64_t element_size, double value);
+Fill make_fill(PixelType type, int64_t element_size, double value);
 
 template <class A>
 struct SampleArgs;
@@ -40,24 +40,24 @@ struct SampleArgs {
 
 // A sampler that serves any block of a plane whose last pixel has this offset.
 template <class A>
-Sampler<A> plain_sampler(Interpolation kind, Element element, int64_t element_size, int64_t extent);
+Sampler<A> plain_sampler(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
 template <>
-Sampler<float> plain_sampler<float>(Interpolation kind, Element element, int64_t element_size, int64_t extent);
+Sampler<float> plain_sampler<float>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
 template <>
-Sampler<double> plain_sampler<double>(Interpolation kind, Element element, int64_t element_size, int64_t extent);
+Sampler<double> plain_sampler<double>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
 
 // For offsets of 32 bits; null where the processor lacks AVX2.
-Sampler<float> avx2_sampler(Interpolation kind, Element element, int64_t element_size);
+Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_size);
 
 // The fastest sampler for this plane.
 template <class A>
-Sampler<A> choose_sampler(Interpolation kind, Element element, int64_t element_size, int64_t extent) {
+Sampler<A> choose_sampler(Interpolation kind, PixelType type, int64_t element_size, int64_t extent) {
   if constexpr (sizeof(A) == sizeof(float)) {
     if (extent * element_size <= kLargestOffset) {
-      if (const Sampler<A> sampler = avx2_sampler(kind, element, element_size)) return sampler;
+      if (const Sampler<A> sampler = avx2_sampler(kind, type, element_size)) return sampler;
     }
   }
-  return plain_sampler<A>(kind, element, element_size, extent);
+  return plain_sampler<A>(kind, type, element_size, extent);
 }
 
 }  // namespace uf::warp

@@ -7,6 +7,9 @@
 
 #include <immintrin.h>
 
+// the gather and unpack intrinsics of GCC 12 start from a register that they call undefined
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 #include <algorithm>
 #include <cstring>
 
@@ -235,7 +238,7 @@ UF_AVX2 void cubic(const SampleArgs<float>& args) {
 
 }  // namespace
 
-Sampler<float> avx2_sampler(Interpolation kind, Element element, int64_t element_size) {
+Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_size) {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return nullptr;
   if (kind == Interpolation::kNearest) {
     return element_size == 1   ? nearest_small<uint8_t>
@@ -244,10 +247,10 @@ Sampler<float> avx2_sampler(Interpolation kind, Element element, int64_t element
                                : nearest_8;
   }
   const bool is_linear = kind == Interpolation::kBilinear;
-  switch (element) {
-    case Element::kHalf:
+  switch (type) {
+    case PixelType::kHalf:
       return is_linear ? linear<Half> : cubic<Half>;
-    case Element::kBFloat16:
+    case PixelType::kBFloat16:
       return is_linear ? linear<BFloat16> : cubic<BFloat16>;
     default:
       return is_linear ? linear<float> : cubic<float>;
@@ -260,7 +263,7 @@ Sampler<float> avx2_sampler(Interpolation kind, Element element, int64_t element
 
 namespace uf::warp {
 
-Sampler<float> avx2_sampler(Interpolation, Element, int64_t) { return nullptr; }
+Sampler<float> avx2_sampler(Interpolation, PixelType, int64_t) { return nullptr; }
 
 }  // namespace uf::warp
 

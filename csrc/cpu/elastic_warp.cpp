@@ -75,9 +75,9 @@ std::vector<Target<A>> make_targets(const WarpFrame& frame, const WarpImage* ima
     if (is_empty(image)) continue;
     const int64_t extent = (frame.height - 1) * image.stride[2] + (frame.width - 1) * image.stride[3];
     targets.push_back({&image, Window(frame, image.out_height, image.out_width),
-                       choose_sampler<A>(image.interpolation, image.element, image.element_size, extent),
-                       plain_sampler<A>(image.interpolation, image.element, image.element_size, extent), extent,
-                       make_fill(image.element, image.element_size, image.fill)});
+                       choose_sampler<A>(image.interpolation, image.type, image.element_size, extent),
+                       plain_sampler<A>(image.interpolation, image.type, image.element_size, extent), extent,
+                       make_fill(image.type, image.element_size, image.fill)});
   }
   return targets;
 }

@@ -33,14 +33,14 @@ struct WarpFrame {
   bool wide;  // coordinates and sums in float64 instead of float32
 };
 
-enum class Element { kInteger, kHalf, kBFloat16, kFloat, kDouble };
+enum class PixelType { kInteger, kHalf, kBFloat16, kFloat, kDouble };
 
 struct WarpImage {
   const void* input;  // (N, C, H, W), any strides (in elements)
   int64_t channels, stride[4];
   void* output;  // (N, C, out_height, out_width), contiguous; its first pixel is frame pixel (H - out_height) // 2, ...
   int64_t out_height, out_width;
-  Element element;  // kInteger only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
+  PixelType type;  // kInteger only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
   int64_t element_size;
   Interpolation interpolation;
   double fill;  // what lies outside the input with Padding::kZeros

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from unet_fast.nn.crop_concat import CropConcat
 from unet_fast.nn.distance_weight_map import DistanceWeightMap
+from unet_fast.nn.elastic_warp import ElasticWarp
+from unet_fast.nn.losses import (
+    BCEDiceLoss,
+    BCEWithLogitsLoss,
+    DeepSupervision,
+    DiceLoss,
+    FocalDiceLoss,
+    FocalLogDiceLoss,
+    FocalLoss,
+    FocalMSSSIMIoULoss,
+    InverseFrequencyBCELoss,
+    IoULoss,
+    MSSSIMLoss,
+)
 from unet_fast.nn.weighted_cross_entropy import WeightedCrossEntropyLoss
 
 __all__ = [
+    "BCEDiceLoss",
+    "BCEWithLogitsLoss",
     "CropConcat",
+    "DeepSupervision",
+    "DiceLoss",
     "DistanceWeightMap",
+    "ElasticWarp",
+    "FocalDiceLoss",
+    "FocalLogDiceLoss",
+    "FocalLoss",
+    "FocalMSSSIMIoULoss",
+    "InverseFrequencyBCELoss",
+    "IoULoss",
+    "MSSSIMLoss",
     "WeightedCrossEntropyLoss",
 ]

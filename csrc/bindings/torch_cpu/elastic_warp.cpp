@@ -5,13 +5,13 @@
 namespace uf::bindings {
 namespace {
 
-Element element_of(const Tensor& tensor) {
+PixelType type_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Half: return Element::kHalf;
-    case ScalarType::BFloat16: return Element::kBFloat16;
-    case ScalarType::Float: return Element::kFloat;
-    case ScalarType::Double: return Element::kDouble;
-    default: return Element::kInteger;
+    case ScalarType::Half: return PixelType::kHalf;
+    case ScalarType::BFloat16: return PixelType::kBFloat16;
+    case ScalarType::Float: return PixelType::kFloat;
+    case ScalarType::Double: return PixelType::kDouble;
+    default: return PixelType::kInteger;
   }
 }
 
@@ -54,11 +54,11 @@ std::vector<Tensor> elastic_warp_cpu(std::vector<Tensor> inputs, const Tensor& d
     image.channels = input.size(1);
     std::copy(stride.begin(), stride.end(), image.stride);
     image.output = outputs.back().mutable_data_ptr();
-    image.element = element_of(input);
+    image.type = type_of(input);
     image.element_size = static_cast<int64_t>(input.element_size());
     image.interpolation = static_cast<Interpolation>(interpolation[i]);
     image.fill = fill[i];
-    wide = wide || image.element == Element::kDouble;
+    wide = wide || image.type == PixelType::kDouble;
     images.push_back(image);
   }
   const WarpFrame frame =
