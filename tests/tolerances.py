@@ -42,3 +42,14 @@ CROSS_ENTROPY_GRADIENT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float
 RAMP = {"rtol": 0.0, "atol": 2e-5}
 # A grey curve whose table is float32, over a range of 30.
 GREY_CURVE = {"rtol": 0.0, "atol": 1e-5}
+
+# A loss, in float32 with float32 sums (float64 for float64), against NumPy in float64; pytest.approx's names.
+LOSS = {torch.float64: {"rel": 1e-9, "abs": 1e-10}, torch.float32: {"rel": 2e-5, "abs": 2e-6}}
+
+# Warps: coordinates of up to 200 pixels times the slope between two random pixels (1), one rounding to the dtype.
+WARP = {
+    torch.float64: {"rtol": 0.0, "atol": 1e-11},
+    torch.float32: {"rtol": 0.0, "atol": 5e-5},
+    torch.float16: {"rtol": 0.0, "atol": 1e-3},
+    torch.bfloat16: {"rtol": 0.0, "atol": 8e-3},
+}

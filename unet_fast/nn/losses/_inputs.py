@@ -1,0 +1,151 @@
+"""What every loss does first: check its arguments, and cut ignored pixels off before anything is computed.
+
+Nothing here changes a shape by a value or reads a value back from a GPU, so the losses run under
+``torch.compile(fullgraph=True)`` and inside CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unet_fast import checks
+from unet_fast.errors import InputError, InputTypeError
+
+TARGET_DTYPES = (*checks.INTEGRAL, torch.bool)
+
+
+class Case(NamedTuple):
+    """Checked arguments. ``S`` are one to three spatial dimensions."""
+
+    logits: Tensor  # (N, K, *S) in the dtype of the caller, 0 at ignored pixels: not even a NaN there may spread
+    target: Tensor  # (N, *S), 0 at ignored pixels; ``wide`` for K = 1, classes in an integer dtype for K >= 2
+    counted: Tensor  # (N, *S) bool
+    weight: Tensor  # (N, *S) in ``wide``, 0 at ignored pixels
+    soft: bool  # whether a target of K = 1 may lie between 0 and 1
+    wide: torch.dtype  # what sums and transcendental functions are computed in
+
+    @property
+    def binary(self) -> bool:
+        """Whether there is a single channel, read by a sigmoid."""
+        return self.logits.shape[1] == 1
+
+    def one_hot(self, first: int = 0) -> Tensor:
+        """(N, K - first, *S) bool: whether the pixel is of that class. Ignored pixels read as class 0."""
+        classes = torch.arange(first, self.logits.shape[1], device=self.target.device)
+        return self.target.unsqueeze(1) == classes.view(-1, *[1] * (self.target.dim() - 1))
+
+
+def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Case:
+    """Check the arguments that all losses share, and mask them."""
+    _check_types(logits, target, weight, ignore_index)
+    binary = logits.shape[1] == 1
+    pixels = torch.Size((logits.shape[0], *logits.shape[2:]))
+    target = _spatial("target", target, pixels, binary)
+    wide = wide_dtype(logits)
+    counted = _counted(target, ignore_index)
+    _check_values(target, counted, logits.shape[1], ignore_index)
+    soft = target.dtype.is_floating_point
+    target = target.masked_fill(~counted, 0)
+    if binary:
+        target = target.to(wide)
+    if weight is None:
+        weight = counted.to(wide)
+    else:
+        weight = _spatial("weight", weight, pixels, binary).to(wide).masked_fill(~counted, 0)
+    return Case(logits.masked_fill(~counted.unsqueeze(1), 0), target, counted, weight, soft, wide)
+
+
+def wide_dtype(logits: Tensor) -> torch.dtype:
+    """float64 for float64 logits, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def check_ignore_index(ignore_index: int) -> None:
+    """Raise unless ``ignore_index`` is an integer."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+
+
+def check_number(name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False) -> None:
+    """Raise unless ``value`` is a finite number from ``low`` (or, with ``above``, greater than ``low``) to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputTypeError(f"{name} is {value!r}, expected a number")
+    if not (low <= value <= high and value < float("inf")) or (above and value == low):
+        bounds = f"{'above' if above else 'of at least'} {low:g}" + (
+            "" if high == float("inf") else f", at most {high:g}"
+        )
+        raise InputError(f"{name} is {value!r}, expected a number {bounds}")
+
+
+def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> None:
+    checks.check_tensor("logits", logits)
+    checks.check_tensor("target", target)
+    checks.check_dtype("logits", logits, checks.FLOATING)
+    checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
+    checks.check_same_device("logits", logits, "target", target)
+    check_ignore_index(ignore_index)
+    if logits.shape[1] == 0:
+        raise InputError(f"logits of shape {tuple(logits.shape)} have no channels, expected at least one")
+    if logits.shape[1] == 1:
+        checks.check_dtype("target", target, (*checks.FLOATING, *TARGET_DTYPES))
+    elif target.dtype.is_floating_point:
+        raise InputTypeError(
+            f"target has dtype {str(target.dtype).removeprefix('torch.')}, but logits with {logits.shape[1]} classes "
+            "expect an integer class map; pass target.long(), or use one output channel for a soft mask"
+        )
+    else:
+        checks.check_dtype("target", target, TARGET_DTYPES)
+    if weight is None:
+        return
+    checks.check_tensor("weight", weight)
+    checks.check_dtype("weight", weight, checks.FLOATING)
+    checks.check_same_device("logits", logits, "weight", weight)
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise InputError("weight requires gradients, which this loss does not have; pass weight.detach()")
+
+
+def _spatial(name: str, value: Tensor, pixels: torch.Size, binary: bool) -> Tensor:
+    """``value`` as (N, *S); a single channel may be written out or not."""
+    if value.shape == pixels:
+        return value
+    if binary and value.shape == (pixels[0], 1, *pixels[1:]):
+        return value.squeeze(1)
+    expected = f"{tuple(pixels)}" + (f" or {(pixels[0], 1, *pixels[1:])}" if binary else "")
+    raise InputError(
+        f"{name} has shape {tuple(value.shape)}, expected {expected}: that of the logits without the classes"
+    )
+
+
+def _counted(target: Tensor, ignore_index: int) -> Tensor:
+    dtype = target.dtype
+    if dtype == torch.bool:
+        return torch.ones_like(target)
+    if not dtype.is_floating_point and not torch.iinfo(dtype).min <= ignore_index <= torch.iinfo(dtype).max:
+        # the comparison would wrap: -100 as a uint8 is 156
+        return torch.ones_like(target, dtype=torch.bool)
+    return target != ignore_index
+
+
+def _check_values(target: Tensor, counted: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Look for labels outside the classes, where a look is free of a synchronisation and no graph is being traced."""
+    if torch.compiler.is_compiling() or type(target) is not Tensor or target.device.type != "cpu":
+        return
+    largest = max(num_classes - 1, 1)
+    if target.numel() == 0 or target.dtype == torch.bool:
+        return
+    low, high = (value.item() for value in target.masked_fill(~counted, 0).aminmax())
+    if 0 <= low and high <= largest:
+        return
+    value = low if not 0 <= low else high
+    if target.dtype.is_floating_point:
+        expected = "probabilities of the foreground, 0 to 1,"
+    else:
+        expected = f"classes 0 to {largest}"
+    more = "one channel tells two classes; " if num_classes == 1 else ""
+    raise InputError(
+        f"target contains {value:.7g}, expected {expected} or ignore_index ({ignore_index}); {more}"
+        "check the labels, or give the network more classes"
+    )
