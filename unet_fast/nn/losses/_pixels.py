@@ -76,13 +76,13 @@ def check_class_vector(name: str, value: Tensor, num_classes: int, device: torch
 
 
 def class_vector(name: str, value: Sequence[float] | Tensor) -> Tensor:
-    """Numbers by class as a float64 vector, for a buffer of a module; they must be finite and at least 0."""
+    """Numbers by class as a float64 vector, for a buffer of a module; finite, at least 0, not all 0."""
     try:
         vector = torch.as_tensor(value, dtype=torch.float64).detach().clone()
     except (TypeError, ValueError, RuntimeError):
         raise InputTypeError(f"{name} is {value!r}, expected one number a class") from None
     if vector.dim() != 1 or vector.numel() < 2:
         raise InputError(f"{name} has shape {tuple(vector.shape)}, expected one number a class, at least two")
-    if not bool((vector.isfinite() & (vector >= 0)).all()):
-        raise InputError(f"{name} is {vector.tolist()}, expected finite numbers of at least 0")
+    if not bool((vector.isfinite() & (vector >= 0)).all()) or not bool((vector > 0).any()):
+        raise InputError(f"{name} is {vector.tolist()}, expected finite numbers of at least 0, one of them above 0")
     return vector
