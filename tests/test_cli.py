@@ -1,0 +1,131 @@
+"""The command line as a user meets it: help, a whole chain of verbs, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from unet_fast import cli, data
+from unet_fast.data import synthetic
+
+VERBS = ("demo", "train", "predict", "evaluate", "preview", "info")
+
+
+def run(*arguments: object, fails: bool = False) -> str:
+    """Run the command in this process, through main(), so that errors are printed as users see them."""
+    program = "import sys; from unet_fast import cli; sys.argv = ['unet-fast', *sys.argv[1:]]; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+    if not fails:
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb):
+    done = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert f"Example: unet-fast {verb}" in done.output
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    images, instances = synthetic.nuclei(4, size=(128, 96), seed=1)
+    data.write_stack(folder / "images.tif", images)
+    data.write_stack(folder / "labels.tif", instances.astype(np.uint16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(files) -> Path:
+    run("train", "--images", files / "images.tif", "--labels", files / "labels.tif", "--out", files / "run",
+        "--val", "3", "--steps", "6", "--base-channels", "4", "--depth", "2", "--tile", "32",
+        "--device", "cpu")  # fmt: skip
+    return files / "run"
+
+
+def test_train_predict_evaluate(files, trained):
+    said = run("predict", trained, "--images", files / "images.tif", "--out", files / "p.tif", "--device", "cpu")
+    assert f"wrote {files / 'p.tif'}" in said
+    probabilities = tifffile.imread(files / "p.tif")
+    assert probabilities.shape == (4, 128, 96) and probabilities.dtype == np.float32
+    assert 0 <= probabilities.min() < probabilities.max() <= 1
+    said = run("evaluate", "--prediction", files / "p.tif", "--labels", files / "labels.tif",
+               "--images", files / "images.tif", "--out", files / "m.json")  # fmt: skip
+    scores = json.loads((files / "m.json").read_text())
+    for name in ("pixel_error", "rand_error", "dice", "iou", "best_threshold"):
+        assert 0 <= scores[name] <= 1
+    assert f"wrote {files / 'm.json'}" in said
+    assert np.asarray(Image.open(files / "m.png").convert("L")).std() > 5
+
+
+def test_predict_labels_of_some_slices(files, trained):
+    run("predict", trained, "--images", files / "images.tif", "--out", files / "l.tif", "--output", "labels",
+        "--slices", "1:3", "--tta", "1", "--device", "cpu")  # fmt: skip
+    labels = tifffile.imread(files / "l.tif")
+    assert labels.shape == (2, 128, 96) and set(np.unique(labels)) <= {0, 1}
+    said = run("evaluate", "--prediction", files / "l.tif", "--labels", files / "labels.tif", "--slices", "1:3",
+               "--out", files / "l.json")  # fmt: skip
+    assert "rand" in said.lower()
+
+
+def test_preview(files):
+    run("preview", "--images", files / "images.tif", "--labels", files / "labels.tif", "--out", files / "v.png",
+        "--tile", "48")  # fmt: skip
+    assert np.asarray(Image.open(files / "v.png").convert("L")).std() > 5
+
+
+def test_info_names_every_op_and_the_reason_why_a_backend_is_not_used():
+    said = run("info")
+    for name in ("crop_concat", "elastic_warp", "nearest_two", "distance_transform", "weight_map", "cpp"):
+        assert name in said
+    again = subprocess.run([sys.executable, "-m", "unet_fast.info"], capture_output=True, text=True)
+    assert again.returncode == 0 and "crop_concat" in again.stdout
+
+
+def test_mistakes_are_one_line_each(files, trained, tmp_path):
+    images, labels = files / "images.tif", files / "labels.tif"
+    short = tmp_path / "short.tif"
+    data.write_stack(short, np.zeros((3, 128, 96), np.uint8))
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(images.read_bytes()[:-400])
+    nan = tmp_path / "nan.tif"
+    data.write_stack(nan, np.full((4, 128, 96), np.nan, np.float32))
+    (tmp_path / "a-file").write_text("")
+
+    def train_with(i: Path, m: Path, *more: object, out: Path = tmp_path / "run") -> str:
+        return run("train", "--images", i, "--labels", m, "--out", out, "--steps", "1", *more, fails=True)
+
+    assert "missing.tif" in train_with(tmp_path / "missing.tif", labels)
+    assert "cut.tif" in train_with(cut, labels)
+    assert "NaN" in train_with(nan, labels)
+    assert "(3, " in train_with(images, short)
+    assert "nearest legal output sizes are 36 and 40" in train_with(
+        images, labels, "--tile", "37", "--padding", "valid", "--depth", "2"
+    )
+    assert "cannot create the folder" in train_with(images, labels, out=tmp_path / "a-file" / "run")
+    assert "go beyond the last one" in train_with(images, labels, "--val", "9:12")
+    assert "already holds a run" in train_with(images, labels, out=trained)
+    assert "is not a run folder" in run(
+        "predict", tmp_path, "--images", images, "--out", tmp_path / "p.tif", fails=True
+    )
+    assert "shape" in run(
+        "evaluate", "--prediction", short, "--labels", labels, "--out", tmp_path / "m.json", fails=True
+    )
+    assert "expected auto, cpu" in run("predict", trained, "--images", images, "--out", tmp_path / "p.tif",
+                                        "--device", "tpu", fails=True)  # fmt: skip

@@ -1,0 +1,170 @@
+"""Configuration, schedule, data preparation and checkpoints: the parts of a training run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unet_fast import data
+from unet_fast.errors import InputError
+from unet_fast.train import TrainConfig, default_config, default_validation, hold_out, separate_touching
+from unet_fast.train.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
+from unet_fast.train.dataset import prepare
+from unet_fast.train.schedule import learning_rate
+
+
+def config(**changes) -> TrainConfig:
+    return default_config("cpu", steps=10, base_channels=4, depth=2, **changes)
+
+
+def test_config_round_trip(tmp_path):
+    written = config(sigma=4.0, data={"images": "a.tif"})
+    written.save(tmp_path / "config.json")
+    assert TrainConfig.load(tmp_path / "config.json") == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0, expected a number above 0"),
+        ({"sigma": -1.0}, "sigma is -1.0"),
+        ({"optimizer": "adamm"}, "'adamm', expected one of 'adam', 'sgd'"),
+        ({"schedule": "cosine"}, "expected one of 'polynomial'"),
+        ({"tta": 3}, "tta is 3, expected 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"colour": 1}, "unknown setting colour"),
+        ({"minutes": 1.0}, "set exactly one"),
+    ],
+)
+def test_config_rejects(changes, message):
+    with pytest.raises(InputError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": {}}', '{"model": {}, "colour": 1}', "\x00\x01"])
+def test_a_foreign_config_is_one_clear_error(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match="config.json"):
+        TrainConfig.load(tmp_path / "config.json")
+
+
+def test_unknown_devices():
+    with pytest.raises(InputError, match="'gpu', expected auto"):
+        default_config("gpu", steps=1)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="offers torch 0 CUDA devices"):
+            default_config("cuda", steps=1)
+
+
+def test_schedules():
+    base = config(learning_rate=2.0, warmup=0.1)
+    assert learning_rate(base, 0.05) == pytest.approx(2.0 * 0.95**0.9 * 0.5)
+    assert learning_rate(base, 1.0) == 0.0
+    step = dataclasses.replace(base, schedule="step", warmup=0.0)
+    assert [learning_rate(step, t) for t in (0, 0.49, 0.5, 0.8)] == pytest.approx([2, 2, 0.2, 0.02])
+    constant = dataclasses.replace(base, schedule="constant", warmup=0.0)
+    assert {learning_rate(constant, t) for t in (0.0, 0.5, 0.99)} == {2.0}
+
+
+def test_separated_instances_no_longer_touch(rng):
+    coarse = rng.integers(0, 5, (3, 6, 7))
+    labels = np.kron(coarse, np.ones((1, 5, 5), dtype=np.int64))
+    cut = separate_touching(labels)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        a = cut[:, dy:, max(dx, 0) : cut.shape[2] + min(dx, 0)]
+        b = cut[:, : cut.shape[1] - dy, max(-dx, 0) : cut.shape[2] - max(dx, 0)]
+        assert not np.any((a > 0) & (b > 0) & (a != b))
+    # only pixels beside another instance are cut: 3x3 cores of all 5x5 squares stay
+    core = np.zeros((5, 5), dtype=bool)
+    core[1:4, 1:4] = True
+    kept = np.kron(np.ones_like(coarse, dtype=bool), core[None])
+    assert np.array_equal(cut[kept], labels[kept])
+
+
+def pair(rng, kind="mask", n=4, classes=2) -> data.Pair:
+    labels = rng.integers(0, classes, (n, 12, 10)).astype(np.int32)
+    return data.Pair(rng.random((n, 1, 12, 10), dtype=np.float32), labels, kind, classes, [str(i) for i in range(n)])
+
+
+def test_prepared_data(rng):
+    stack = pair(rng)
+    ready = prepare(stack, torch.device("cpu"), balance=True)
+    torch.testing.assert_close(ready.images.mean((2, 3)), torch.zeros(4, 1), atol=1e-5, rtol=0)
+    classes, instances = ready.split(ready.maps)
+    # balanced: every class has the same summed weight, and the mean weight is 1
+    weights = ready.class_weights[classes]
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    assert weights[classes == 0].sum() == pytest.approx(float(weights[classes == 1].sum()), rel=1e-4)
+    assert torch.equal(classes > 0, instances > 0)
+
+
+def test_prepared_classes(rng):
+    stack = pair(rng, "classes", classes=3)
+    ready = prepare(stack, torch.device("cpu"), balance=False)
+    classes, instances = ready.split(ready.maps)
+    assert np.array_equal(classes.numpy(), stack.labels)
+    assert ready.class_weights.tolist() == [1, 1, 1]
+    assert instances.max() > 2
+    stack.labels[stack.labels == 2] = 0
+    with pytest.raises(InputError, match="class 2 does not occur"):
+        prepare(stack, torch.device("cpu"), balance=True)
+
+
+def test_held_out_slices(rng):
+    assert default_validation(25) == [20, 21, 22, 23, 24]
+    assert default_validation(4) == []
+    fitting, validation = hold_out(pair(rng), [1, 3])
+    assert (fitting.names, validation.names) == (["0", "2"], ["1", "3"])
+    assert hold_out(pair(rng), [])[1] is None
+    everything, _ = hold_out(pair(rng), [0, 1, 2, 3])
+    with pytest.raises(InputError, match="no training images"):
+        prepare(everything, torch.device("cpu"), balance=True)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_optimizer_state_survives_the_file(tmp_path, name, generator):
+    def make():
+        parameters = [torch.zeros(3, 2, requires_grad=True), torch.ones(4, requires_grad=True)]
+        options = {"momentum": 0.9} if name == "SGD" else {}
+        return parameters, getattr(torch.optim, name)(parameters, 0.1, **options)
+
+    gradients = [[torch.rand(p, generator=generator) for p in ((3, 2), (4,))] for _ in range(4)]
+
+    def steps(parameters, optimizer, some):
+        for both in some:
+            for parameter, gradient in zip(parameters, both, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+
+    straight, optimizer = make()
+    steps(straight, optimizer, gradients)
+    first, optimizer = make()
+    steps(first, optimizer, gradients[:2])
+    tensors, values = flatten_optimizer(optimizer)
+    save_tensors(tmp_path / "c.safetensors", tensors, {"optimizer": values})
+    second, optimizer = make()
+    with torch.no_grad():
+        for a, b in zip(second, first, strict=True):
+            a.copy_(b)
+    tensors, state = load_tensors(tmp_path / "c.safetensors")
+    restore_optimizer(optimizer, tensors, state["optimizer"])
+    steps(second, optimizer, gradients[2:])
+    for a, b in zip(second, straight, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_damaged_checkpoints(tmp_path):
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(InputError, match="there is no file"):
+        load_tensors(path)
+    save_tensors(path, {"a": torch.arange(1000.0)}, {"step": 1})
+    whole = path.read_bytes()
+    for broken in (whole[:-100], whole[:7], b"", b"PK\x03\x04" + whole, json.dumps({"a": 1}).encode()):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match="damaged or was not written"):
+            load_tensors(path)

@@ -1,0 +1,24 @@
+"""Training: configuration, steps, checkpoints, run folders."""
+
+from __future__ import annotations
+
+from unet_fast.train.config import TrainConfig, default_config, describe, fast_bfloat16, resolve_device
+from unet_fast.train.dataset import default_validation, hold_out, separate_touching
+from unet_fast.train.loop import Summary, train, write_preview
+from unet_fast.train.run_folder import load_model, read_config
+
+__all__ = [
+    "Summary",
+    "TrainConfig",
+    "default_config",
+    "default_validation",
+    "describe",
+    "fast_bfloat16",
+    "hold_out",
+    "load_model",
+    "read_config",
+    "resolve_device",
+    "separate_touching",
+    "train",
+    "write_preview",
+]

@@ -1,0 +1,98 @@
+"""Training data, prepared once and resident on the device: normalised images, label maps, class weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from unet_fast import data
+from unet_fast.errors import InputError
+
+
+@dataclass(frozen=True)
+class DeviceData:
+    """Images and labels of one stack, resident on a device.
+
+    Attributes:
+        images: (N, C, H, W) float32, each slice and channel with mean 0 and standard deviation 1.
+        maps: label maps (N, H, W) int32 that are warped together: the instances, and with more than two classes the
+            class map before them.
+        class_weights: (K,) float32.
+        num_classes: K.
+    """
+
+    images: torch.Tensor
+    maps: tuple[torch.Tensor, ...]
+    class_weights: torch.Tensor
+    num_classes: int
+
+    def split(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(classes int64, instances int32) of maps that were warped."""
+        if len(maps) == 2:
+            return maps[0].long(), maps[1]
+        return (maps[0] > 0).long(), maps[0]
+
+
+def separate_touching(instances: np.ndarray) -> np.ndarray:
+    """Cut a ridge of background between touching instances: pixels with another instance among their 8 neighbours.
+
+    Args:
+        instances: (N, H, W) integer, 0 = background.
+
+    Returns:
+        A copy in which no two instances are 8-connected neighbours. Both sides of a contact lose one pixel.
+
+    Source: U-Net (2015), section 3: touching cells are separated by background before the weight map is computed.
+    """
+    labels = np.asarray(instances)
+    footprint = (1, 3, 3)
+    highest = ndimage.maximum_filter(labels, size=footprint, mode="nearest")
+    # background must not count as a neighbour: lift it above every label for the minimum
+    lifted = np.where(labels == 0, np.iinfo(labels.dtype).max, labels)
+    lowest = ndimage.minimum_filter(lifted, size=footprint, mode="nearest")
+    return np.where((labels > 0) & (highest != lowest), 0, labels)
+
+
+def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceData:
+    """Normalise a pair of stacks and move it to ``device``; ``InputError`` when a class to balance is absent."""
+    if len(pair.images) == 0:
+        raise InputError("there are no training images: the validation slices take all of them")
+    instances = separate_touching(data.to_instances(pair.labels, pair.kind).astype(np.int32))
+    if pair.kind == "classes" and pair.num_classes > 2:
+        classes = data.to_classes(pair.labels, pair.kind)
+        maps: tuple[np.ndarray, ...] = (classes.astype(np.int32), instances)
+        counts = np.bincount(classes.ravel(), minlength=pair.num_classes)
+    else:
+        maps = (instances,)
+        foreground = int(np.count_nonzero(instances))
+        counts = np.array([instances.size - foreground, foreground])
+    weights = np.ones(pair.num_classes, dtype=np.float32)
+    if balance:
+        if counts.min() == 0:
+            missing = ", ".join(str(k) for k in np.flatnonzero(counts == 0))
+            raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
+        # inverse frequencies, scaled so that the mean weight over all training pixels is 1
+        weights = (counts.sum() / (len(counts) * counts)).astype(np.float32)
+    return DeviceData(
+        images=torch.from_numpy(data.normalize(pair.images)).to(device),
+        maps=tuple(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in maps),
+        class_weights=torch.from_numpy(weights).to(device),
+        num_classes=pair.num_classes,
+    )
+
+
+def default_validation(count: int) -> list[int]:
+    """The slices held out when nobody says which: the last fifth, none of fewer than 5."""
+    return list(range(count - count // 5, count))
+
+
+def hold_out(pair: data.Pair, slices: list[int]) -> tuple[data.Pair, data.Pair | None]:
+    """(training, validation): the slices are held out; without any there is no validation."""
+    if not slices:
+        return pair, None
+    chosen = set(slices)
+    return pair.select([i for i in range(len(pair)) if i not in chosen]), pair.select(sorted(chosen))

@@ -1,0 +1,87 @@
+"""The files of a run: what they are called, what is in them, and how a trained network is read back.
+
+config.json              the TrainConfig
+metrics.csv              a row per log interval: step, seconds, loss, lr, and validation scores where one was made
+model.safetensors        the best weights so far (by validation score), for prediction
+checkpoint.safetensors   everything that --resume needs
+loss.png preview.png overlay.png
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unet_fast import models
+from unet_fast.errors import InputError
+from unet_fast.files import atomic_path
+from unet_fast.train.checkpoint import load_tensors, save_tensors
+from unet_fast.train.config import TrainConfig
+
+CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
+COLUMNS = ("step", "seconds", "loss", "lr", "val_loss", "val_pixel_error", "val_rand_error", "val_dice")
+
+
+def read_config(folder: str | Path) -> TrainConfig:
+    """The configuration of a run folder. Raises ``InputError`` when the folder is none."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"{path} is not a run folder: there is no such folder; train writes one with --out")
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path} is not a run folder: it holds no {CONFIG}; train writes one with --out")
+    return TrainConfig.load(path / CONFIG)
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[torch.nn.Module, TrainConfig]:
+    """The trained network of a run folder, in eval mode on ``device``, and the run's configuration."""
+    config = read_config(folder)
+    path = Path(folder) / WEIGHTS
+    if not path.exists():
+        raise InputError(f"{folder} holds no {WEIGHTS} yet: the run has not validated once; go on with train --resume")
+    tensors, _ = load_tensors(path)
+    model = models.create(**config.model)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{path} does not fit the network of {CONFIG} ({first})") from error
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return model.to(device).eval(), config
+
+
+def save_model(folder: Path, model: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Write the weights that prediction uses."""
+    save_tensors(folder / WEIGHTS, dict(model.state_dict()), state)
+
+
+class MetricsLog:
+    """metrics.csv: rows are kept in memory too, for the loss curve, and the file is replaced in one step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+        self.rows: list[dict[str, float]] = []
+
+    def keep_until(self, step: int) -> None:
+        """Read the rows of an interrupted run up to ``step``; later ones will be computed again."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                values = {key: float(text) for key, text in row.items() if text}
+                if values.get("step", step + 1) <= step:
+                    self.rows.append(values)
+
+    def add(self, **values: float) -> None:
+        """Add a row and write the file."""
+        self.rows.append(values)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({key: f"{value:.0f}" if key == "step" else f"{value:.6g}" for key, value in row.items()})
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(text.getvalue())
