@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,18 +23,21 @@ VERBS = ("demo", "train", "predict", "evaluate", "preview", "info")
 
 
 def run(*arguments: object, fails: bool = False) -> str:
-    """Run the command in this process, through main(), so that errors are printed as users see them."""
-    program = "import sys; from unet_fast import cli; sys.argv = ['unet-fast', *sys.argv[1:]]; cli.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    """Run the command through main(), errors printed as users see them; its output, or its one error line."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with mock.patch.object(sys, "argv", ["unet-fast", *map(str, arguments)]):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code or 0
     if not fails:
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
+        assert code == 0, err.getvalue()
+        return out.getvalue()
+    assert code == 2
+    lines = [line for line in err.getvalue().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err.getvalue()
     return lines[0]
 
 
