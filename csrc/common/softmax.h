@@ -85,4 +85,41 @@ UF_HD_INLINE void two_class_cross_entropy(A x0, A x1, bool target, A& loss, A& o
   other = (m == mine ? u : A(1)) * inverse;
 }
 
+// With m = max_k x_k, reached first at class a, and rest = sum_{k != a} exp(x_k - m), the softmax of one pixel of any
+// number of classes is p_k = e_k / (1 + rest), e_k = exp(x_k - m). Leaving the largest term out of the sum keeps the
+// digits of small losses, which log(sum_k exp(x_k - m)) would round away. `y` is 1 + rest, `inverse` 1 / y.
+template <class A>
+UF_HD_INLINE A cross_entropy(A m, A target_logit, A rest, A y, A inverse) {
+  return (m - target_logit) + log1p_nonnegative(rest, y, inverse);
+}
+
+// d loss / d x_k, times 1 + rest: e_k, less 1 + rest for the target. Where the target is the likeliest class that
+// difference is minus the sum of all others, which cancels nothing.
+template <class A>
+UF_HD_INLINE A cross_entropy_gradient(A e, A rest, bool is_largest, bool is_target) {
+  const A others = is_largest ? -rest : e - (A(1) + rest);
+  return is_target ? others : e;
+}
+
+// m, a and rest of logits that come one at a time: a new maximum rescales what was summed before. The comparison with
+// the maximum keeps two equal infinities from becoming NaN, so that classes masked by -infinity count as 0.
+template <class A>
+struct RunningSoftmax {
+  A largest, rest;
+  int32_t argmax;
+
+  UF_HD_INLINE explicit RunningSoftmax(A first) : largest(first), rest(0), argmax(0) {}
+
+  UF_HD_INLINE void add(A x, int32_t k) {
+    const bool larger = x > largest;
+    const A e = x == largest ? A(1) : exp_nonpositive(larger ? largest - x : x - largest);
+    rest = larger ? (rest + A(1)) * e : rest + e;
+    largest = larger ? x : largest;
+    argmax = larger ? k : argmax;
+  }
+
+  // An infinite largest logit makes `rest` NaN, so that it does not go unnoticed.
+  UF_HD_INLINE void finish() { rest += largest - largest; }
+};
+
 }  // namespace uf

@@ -3,22 +3,13 @@
 
 #include <cstdint>
 
+#include "common/crop.h"
 #include "cpu/parallel.h"
 
 namespace uf {
 
-enum Dim { kBatch, kChannel, kDepth, kHeight, kWidth, kDims };
-
-// Shapes of one call; 2-D tensors have depth 1. Strides count elements. The layout of the result is dense, either
-// (N, C, D, H, W) or, with channels_last, (N, D, H, W, C); inputs may have gaps but step by one element along the
-// innermost dimension of that layout.
-struct CropConcatShape {
-  int64_t skip_size[kDims];
-  int64_t up_size[kDims];  // batch and the spatial sizes of the result; up_size[kChannel] + skip_size[kChannel] its channels
-  int64_t element;         // bytes
-  bool channels_last;
-};
-
+// Inputs step by one element along the innermost dimension of the layout.
+//
 // out (N, C1 + C2, *s) <- skip (N, C1, *S), up (N, C2, *s)
 void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t skip_stride[kDims], const void* up,
                  const int64_t up_stride[kDims], void* out, const Parallel& parallel);

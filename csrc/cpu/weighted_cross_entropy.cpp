@@ -2,10 +2,7 @@
 // layout, into rows of a scratch buffer, one row a class; all the maths runs on those rows, so that it vectorises over
 // pixels whatever the layout and dtype; the rows then hold the gradient and are written out once.
 //
-// For logits x, target t and m = max_k x_k, reached first at class a:
-//   rest = sum_{k != a} exp(x_k - m)      loss = (m - x_t) + log1p(rest)      p_k = exp(x_k - m) / (1 + rest)
-// Leaving the largest term out of the sum costs one comparison and keeps the digits of small losses, which
-// log(sum_k exp(x_k - m)) would round away. The gradient is scale * weight * (p_k - [k = t]).
+// The maths is that of common/softmax.h; the gradient is scale * weight * (p_k - [k = t]).
 //
 // "mean" and "weight_mean" need their divisor before the first gradient is written, so a pass over the targets (and the
 // weights) alone comes first; without a gradient it is not needed.
@@ -194,7 +191,7 @@ UF_INLINE void many_classes(const Block<A>& block, A* __restrict largest, int32_
   }
   for (int64_t i = 0; i < pixels; ++i) {
     const A y = A(1) + rest[i], inverse = A(1) / y;
-    const A loss = (largest[i] - mine[i]) + log1p_nonnegative(rest[i], y, inverse);
+    const A loss = cross_entropy(largest[i], mine[i], rest[i], y, inverse);
     out[i] = target[i] < 0 ? A(0) : loss * weight[i];
     largest[i] = (weight[i] * block.scale) * inverse;  // from here on the factor of the gradient
   }
@@ -202,9 +199,7 @@ UF_INLINE void many_classes(const Block<A>& block, A* __restrict largest, int32_
   for (int32_t k = 0; k < classes; ++k) {
     A* __restrict row = block.x + k * block.pitch;
     for (int64_t i = 0; i < pixels; ++i) {
-      // of the target p - 1 is minus the sum of all others, without the cancellation where p is nearly 1
-      const A others = argmax[i] == k ? -rest[i] : row[i] - (A(1) + rest[i]);
-      const A gradient = (target[i] == k ? others : row[i]) * largest[i];
+      const A gradient = cross_entropy_gradient(row[i], rest[i], argmax[i] == k, target[i] == k) * largest[i];
       row[i] = target[i] < 0 ? A(0) : gradient;
     }
   }
