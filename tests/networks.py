@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 
 import unet_fast as uf
+
+Network = TypeVar("Network", bound=uf.models.SegmentationModel)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +28,7 @@ def grey(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def lively(net: uf.UNet, rng: np.random.Generator) -> uf.UNet:
+def lively(net: Network, rng: np.random.Generator) -> Network:
     """Biases and running statistics away from 0 and 1, so that border effects and eval mode show."""
     with torch.no_grad():
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
@@ -36,19 +39,17 @@ def lively(net: uf.UNet, rng: np.random.Generator) -> uf.UNet:
     return net
 
 
-def extended(net: uf.UNet, image: np.ndarray, mode: str = "reflect") -> tuple[np.ndarray, int]:
+def extended(net: uf.models.SegmentationModel, image: np.ndarray, mode: str = "reflect") -> tuple[np.ndarray, int]:
     """The whole image (N, C, H, W) with the context that the class documents, by np.pad; and what the output keeps."""
     geometry = net.geometry
-    if geometry.margin:
-        before, kept = geometry.margin, 0
-        widths = [(before, before + geometry.covering_output(size) - size) for size in image.shape[2:]]
-    else:
-        before = kept = -(-geometry.receptive_radius // geometry.step) * geometry.step
-        widths = [(before, before + -size % geometry.step) for size in image.shape[2:]]
+    # where zero padding reaches into the output, one step more than tiles take: a step too few would show
+    kept = geometry.spoilt + geometry.step if geometry.zero_padded else 0
+    before = geometry.margin + kept
+    widths = [(before, before + geometry.covering_output(size) - size) for size in image.shape[2:]]
     return np.pad(image, ((0, 0), (0, 0), *widths), mode=mode), kept  # type: ignore[call-overload]
 
 
-def whole_image(net: uf.UNet, image: np.ndarray, mode: str = "reflect") -> np.ndarray:
+def whole_image(net: uf.models.SegmentationModel, image: np.ndarray, mode: str = "reflect") -> np.ndarray:
     """Softmax (sigmoid) of the network applied once, in eval mode, cropped to the image."""
     padded, kept = extended(net, image, mode)
     height, width = image.shape[2:]

@@ -16,6 +16,9 @@ from unet_fast.models.geometry import Geometry
 class SegmentationModel(nn.Module):
     """Base of the networks: ``forward`` maps images (N, in_channels, H, W) to logits (N, num_classes, h, w).
 
+    A network with several heads returns :class:`~unet_fast.models.heads.HeadOutputs` in training mode, and the logits
+    alone in eval mode.
+
     A subclass sets ``name`` (its registered name), passes its geometry and options here, and calls
     :meth:`check_input` first in its ``forward``.
     """
@@ -43,6 +46,16 @@ class SegmentationModel(nn.Module):
     def margin(self) -> int:
         """Pixels that the output is smaller than the input, on each side."""
         return self.geometry.margin
+
+    @property
+    def tile_dependence(self) -> str | None:
+        """Why tiles of an image cannot be exactly the whole image, as a clause without subject; ``None`` if they are.
+
+        It says what the network takes from its whole input, whose part a tile is.
+        """
+        if any(isinstance(module, nn.InstanceNorm2d | nn.GroupNorm) for module in self.modules()):
+            return "normalises by the statistics of its input"
+        return None
 
     @overload
     def output_size(self, size: int) -> int: ...
@@ -82,4 +95,15 @@ class SegmentationModel(nn.Module):
             raise InputTypeError(
                 f"images have dtype {x.dtype} but the network's weights are {weight.dtype}; "
                 "convert the images or use autocast"
+            )
+
+    def check_batch_statistics(self, x: Tensor, halvings: int) -> None:
+        """Raise if batch normalisation in training mode would see one value a channel after ``halvings`` of ``x``."""
+        if not self.training:
+            return
+        count, _, height, width = x.shape
+        if count * (height >> halvings) * (width >> halvings) == 1:
+            raise InputError(
+                f"one image of {height} x {width} pixels leaves one pixel at the lowest level, which batch "
+                "normalisation cannot train on; use a larger batch or larger images"
             )

@@ -30,17 +30,27 @@ def make_norm(norm: str | None, channels: int) -> nn.Module | None:
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3 convolutions, each followed by the normalisation (if any) and ReLU: (N, C_in, H, W) -> (N, C_out, h, w).
+    """3x3 convolutions (two), each with normalisation, if any, and ReLU: (N, C_in, H, W) -> (N, C_out, h, w).
 
-    h = H - 4 and w = W - 4 for ``padding="valid"``, H and W for "same" (zero padding). A convolution that a
-    normalisation follows has no bias: the normalisation's own shift takes its place.
+    h = H - 4 and w = W - 4 for ``padding="valid"``, H and W for "same" (zero padding); ``convolutions`` other than 2
+    lose 2 pixels each. A convolution that a normalisation follows has no bias, as the normalisation's own shift takes
+    its place, unless ``bias`` says that there is one.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, padding: str = "valid", norm: str | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        padding: str = "valid",
+        norm: str | None = None,
+        convolutions: int = CONVOLUTIONS_PER_BLOCK,
+        bias: bool = False,
+    ) -> None:
+        with_bias = bias or norm is None
         layers: list[nn.Module] = []
-        for index in range(CONVOLUTIONS_PER_BLOCK):
+        for index in range(convolutions):
             width = out_channels if index else in_channels
-            layers.append(nn.Conv2d(width, out_channels, 3, padding=1 if padding == "same" else 0, bias=norm is None))
+            layers.append(nn.Conv2d(width, out_channels, 3, padding=1 if padding == "same" else 0, bias=with_bias))
             normalisation = make_norm(norm, out_channels)
             if normalisation is not None:
                 layers.append(normalisation)
@@ -49,24 +59,39 @@ class ConvBlock(nn.Sequential):
 
 
 class Down(nn.Module):
-    """One level of the contracting path: (N, C_in, H, W) -> the block's output, for the skip, and its 2x2 max-pool."""
+    """One level of the contracting path: (N, C_in, H, W) -> the block's output, for the skip, and its 2x2 max-pool.
 
-    def __init__(self, in_channels: int, out_channels: int, padding: str = "valid", norm: str | None = None) -> None:
+    ``dropout`` acts on the block's output, so on the skip and on what goes down alike.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        padding: str = "valid",
+        norm: str | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.block = ConvBlock(in_channels, out_channels, padding, norm)
+        self.dropout = nn.Dropout(dropout)
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (skip, pooled)."""
-        skip = self.block(x)
+        skip = self.dropout(self.block(x))
         return skip, self.pool(skip)
 
 
 class Up(nn.Module):
-    """One level of the expanding path: 2x2 stride-2 transposed convolution, centre-cropped skip, block.
+    """One level of the expanding path: stride-2 transposed convolution, centre-cropped skip, block.
 
     (N, C_in, h, w) and a skip (N, C_skip, H, W) with H >= 2h, W >= 2w -> (N, C_out, ...). The channels are joined in
     the order [skip, up]; an odd difference in size crops one pixel more at the bottom / right.
+
+    Args:
+        up_channels: width of the up-sampled map; ``out_channels`` by default.
+        up_kernel: kernel of the transposed convolution, even; padded so that the size doubles exactly.
     """
 
     def __init__(
@@ -76,15 +101,33 @@ class Up(nn.Module):
         out_channels: int,
         padding: str = "valid",
         norm: str | None = None,
+        *,
+        up_channels: int | None = None,
+        up_kernel: int = 2,
     ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        width = out_channels if up_channels is None else up_channels
+        self.up = nn.ConvTranspose2d(in_channels, width, up_kernel, stride=2, padding=up_kernel // 2 - 1)
         self.concat = CropConcat()
-        self.block = ConvBlock(skip_channels + out_channels, out_channels, padding, norm)
+        self.block = ConvBlock(skip_channels + width, out_channels, padding, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Up-sample ``x`` and merge it with ``skip``."""
         return self.block(self.concat(skip, self.up(x)))
+
+
+def level_widths(base_channels: int, depth: int) -> list[int]:
+    """Channels of the ``depth + 1`` levels: each has twice as many as the one above."""
+    return [base_channels * 2**level for level in range(depth + 1)]
+
+
+def contract(levels: nn.ModuleList, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Run the :class:`Down` levels; return their skips, from the finest on, and the last pooled map."""
+    skips: list[Tensor] = []
+    for down in levels:
+        skip, x = down(x)
+        skips.append(skip)
+    return skips, x
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import overload
 
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models import reach
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,34 @@ class Geometry:
         margin: pixels lost on each side (0 for zero-padded convolutions).
         smallest_output: the smallest legal output.
         receptive_radius: an output pixel depends on no input pixel farther away than this.
+        zero_padded: whether convolutions pad with zeros, which an output within ``receptive_radius`` of the input's
+            border sees.
+        any_from: inputs from this size on are legal whether they are steps or not (the network resizes its maps);
+            ``None`` where only steps are. Tiles still come in steps, as other sizes shift the pooling.
     """
 
     step: int
     margin: int
     smallest_output: int
     receptive_radius: int
+    zero_padded: bool = False
+    any_from: int | None = None
 
     @property
     def smallest_input(self) -> int:
         """The smallest legal input."""
-        return self.smallest_output + 2 * self.margin
+        return self.smallest_output + 2 * self.margin if self.any_from is None else self.any_from
+
+    @property
+    def spoilt(self) -> int:
+        """Whole steps that cover the outer pixels of an output that zero padding reaches; 0 for valid convolutions."""
+        reached = max(0, self.receptive_radius - self.margin) if self.zero_padded else 0
+        return -(-reached // self.step) * self.step
 
     def accepts(self, size: int) -> bool:
         """Whether ``size`` is a legal input along one axis."""
+        if self.any_from is not None:
+            return size >= self.any_from
         return size >= self.smallest_input and (size - self.smallest_input) % self.step == 0
 
     @overload
@@ -84,19 +99,21 @@ class Geometry:
         )
 
 
-def unet_geometry(depth: int, padding: str, *, convolutions: int = 2, smallest_bottom: int = 1) -> Geometry:
+def unet_geometry(
+    depth: int, padding: str, *, convolutions: int = 2, smallest_bottom: int = 1, up_kernel: int = 2
+) -> Geometry:
     """The :class:`Geometry` of a U-Net with ``depth`` halvings and ``convolutions`` 3x3 convolutions a level.
 
     With valid convolutions a block of c of them loses l = 2c pixels. If the lowest block puts out u pixels, the input
     is ``2**depth * (u + l) + l * (2**depth - 1)`` and the output ``2**depth * u - l * (2**depth - 1)``: for depth 4
     and c = 2 that is 16k + 60 -> 16k - 124 with k = u + 4 >= 8, and 92 pixels are lost on each side. Zero-padded
     ("same") convolutions keep the size, which must be divisible by 2**depth; ``smallest_bottom`` then bounds the
-    lowest level.
+    lowest level. ``up_kernel`` is that of the stride-2 transposed convolutions, padded by ``up_kernel // 2 - 1``.
     """
     step = 2**depth
-    radius = _receptive_radius(depth, convolutions)
+    radius = reach.radius(step, lambda span: unet_reach(span, depth, convolutions, up_kernel))
     if padding == "same":
-        return Geometry(step, 0, step * smallest_bottom, radius)
+        return Geometry(step, 0, step * smallest_bottom, radius, zero_padded=True)
     lost = 2 * convolutions
     lost_up = lost * (step - 1)
     lost_down = lost * (2 * step - 1)
@@ -105,23 +122,17 @@ def unet_geometry(depth: int, padding: str, *, convolutions: int = 2, smallest_b
     return Geometry(step, (lost_up + lost_down) // 2, smallest, radius)
 
 
-def _receptive_radius(depth: int, convolutions: int) -> int:
-    """The farthest input pixel that an output pixel depends on, over every position relative to the pooling grid.
+def unet_reach(span: reach.Span, depth: int, convolutions: int = 2, up_kernel: int = 2) -> reach.Span:
+    """The input that a span of the output needs: down to the lowest level and up again.
 
-    The interval of needed pixels is followed backwards: a 3x3 convolution widens it by 1 on each side, a 2x2 stride-2
-    transposed convolution halves its ends, a 2x2 pooling doubles them. The skip connections need less than the detour
-    below.
+    The skip connections need less than this detour.
     """
-    radius = 0
-    for position in range(2**depth):
-        low = high = position
-        for _ in range(depth):
-            low, high = (low - convolutions) // 2, (high + convolutions) // 2
-        low, high = low - convolutions, high + convolutions
-        for _ in range(depth):
-            low, high = 2 * low - convolutions, 2 * high + 1 + convolutions
-        radius = max(radius, position - low, high - position)
-    return radius
+    for _ in range(depth):
+        span = reach.transposed(reach.convolutions(span, convolutions), up_kernel, up_kernel // 2 - 1)
+    span = reach.convolutions(span, convolutions)
+    for _ in range(depth):
+        span = reach.convolutions(reach.pooling(span), convolutions)
+    return span
 
 
 def _axes(size: int | Sequence[int]) -> tuple[int, int]:

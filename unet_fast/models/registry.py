@@ -24,11 +24,13 @@ def register(name: str) -> Callable[[type[Model]], type[Model]]:
     return add
 
 
-def create(name: str, in_channels: int = 1, num_classes: int = 2, **options: Any) -> SegmentationModel:
+def create(name: str, in_channels: int = 1, num_classes: int | None = None, **options: Any) -> SegmentationModel:
     """Build the network registered under ``name``; ``options`` are the arguments of its class.
 
-    ``create(**model.config)`` rebuilds a network. Raises ``InputError`` for an unknown name (naming the known ones), an
-    unknown option (naming the possible ones) or a value that the network refuses.
+    ``num_classes=None`` leaves the number of output channels to the network: 2 for "unet", 1 for those that their
+    source reads through a sigmoid, 7 for "unet-dental". ``create(**model.config)`` rebuilds a network. Raises
+    ``InputError`` for an unknown name (naming the known ones), an unknown option (naming the possible ones) or a
+    value that the network refuses.
     """
     if name not in _MODELS:
         raise InputError(f"model is {name!r}, expected one of {', '.join(map(repr, list_models()))}")
@@ -36,7 +38,9 @@ def create(name: str, in_channels: int = 1, num_classes: int = 2, **options: Any
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} has no option {option!r}; its options are {', '.join(known)}")
-    arguments: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, **options}
+    arguments: dict[str, Any] = {"in_channels": in_channels, **options}
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
     return _MODELS[name](**arguments)
 
 

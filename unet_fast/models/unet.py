@@ -5,9 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unet_fast.checks import check_choice
-from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models.arguments import check_counts, check_norm, check_probability
 from unet_fast.models.base import SegmentationModel
-from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, NORMS, PADDINGS, ConvBlock, Down, Up, init_he
+from unet_fast.models.blocks import (
+    CONVOLUTIONS_PER_BLOCK,
+    PADDINGS,
+    ConvBlock,
+    Down,
+    Up,
+    contract,
+    init_he,
+    level_widths,
+)
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -53,12 +62,10 @@ class UNet(SegmentationModel):
         norm: str | None = None,
         dropout: float = 0.0,
     ) -> None:
-        _check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
+        check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_choice("padding", padding, PADDINGS)
-        if norm is not None and norm not in NORMS:
-            raise InputError(f"norm is {norm!r}, expected None or one of {', '.join(map(repr, NORMS))}")
-        if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
-            raise InputError(f"dropout is {dropout!r}, expected a probability from 0 to less than 1")
+        check_norm(norm)
+        check_probability("dropout", dropout)
         # the statistics of an instance need more than one pixel, also at the lowest level
         geometry = unet_geometry(
             depth,
@@ -75,7 +82,8 @@ class UNet(SegmentationModel):
         }
         super().__init__(in_channels, num_classes, geometry, options)
 
-        widths = [base_channels * 2**level for level in range(depth + 1)]
+        self._depth, self._batch_norm = depth, norm == "batch" and padding == "same"
+        widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
         self.down = nn.ModuleList(Down(inputs[level], widths[level], padding, norm) for level in range(depth))
         self.bottom = ConvBlock(widths[depth - 1], widths[depth], padding, norm)
@@ -89,20 +97,10 @@ class UNet(SegmentationModel):
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
         self.check_input(x)
-        skips: list[Tensor] = []
-        for down in self.down:
-            skip, x = down(x)
-            skips.append(skip)
+        if self._batch_norm:
+            self.check_batch_statistics(x, self._depth)
+        skips, x = contract(self.down, x)
         x = self.dropout(self.bottom(x))
         for up in self.up:
             x = up(x, skips.pop())
         return self.head(x)
-
-
-def _check_counts(**counts: int) -> None:
-    """Raise unless every value is an int of at least 1."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InputTypeError(f"{name} is {value!r}, expected an int")
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")

@@ -101,8 +101,7 @@ class OverlapTile:
         self.in_channels, self.num_classes = int(model.in_channels), int(model.num_classes)  # type: ignore[arg-type]
         self._step = geometry.step
         # zero padding spoils this many pixels of an output, which are computed and thrown away
-        spoilt = 0 if geometry.margin else -(-geometry.receptive_radius // self._step) * self._step
-        self._spoilt, self._context = spoilt, geometry.margin + spoilt
+        self._spoilt, self._context = geometry.spoilt, geometry.margin + geometry.spoilt
         self._smallest = geometry.smallest_output
         self._warned = False
 
@@ -115,7 +114,7 @@ class OverlapTile:
         result = torch.empty(shape, dtype=dtype, device=images.device if isinstance(images, Tensor) else "cpu")
         rows, columns = (plan_axis(length, self.tile, self._smallest, self._step) for length in (height, width))
         if len(rows.starts) * len(columns.starts) > 1:
-            self._warn_if_statistics_depend_on_the_tile()
+            self._warn_if_the_tiling_matters()
         with _evaluating(self.model), torch.inference_mode():
             for places, tiles in self._batches(images, rows, columns):
                 for (index, y, x), tile in zip(places, tiles, strict=True):
@@ -191,14 +190,13 @@ class OverlapTile:
                     )
         return images
 
-    def _warn_if_statistics_depend_on_the_tile(self) -> None:
-        """Say once that instance and group normalisation make the result depend on the tiling."""
-        norms = (nn.InstanceNorm2d, nn.GroupNorm)
-        if not self._warned and any(isinstance(module, norms) for module in self.model.modules()):
+    def _warn_if_the_tiling_matters(self) -> None:
+        """Say once why the result depends on the tiling (instance and group normalisation, for example)."""
+        reason = getattr(self.model, "tile_dependence", None)
+        if not self._warned and reason is not None:
             self._warned = True
             warnings.warn(
-                "the network normalises by the statistics of its input, so tiles differ slightly from the whole image; "
-                "a larger tile lessens that",
+                f"the network {reason}, so tiles may differ from the whole image; a larger tile lessens that",
                 stacklevel=3,
             )
 

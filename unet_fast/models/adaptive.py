@@ -1,0 +1,104 @@
+"""A U-Net with batch normalisation, resized skips and a depth that adapts to the image."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unet_fast.models.arguments import check_counts
+from unet_fast.models.base import SegmentationModel
+from unet_fast.models.blocks import ConvBlock, Up, init_he, level_widths
+from unet_fast.models.geometry import unet_geometry
+from unet_fast.models.registry import register
+
+
+@register("unet-bn")
+class UNetBN(SegmentationModel):
+    """A U-Net built from Conv-BN-ReLU twice a level, whose skips are resized and whose depth adapts to the image.
+
+    Images (N, in_channels, H, W) of any size -> logits (N, num_classes, H, W). Zero-padded convolutions, 2x2
+    max-pooling, 2x2 stride-2 transposed convolutions. An odd row or column is lost in a pooling; the skip is then
+    resized (bilinear) to the up-sampled map rather than cropped, and the logits are resized to the image.
+
+    Depth: as many levels are used as the image can be halved, at most ``depth`` and never more than
+    log2(min(H, W)); the levels that are left out keep their weights. Multiples of ``2**depth`` use all levels and
+    resize nothing; the tiles of :class:`~unet_fast.predict.OverlapTile` are such multiples, so the result does not
+    depend on the tiling. An image given to the network itself, smaller than ``2**depth`` or with an odd level, goes
+    another way through it than its tiles, and differs.
+
+    Args:
+        in_channels: channels of the images.
+        num_classes: channels of the logits; 1 is read through a sigmoid.
+        base_channels: channels of the first level; each level below has twice as many.
+        depth: the largest number of halvings.
+
+    Raises:
+        InputError: an argument out of range; in ``forward`` a wrong rank or channel count, an empty image, or in
+            training mode a batch that leaves batch normalisation a single value. ``InputTypeError`` for a wrong type
+            or dtype.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        base_channels: int = 64,
+        depth: int = 4,
+    ) -> None:
+        check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
+        geometry = dataclasses.replace(unet_geometry(depth, "same"), any_from=1)
+        super().__init__(in_channels, num_classes, geometry, {"base_channels": base_channels, "depth": depth})
+        self.depth = depth
+        widths = level_widths(base_channels, depth)
+        inputs = [in_channels, *widths]
+        self.levels = nn.ModuleList(
+            ConvBlock(inputs[level], widths[level], "same", "batch") for level in range(depth + 1)
+        )
+        self.pool = nn.MaxPool2d(2)
+        # from the finest to the coarsest, so that the levels in use are the first ones
+        self.up = nn.ModuleList(_ResizedUp(widths[level + 1], widths[level]) for level in range(depth))
+        self.head = nn.Conv2d(base_channels, num_classes, 1)
+        init_he(self)
+
+    def used_depth(self, height: int, width: int) -> int:
+        """The number of halvings for an image of this size: at most ``depth`` and log2(min(height, width))."""
+        depth = self.depth
+        while depth and (1 << depth) > min(height, width):
+            depth -= 1
+        return depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
+        self.check_input(x)
+        size = x.shape[2:]
+        depth = self.used_depth(*size)
+        self.check_batch_statistics(x, depth)
+        skips: list[Tensor] = []
+        for level in range(depth):
+            skips.append(self.levels[level](x))
+            x = self.pool(skips[-1])
+        x = self.levels[depth](x)
+        for level in reversed(range(depth)):
+            x = self.up[level](x, skips.pop())
+        return _resized(self.head(x), size)
+
+
+class _ResizedUp(Up):
+    """An :class:`Up` that resizes the skip to the up-sampled map."""
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__(in_channels, width, width, "same", "batch")
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Up-sample ``x`` and merge it with ``skip``."""
+        up = self.up(x)
+        return self.block(self.concat(_resized(skip, up.shape[2:]), up))
+
+
+def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """``x`` at ``size``, bilinear; itself where it has that size."""
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
