@@ -23,16 +23,15 @@ TINY: list[tuple[str, dict[str, Any]]] = [
     ("unet", {"base_channels": 4, "depth": 2}),
     ("unet-2015-release", {"base_channels": 4, "depth": 2, "dropout": 0.0}),
     ("unet-em", {"base_channels": 4, "depth": 3}),
-    ("unet-em", {"base_channels": 4, "depth": 2, "padding": "valid"}),
     ("unet-bn", {"base_channels": 4, "depth": 2}),
     ("unet-dental", {"base_channels": 4, "depth": 2}),
     ("unet++", {"base_channels": 4, "depth": 3}),
     ("unet++", {"base_channels": 4, "depth": 2, "num_classes": 3, "mode": "fast", "norm": "batch"}),
     ("unet++", {"base_channels": 4, "depth": 3, "prune": 2}),
     ("unet3+", {"base_channels": 4, "depth": 2}),
-    ("unet3+", {"base_channels": 4, "depth": 3, "deep_supervision": False}),
-    ("unet-resnet18", {"base_channels": 4}),
-    ("unet-resnet50", {"base_channels": 4}),
+    ("unet3+", {"base_channels": 4, "depth": 1, "deep_supervision": False}),
+    ("unet-resnet18", {"base_channels": 8}),
+    ("unet-resnet50", {"base_channels": 8}),
 ]
 EVERY = pytest.mark.parametrize(("name", "options"), TINY, ids=lambda value: value if isinstance(value, str) else None)
 
@@ -72,7 +71,6 @@ def parameter_count(net: nn.Module) -> int:
         ("unet-2015-release", {}, 31_100_354),
         # the U-Net's, one class instead of two, and two 3x3 convolutions of 64 channels
         ("unet-em", {}, 31_030_658 - 65 + 2 * (64 * 64 * 9 + 64)),
-        ("unet-em", {"padding": "valid"}, 31_030_658 - 65 + 2 * (64 * 64 * 9 + 64)),
         # the U-Net's, one class instead of two; each of 18 convolutions trades its bias for a scale and a shift
         ("unet-bn", {}, 31_030_658 - 65 + 2 * (64 + 128 + 256 + 512) * 2 + 2 * 1024),
         # the U-Net's, 12 taps more in each up-convolution, heads of seven classes on 64, 128, 256 and 512 channels
@@ -182,7 +180,7 @@ def test_config_and_state_dict_rebuild_the_network(
 
 @EVERY
 def test_channels_last(rng: np.random.Generator, name: str, options: dict[str, Any]) -> None:
-    net = uf.models.create(name, **options)
+    net = lively(uf.models.create(name, **options), rng).eval()
     x = draw(rng, 2, 1, pixels(net), pixels(net))
     expected = net(x)
     net = net.to(memory_format=torch.channels_last)
@@ -192,9 +190,8 @@ def test_channels_last(rng: np.random.Generator, name: str, options: dict[str, A
             layer.register_forward_pre_hook(
                 lambda module, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
             )
-    actual = net(x.to(memory_format=torch.channels_last))
-    for ours, theirs in zip(tensors(actual), tensors(expected), strict=True):
-        torch.testing.assert_close(ours, theirs, **NETWORK_FLOAT32)
+    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, **NETWORK_FLOAT32)
+    net.train()(x.to(memory_format=torch.channels_last))
     assert formats and all(formats)
 
 
@@ -226,9 +223,10 @@ def test_compiles_without_graph_breaks(
 ) -> None:
     net = uf.models.create(name, **options)
     x = draw(rng, 2, 1, pixels(net), pixels(net))
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    for training in (True, False):
-        net.train(training)
+    # the backward graph of 53 convolutions takes its time, and holds nothing that the shorter ResNet's does not
+    with_gradients = "eager" if name == "unet-resnet50" else "aot_eager"
+    for training, backend in ((True, with_gradients), (False, "eager")):
+        compiled = torch.compile(net.train(training), fullgraph=True, backend=backend)
         with torch.set_grad_enabled(training):
             expected, actual = net(x), compiled(x)
         assert type(actual) is type(expected)
@@ -256,18 +254,18 @@ def test_the_receptive_radius_is_what_moves(rng: np.random.Generator, name: str,
                 tensor /= tensor[0].numel()
             elif not key.endswith("num_batches_tracked"):
                 tensor.fill_(1.0 if key.endswith("running_var") else 0.0)
+    for parent in list(net.modules()):
+        for key, layer in parent.named_children():
+            if isinstance(layer, nn.MaxPool2d):  # whose gradient would reach the largest pixel only
+                setattr(parent, key, nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding))
     radius, step, margin = net.geometry.receptive_radius, net.geometry.step, net.margin
     length = pixels(net, 2 * (radius // step) + 4)
-    base = torch.rand(1, 1, length, pixels(net, 0), dtype=torch.float64)
-    centre = length // 2
+    x = torch.rand(1, 1, length, pixels(net, 0), dtype=torch.float64, requires_grad=True)
+    rows = net(x).sum((0, 1, 3))
+    centre = len(rows) // 2 // step * step
     reach = 0
-    with torch.no_grad():
-        before = net(base)
-        for offset in range(step):
-            changed = base.clone()
-            changed[:, :, centre + offset] += 1e6  # so much that it wins every max-pool
-            rows = ((net(changed) - before).abs().amax((0, 1, 3)) > 0).nonzero().flatten() + margin
-            reach = max(reach, int((rows - centre - offset).abs().max()))
-    assert reach <= radius
-    # a bilinear weight may be 0 and a tap may lose against another, so that a bound over all taps is not always met
-    assert reach >= radius - 2
+    for row in range(centre, centre + step):
+        (gradient,) = torch.autograd.grad(rows[row], x, retain_graph=True)
+        seen = (gradient.abs().amax((0, 1, 3)) > 0).nonzero().flatten() - margin
+        reach = max(reach, int((seen - row).abs().max()))
+    assert reach == radius

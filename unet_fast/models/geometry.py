@@ -24,8 +24,7 @@ class Geometry:
         margin: pixels lost on each side (0 for zero-padded convolutions).
         smallest_output: the smallest legal output.
         receptive_radius: an output pixel depends on no input pixel farther away than this.
-        zero_padded: whether convolutions pad with zeros, which an output within ``receptive_radius`` of the input's
-            border sees.
+        zero_padded: whether zeros pad the input, which an output within ``receptive_radius`` of the border sees.
         any_from: inputs from this size on are legal whether they are steps or not (the network resizes its maps);
             ``None`` where only steps are. Tiles still come in steps, as other sizes shift the pooling.
     """
@@ -45,8 +44,7 @@ class Geometry:
     @property
     def spoilt(self) -> int:
         """Whole steps that cover the outer pixels of an output that zero padding reaches; 0 for valid convolutions."""
-        reached = max(0, self.receptive_radius - self.margin) if self.zero_padded else 0
-        return -(-reached // self.step) * self.step
+        return -(-self.receptive_radius // self.step) * self.step if self.zero_padded else 0
 
     def accepts(self, size: int) -> bool:
         """Whether ``size`` is a legal input along one axis."""
