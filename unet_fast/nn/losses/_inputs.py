@@ -45,17 +45,18 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     pixels = torch.Size((logits.shape[0], *logits.shape[2:]))
     target = _spatial("target", target, pixels, binary)
     wide = wide_dtype(logits)
-    counted = _counted(target, ignore_index)
-    _check_values(target, counted, logits.shape[1], ignore_index)
+    ignored = _ignored(target, ignore_index)
+    counted = ~ignored
+    target = target.masked_fill(ignored, 0)
+    _check_values(target, logits.shape[1], ignore_index)
     soft = target.dtype.is_floating_point
-    target = target.masked_fill(~counted, 0)
     if binary:
         target = target.to(wide)
     if weight is None:
         weight = counted.to(wide)
     else:
-        weight = _spatial("weight", weight, pixels, binary).to(wide).masked_fill(~counted, 0)
-    return Case(logits.masked_fill(~counted.unsqueeze(1), 0), target, counted, weight, soft, wide)
+        weight = _spatial("weight", weight, pixels, binary).to(wide).masked_fill(ignored, 0)
+    return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, wide)
 
 
 def wide_dtype(logits: Tensor) -> torch.dtype:
@@ -119,24 +120,24 @@ def _spatial(name: str, value: Tensor, pixels: torch.Size, binary: bool) -> Tens
     )
 
 
-def _counted(target: Tensor, ignore_index: int) -> Tensor:
+def _ignored(target: Tensor, ignore_index: int) -> Tensor:
     dtype = target.dtype
     if dtype == torch.bool:
-        return torch.ones_like(target)
+        return torch.zeros_like(target)
     if not dtype.is_floating_point and not torch.iinfo(dtype).min <= ignore_index <= torch.iinfo(dtype).max:
         # the comparison would wrap: -100 as a uint8 is 156
-        return torch.ones_like(target, dtype=torch.bool)
-    return target != ignore_index
+        return torch.zeros_like(target, dtype=torch.bool)
+    return target == ignore_index
 
 
-def _check_values(target: Tensor, counted: Tensor, num_classes: int, ignore_index: int) -> None:
+def _check_values(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Look for labels outside the classes, where a look is free of a synchronisation and no graph is being traced."""
     if torch.compiler.is_compiling() or type(target) is not Tensor or target.device.type != "cpu":
         return
     largest = max(num_classes - 1, 1)
     if target.numel() == 0 or target.dtype == torch.bool:
         return
-    low, high = (value.item() for value in target.masked_fill(~counted, 0).aminmax())
+    low, high = (value.item() for value in target.aminmax())
     if 0 <= low and high <= largest:
         return
     value = low if not 0 <= low else high

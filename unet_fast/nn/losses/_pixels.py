@@ -1,4 +1,4 @@
-"""What the losses of single pixels share: the margin of the true class, weights by class, and reductions."""
+"""What the losses of single pixels share: cross-entropies, weights by class, and reductions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,12 @@ from unet_fast.nn.losses._inputs import Case, check_ignore_index
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")
 
 
-def margin(case: Case) -> Tensor:
-    """(N, *S): the number m with sigmoid(m) = probability of the true class, for a target of whole classes.
-
-    One channel: the logit, with the sign of the class. More: logit of the true class minus the logsumexp of the
-    others. Both the probability and its complement are then exact in the tails, where 1 - softmax would be 0.
-    """
+def cross_entropy(case: Case) -> Tensor:
+    """(N, *S): -log of the probability of the true class, for a target of whole classes; exact in the tails."""
     logits = case.logits.to(case.wide)
     if case.binary:
-        logits = logits.squeeze(1)
-        return torch.where(case.target > 0.5, logits, -logits)
-    true = case.one_hot()
-    others = logits.masked_fill(true, float("-inf")).logsumexp(1)
-    return logits.masked_fill(~true, 0).sum(1) - others
+        return F.binary_cross_entropy_with_logits(logits.squeeze(1), case.target, reduction="none")
+    return F.cross_entropy(logits, case.target.long(), reduction="none")
 
 
 def binary_cross_entropy(case: Case) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,12 +66,12 @@ def focal_pixels(case: Case, gamma: float, alpha: float | Tensor | None) -> Tens
     """(N, *S) without the weights per pixel."""
     if case.soft:
         logits = case.logits.to(case.wide).squeeze(1)
-        background, foreground = _focal(-logits, gamma), _focal(logits, gamma)
+        background, foreground = _focal(-F.logsigmoid(-logits), gamma), _focal(-F.logsigmoid(logits), gamma)
         if alpha is not None:
             low, high = _two(case, alpha)
             background, foreground = background * low, foreground * high
         return torch.lerp(background, foreground, case.target)
-    loss = _focal(_pixels.margin(case), gamma)
+    loss = _focal(_pixels.cross_entropy(case), gamma)
     if alpha is None:
         return loss
     if isinstance(alpha, Tensor):
@@ -79,11 +80,31 @@ def focal_pixels(case: Case, gamma: float, alpha: float | Tensor | None) -> Tens
     return torch.where(case.target > 0, loss * alpha, loss * (1 - alpha))
 
 
-def _focal(margin: Tensor, gamma: float) -> Tensor:
-    """The loss of a class whose probability is sigmoid(margin). The power is taken as exp(gamma log(1 - p)): neither
-    the logarithm nor, for gamma < 1, the derivative of the power then meets a 0."""
-    loss = -F.logsigmoid(margin)
-    return loss if gamma == 0 else loss * (gamma * F.logsigmoid(-margin)).exp()
+class _Focal(torch.autograd.Function):
+    """``(1 - p)^gamma cross_entropy`` with p = exp(-cross_entropy), which alone is kept for the backward pass.
+
+    The derivative is written so that for gamma < 1 it does not meet the infinite slope of the power at p = 1.
+    """
+
+    @staticmethod
+    def forward(cross_entropy: Tensor, gamma: float) -> Tensor:
+        return cross_entropy * (-torch.expm1(-cross_entropy)).pow(gamma)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        cross_entropy, ctx.gamma = inputs
+        ctx.save_for_backward(cross_entropy)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (cross_entropy,) = ctx.saved_tensors
+        q = -torch.expm1(-cross_entropy)
+        ratio = cross_entropy / q.clamp_min(torch.finfo(q.dtype).tiny)  # 1 at p = 1, where the power is 0 anyway
+        return grad * q.pow(ctx.gamma) * (1 + ctx.gamma * ratio * (1 - q)), None
+
+
+def _focal(cross_entropy: Tensor, gamma: float) -> Tensor:
+    return cross_entropy if gamma == 0 else _Focal.apply(cross_entropy, gamma)
 
 
 def _two(case: Case, alpha: float | Tensor) -> tuple[float | Tensor, float | Tensor]:

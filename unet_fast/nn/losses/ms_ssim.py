@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +17,8 @@ from unet_fast.nn.losses._module import Loss
 
 WINDOW = 11
 SIGMA = 1.5
+_BELL = [math.exp(-((offset - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for offset in range(WINDOW)]
+GAUSSIAN = [value / sum(_BELL) for value in _BELL]
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.01**2, 0.03**2  # for values that span 1, as probabilities do
 
@@ -75,26 +80,24 @@ def ms_ssim_loss(
 def ms_ssim(case: Case, scales: int, include_background: bool) -> Tensor:
     """(N, C) similarities, 1 = equal."""
     _check_size(case.logits, scales)
-    with torch.autocast(case.logits.device.type, enabled=False):
-        probability, true = _regions.probabilities(case, include_background)
-        counted = case.counted.unsqueeze(1)
-        p, t = probability * counted, true.to(case.wide) * counted
-        weight = case.weight.unsqueeze(1)
-        window = _window(case.wide, p.device)
-        exponents = [value / sum(EXPONENTS[:scales]) for value in EXPONENTS[:scales]] if scales < 5 else EXPONENTS
-        result = torch.ones(p.shape[:2], dtype=case.wide, device=p.device)
-        for scale, exponent in enumerate(exponents):
-            if scale > 0:
-                p, t, weight = (F.avg_pool2d(value, 2) for value in (p, t, weight))
-            similarity = _similarity(p, t, window, luminance=scale == scales - 1)
-            result = result * _power(_average(similarity, weight), exponent)
-        return result
+    probability, true = _regions.probabilities(case, include_background)
+    counted = case.counted.unsqueeze(1)
+    p, t = probability * counted, true.to(case.wide) * counted
+    weight = case.weight.unsqueeze(1)
+    exponents = [value / sum(EXPONENTS[:scales]) for value in EXPONENTS[:scales]] if scales < 5 else EXPONENTS
+    result = torch.ones(p.shape[:2], dtype=case.wide, device=p.device)
+    for scale, exponent in enumerate(exponents):
+        if scale > 0:
+            p, t, weight = (F.avg_pool2d(value, 2) for value in (p, t, weight))
+        similarity = _similarity(p, t, luminance=scale == scales - 1)
+        result = result * _power(_average(similarity, weight), exponent)
+    return result
 
 
-def _similarity(p: Tensor, t: Tensor, window: Tensor, *, luminance: bool) -> Tensor:
+def _similarity(p: Tensor, t: Tensor, *, luminance: bool) -> Tensor:
     """(N, C, h, w) contrast and structure, times luminance if asked for, at every place of the window."""
-    mean_p, second_p, mixed = _blur(torch.cat([p, p.square(), p * t], 1), window).chunk(3, 1)
-    mean_t, second_t = _blur(torch.cat([t, t.square()], 1), window).chunk(2, 1)  # apart: no backward pass
+    mean_p, second_p, mixed = _Blur.apply(torch.cat([p, p.square(), p * t], 1)).chunk(3, 1)
+    mean_t, second_t = _Blur.apply(torch.cat([t, t.square()], 1)).chunk(2, 1)  # apart: no backward pass
     product, squares = mean_p * mean_t, mean_p.square() + mean_t.square()
     similarity = (2 * (mixed - product) + C2) / (second_p + second_t - squares + C2)
     if luminance:
@@ -115,19 +118,37 @@ def _average(similarity: Tensor, weight: Tensor) -> Tensor:
     return _regions.ratio((similarity * inner).sum((2, 3)), inner.sum((2, 3)).expand(similarity.shape[:2]))
 
 
-def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(WINDOW,) Gaussian that sums to 1, made on the device."""
-    x = torch.arange(WINDOW, dtype=dtype, device=device) - WINDOW // 2
-    values = (x.square() / (-2 * SIGMA**2)).exp()
-    return values / values.sum()
+class _Blur(torch.autograd.Function):
+    """(N, C, H, W) -> (N, C, H - 10, W - 10): the Gaussian window, one dimension after the other.
 
+    Sums of shifted views rather than a convolution or a matrix product: these may run in TF32 on a GPU, and a variance,
+    the difference of two means, would then be wrong by as much as C2. Nothing is kept for the backward pass.
+    """
 
-def _blur(x: Tensor, window: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H - 10, W - 10): the two-dimensional window as two passes of one dimension."""
-    n, c, h, w = x.shape
-    x = x.reshape(n * c, 1, h, w)
-    x = F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    return x.view(n, c, *x.shape[2:])
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        for dim in (2, 3):
+            size = x.shape[dim] - WINDOW + 1
+            result = x.narrow(dim, 0, size) * GAUSSIAN[0]
+            for offset in range(1, WINDOW):
+                result.add_(x.narrow(dim, offset, size), alpha=GAUSSIAN[offset])
+            x = result
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        for dim in (3, 2):
+            shape = list(grad.shape)
+            shape[dim] += WINDOW - 1
+            result = grad.new_zeros(shape)
+            for offset in range(WINDOW):
+                result.narrow(dim, offset, grad.shape[dim]).add_(grad, alpha=GAUSSIAN[offset])
+            grad = result
+        return grad
 
 
 def _check_size(logits: Tensor, scales: int) -> None:
