@@ -2,9 +2,12 @@
 // abreast; lower envelopes (common/parabola.h) along the middle axis and along the last one. Most pixels of most masks are
 // near a zero: along the last axis, on unit grids, a block of pixels first looks a few columns to both sides in vector
 // registers, and only what is still open then gets an envelope. The time stays linear in the number of pixels.
+// The steps lie in the memory of the result, which each line replaces by its distances: an image needs no memory besides,
+// whose page faults would cost more than the arithmetic.
 #include "cpu/distance_transform.h"
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "common/macros.h"
@@ -136,6 +139,17 @@ UF_INLINE Span look_around(const uint32_t* __restrict cost, int32_t n, uint32_t*
   return open_span;
 }
 
+// Into memory that holds steps: copied as bytes, since storing floats through a pointer to int32 is undefined.
+template <class Cost>
+UF_INLINE void store_distances(const Cost* squared, int32_t n, double scale, float* out) {
+  float distances[kBlock];
+  for (int32_t begin = 0; begin < n; begin += kBlock) {
+    const int32_t size = std::min(kBlock, n - begin);
+    write_distances(squared + begin, size, scale, distances);
+    std::memcpy(out + begin, distances, static_cast<size_t>(size) * sizeof(float));
+  }
+}
+
 template <class Cost>
 UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s, float* out) {
   const int32_t n = static_cast<int32_t>(v.last_length);
@@ -157,7 +171,7 @@ UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, con
           lower_envelope(v.last, CostArray<Cost>{line_cost}, 0, n - 1, open.lo, open.hi, s.first);
       evaluate_envelope(v.last, s.first, count, open.lo, open.hi, s.d1);
     }
-    write_distances(s.d1, n, v.scale, out + offset);
+    store_distances(s.d1, n, v.scale, out + offset);
   }
 }
 
@@ -179,24 +193,25 @@ UF_MULTIVERSION void last_lines_of(const Volume<double>& v, int64_t b, int64_t e
 template <class Cost>
 void run(const DistanceGrid& grid, const char* mask, const MaskElement& element, float* out, const Parallel& parallel) {
   const bool volume = grid.middle > 1;
-  const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
-  const auto steps = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(count));
-  const auto costs = std::make_unique_for_overwrite<Cost[]>(static_cast<size_t>(volume ? count : 0));
-  const Volume<Cost> v{steps.get(),
-                       volume ? costs.get() : nullptr,
-                       Axis<Cost>(grid.scan_weight()),
-                       Axis<Cost>(grid.middle_weight()),
-                       Axis<Cost>(grid.last_weight()),
-                       grid.middle,
-                       grid.last,
-                       grid.scale()};
+  const int64_t at_once = images_at_once(grid), pixels = grid.pixels();
+  const auto costs = std::make_unique_for_overwrite<Cost[]>(static_cast<size_t>(volume ? at_once * pixels : 0));
+  Volume<Cost> v{nullptr,
+                 volume ? costs.get() : nullptr,
+                 Axis<Cost>(grid.scan_weight()),
+                 Axis<Cost>(grid.middle_weight()),
+                 Axis<Cost>(grid.last_weight()),
+                 grid.middle,
+                 grid.last,
+                 grid.scale()};
   const auto pieces = [&](int64_t lines) { return Pieces(lines, parallel.threads()); };
   const LineScratches<Cost> scratch(
       std::max(pieces(at_once * grid.scan * grid.last).count, pieces(at_once * grid.scan * grid.middle).count),
       std::max(grid.middle, padded(grid.last)), false);
   for (int64_t image = 0; image < grid.batch; image += at_once) {
     const int64_t images = std::min(at_once, grid.batch - image), offset = image * pixels;
-    scan_mask(grid, images, mask + offset * element.bytes, element, steps.get(), parallel);
+    static_assert(sizeof(int32_t) == sizeof(float));
+    v.steps = reinterpret_cast<int32_t*>(out + offset);
+    scan_mask(grid, images, mask + offset * element.bytes, element, v.steps, parallel);
     if (volume) {
       pieces(images * grid.scan * grid.last).run(parallel, [&](int64_t p, int64_t b, int64_t e) {
         middle_lines_of(v, b, e, scratch[p]);
