@@ -40,11 +40,12 @@ void block_coordinates(const BlockRow<double>& row, Coordinates<double>& out) { 
 
 template <class A>
 ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
-    : frame_(frame),
-      rows_(rows),
+    : rows_(rows),
       blocks_(columns.blocks()),
       grid_height_(frame.grid_height),
-      grid_width_(frame.grid_width) {
+      grid_width_(frame.grid_width),
+      centre_y_(0.5 * static_cast<double>(frame.height - 1)),
+      centre_x_(0.5 * static_cast<double>(frame.width - 1)) {
   const int64_t points = grid_height_ * grid_width_, planes = 2 * frame.batch;
   control_.resize(static_cast<size_t>(planes * points));
   for (int64_t i = 0; i < planes * points; ++i) control_[static_cast<size_t>(i)] = frame.displacement[i];
@@ -54,6 +55,11 @@ ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
       for (int64_t i = 0; i < grid_height_; ++i) bspline_prefilter(c + i * grid_width_, 1, grid_width_);
       for (int64_t j = 0; j < grid_width_; ++j) bspline_prefilter(c + j, grid_width_, grid_height_);
     }
+  }
+
+  affine_.resize(static_cast<size_t>(frame.batch), {1, 0, 0, 0, 1, 0});
+  for (int64_t i = 0; frame.matrix.data && i < 6 * frame.batch; ++i) {
+    affine_[static_cast<size_t>(i / 6)].m[i % 6] = frame.matrix[i];
   }
 
   row_taps_.reserve(static_cast<size_t>(rows.end - rows.begin));
@@ -85,11 +91,6 @@ ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
 }
 
 template <class A>
-double ElasticField<A>::matrix(int64_t n, int i) const {
-  return frame_.matrix.data ? frame_.matrix[6 * n + i] : (i == 0 || i == 4 ? 1.0 : 0.0);
-}
-
-template <class A>
 void ElasticField<A>::row(int64_t n, int64_t y, A* out) const {
   const RowTaps& taps = row_taps_[static_cast<size_t>(y - rows_.begin)];
   for (int axis = 0; axis < 2; ++axis) {
@@ -105,10 +106,10 @@ void ElasticField<A>::row(int64_t n, int64_t y, A* out) const {
 template <class A>
 void ElasticField<A>::coordinates(int64_t n, int64_t y, int64_t block, const A* row, Coordinates<A>& out) const {
   const Block& b = block_[static_cast<size_t>(block - blocks_.begin)];
-  const double cy = 0.5 * static_cast<double>(frame_.height - 1), cx = 0.5 * static_cast<double>(frame_.width - 1);
-  const double py = static_cast<double>(y) - cy, px = static_cast<double>(block * kBlock) - cx;
-  const double base_y = cy + (matrix(n, 0) * py + matrix(n, 1) * px) + matrix(n, 2);
-  const double base_x = cx + (matrix(n, 3) * py + matrix(n, 4) * px) + matrix(n, 5);
+  const double* m = affine_[static_cast<size_t>(n)].m;
+  const double py = static_cast<double>(y) - centre_y_, px = static_cast<double>(block * kBlock) - centre_x_;
+  const double base_y = centre_y_ + (m[0] * py + m[1] * px) + m[2];
+  const double base_x = centre_x_ + (m[3] * py + m[4] * px) + m[5];
   out.origin_y = origin_of(base_y);
   out.origin_x = origin_of(base_x);
   BlockRow<A> in;
@@ -118,10 +119,10 @@ void ElasticField<A>::coordinates(int64_t n, int64_t y, int64_t block, const A* 
   in.count = b.count;
   in.offset_y = static_cast<A>(base_y - static_cast<double>(out.origin_y));
   in.offset_x = static_cast<A>(base_x - static_cast<double>(out.origin_x));
-  in.matrix_yy = static_cast<A>(matrix(n, 0));
-  in.matrix_yx = in.step_y = static_cast<A>(matrix(n, 1));
-  in.matrix_xy = static_cast<A>(matrix(n, 3));
-  in.matrix_xx = in.step_x = static_cast<A>(matrix(n, 4));
+  in.matrix_yy = static_cast<A>(m[0]);
+  in.matrix_yx = in.step_y = static_cast<A>(m[1]);
+  in.matrix_xy = static_cast<A>(m[3]);
+  in.matrix_xx = in.step_x = static_cast<A>(m[4]);
   block_coordinates(in, out);
 }
 

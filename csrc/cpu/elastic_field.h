@@ -85,11 +85,14 @@ class ElasticField {
   struct Block {
     int64_t first, count, weights;
   };
-  double matrix(int64_t n, int i) const;
+  struct Affine {
+    double m[6];
+  };
 
-  const WarpFrame& frame_;
   Range rows_, blocks_;
   int64_t grid_height_, grid_width_;
+  double centre_y_, centre_x_;
+  std::vector<Affine> affine_;   // one a sample
   std::vector<double> control_;  // (N, 2, gh, gw); B-spline coefficients for Field::kBSpline
   std::vector<RowTaps> row_taps_;
   std::vector<Block> block_;

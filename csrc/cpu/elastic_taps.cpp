@@ -3,7 +3,6 @@
 #include "cpu/elastic_taps.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace uf::warp {
@@ -12,10 +11,14 @@ namespace {
 constexpr float kNear = 1 << 22;       // relative coordinates below this have fractions in float32
 constexpr double kFar = 1LL << 52;     // coordinates beyond this are integers anyway
 
+template <class A>
+using Lanes = A[kBlock];
+
 // The first tap of each pixel and the weights; the lowest and highest first tap. False when a coordinate is not near.
+// __restrict: the outputs are one struct, which the coordinates are no part of.
 template <Interpolation Kind, class A>
-UF_INLINE bool first_taps(int64_t origin, const A* relative, int32_t* first, A (*weight)[kBlock], int32_t& low,
-                          int32_t& high) {
+UF_INLINE bool first_taps(int64_t origin, const A* __restrict relative, int32_t* __restrict first,
+                          Lanes<A>* __restrict weight, int32_t& low, int32_t& high) {
   constexpr A near = A(kNear);
   const int32_t from = static_cast<int32_t>(origin) + first_tap(Kind);
   int far = 0;
@@ -51,20 +54,15 @@ UF_INLINE bool first_taps(int64_t origin, const A* relative, int32_t* first, A (
 template <Interpolation Kind, class A>
 UF_INLINE bool vector_taps(Padding padding, int64_t origin, const A* relative, int32_t n, AxisTaps<A>& out) {
   constexpr int taps = tap_count(Kind);
-  alignas(64) int32_t first[kBlock];
-  alignas(64) A weight[kMaxTaps][kBlock];  // local, so that the compiler sees that nothing read is written
+  int32_t* first = out.index[0];
   int32_t low, high;
-  if (!first_taps<Kind>(origin, relative, first, weight, low, high)) return false;
+  if (!first_taps<Kind>(origin, relative, first, out.weight, low, high)) return false;
   high += taps - 1;
   out.consecutive = low >= 0 && high < n;
   out.outside = padding == Padding::kZeros && !out.consecutive;
-  if constexpr (taps > 1) std::memcpy(out.weight, weight, sizeof weight / kMaxTaps * taps);
-  if (out.consecutive) {
-    std::memcpy(out.index[0], first, sizeof first);
-    return true;
-  }
+  if (out.consecutive) return true;
   if (padding == Padding::kMirror && (low < 1 - n || high > 2 * (n - 1))) return false;
-  for (int t = 0; t < taps; ++t) {
+  for (int t = taps - 1; t >= 0; --t) {  // the first row, which the others are made from, comes last
     int32_t* index = out.index[t];
     if (padding == Padding::kMirror) {
       for (int k = 0; k < kBlock; ++k) index[k] = mirror_once(first[k] + t, n);
@@ -72,8 +70,8 @@ UF_INLINE bool vector_taps(Padding padding, int64_t origin, const A* relative, i
       int32_t* inside = out.inside[t];
       for (int k = 0; k < kBlock; ++k) {
         const int32_t i = first[k] + t, positive = i < 0 ? 0 : i, nearest = positive < n ? positive : n - 1;
-        index[k] = nearest;
         inside[k] = i == nearest ? 1 : 0;
+        index[k] = nearest;
       }
     }
   }
