@@ -37,6 +37,27 @@ def _load(name: str) -> Library:
     return Library(path, None)
 
 
+def _load_cuda() -> Library:
+    """The CUDA library, which only a torch with CUDA can load; nothing of CUDA is touched under any other torch."""
+    path = _FOLDER / "_torch_cuda.so"
+    if torch.version.cuda is None:
+        return Library(path, f"torch {torch.__version__} is a CPU build (torch.version.cuda is None)")
+    if CPU.error is not None:  # the schemas are there
+        return Library(path, CPU.error)
+    if not path.exists() and build_info().get("cuda_reason"):
+        return Library(
+            path,
+            f"{path.name} was not built ({build_info()['cuda_reason']}); build it with: UNET_FAST_CUDA=1 pip "
+            "install --no-build-isolation --force-reinstall --no-deps .",
+        )
+    return _load("_torch_cuda")
+
+
+def has_kernel(op: str, key: str) -> bool:
+    """Whether a loaded library has registered ``unet_fast::op`` for this dispatch key, such as "CPU" or "CUDA"."""
+    return CPU.error is None and torch._C._dispatch_has_kernel_for_dispatch_key(f"unet_fast::{op}", key)
+
+
 def build_info() -> dict[str, Any]:
     """What setup.py wrote down about the build; empty when there was none."""
     path = _FOLDER / "_build_info.json"
@@ -44,3 +65,4 @@ def build_info() -> dict[str, Any]:
 
 
 CPU = _load("_torch_cpu")
+CUDA = _load_cuda()

@@ -13,7 +13,7 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _library
 
-_backends.register("crop_concat", "cpp")
+_backends.register("crop_concat")
 
 
 def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -26,9 +26,9 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
             same dtype and device. Under autocast the narrower dtype is widened, as ``torch.cat`` does.
 
     Returns:
-        (N, C1 + C2, h, w) or (N, C1 + C2, d, h, w): first the crop of ``skip``, which starts at ``(S - s) // 2`` in every
-        spatial dimension (an odd difference loses one more pixel at the far side), then ``up``. Channels-last when
-        both inputs are.
+        (N, C1 + C2, h, w) or (N, C1 + C2, d, h, w): first the crop of ``skip``, which starts at ``(S - s) // 2`` in
+        every spatial dimension (an odd difference loses one more pixel at the far side), then ``up``. Channels-last
+        when both inputs are.
 
     Raises:
         InputError: ranks, batch sizes or devices differ, or ``skip`` is smaller than ``up``.

@@ -14,7 +14,7 @@ from unet_fast.distance_options import spacing_of
 from unet_fast.errors import InputTypeError
 from unet_fast.ops import _backends, _library
 
-_backends.register("distance_transform", "cpp")
+_backends.register("distance_transform")
 
 
 def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _library
 
-_backends.register("elastic_warp", "cpp")
+_backends.register("elastic_warp")
 
 _DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
 

@@ -13,7 +13,7 @@ from unet_fast import reference
 from unet_fast.distance_options import spacing_of
 from unet_fast.ops import _backends, _instances, _library
 
-_backends.register("nearest_two", "cpp")
+_backends.register("nearest_two")
 
 
 def nearest_two(

@@ -12,7 +12,7 @@ from unet_fast.distance_options import check_border
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _instances, _library
 
-_backends.register("weight_map", "cpp")
+_backends.register("weight_map")
 
 
 def weight_map(

@@ -13,7 +13,7 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _layout, _library
 
-_backends.register("weighted_cross_entropy", "cpp")
+_backends.register("weighted_cross_entropy")
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
