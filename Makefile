@@ -1,36 +1,51 @@
-# make demo   install into .venv, train on synthetic images, predict, score, write a picture report
-# make test   install into .venv, lint, type checks, all tests
-# PYTHON=...  the interpreter that .venv is made from; VENV=... another folder for it
+# make demo    install into .venv, train on synthetic images, predict, score, write a picture report to demo/report
+# make test    install into .venv with what the tests need, lint, type checks, all tests
+# make bench   install, run the CPU benchmarks, write benchmarks/results
+# make build   compile what changed in csrc
+# PYTHON=...   the interpreter that .venv is made from; VENV=... another folder for it; TORCH=... another torch to install
 PYTHON ?= python3
 VENV ?= .venv
-PY := $(VENV)/bin/python
 TORCH ?= torch==2.13.0
 JOBS ?= 2
+PY := $(VENV)/bin/python
+SOURCES := setup.py $(shell find csrc -type f)
+# A log that is shown only when its command fails.
+QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint check bench clean
+.PHONY: help demo test install build lint bench clean
 
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n '1,5p' Makefile
 
-# The environment is made once; it is renewed when the packaging changes. Torch comes first, because the build needs it.
-$(VENV)/.ready: pyproject.toml setup.py Makefile
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet "$(TORCH)" numpy "setuptools>=77" wheel "pybind11>=2.13" ninja
-	$(PY) -m pip install --quiet --no-build-isolation --no-deps "elasticdeform>=0.5.1"
-	$(PY) -m pip install --no-build-isolation --editable ".[test]"
+# Made once, and again when the packaging changes. Torch comes first, because the build needs it.
+$(VENV)/.installed: pyproject.toml Makefile
+	@echo "making the environment $(VENV) and building unet_fast in it (1 to 3 minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --upgrade "pip>=25.1" $(QUIETLY)
+	@$(PY) -m pip install "$(TORCH)" numpy "setuptools>=77" wheel "pybind11>=2.13" ninja $(QUIETLY)
+	@$(PY) -m pip install --no-build-isolation --editable . $(QUIETLY)
+	@touch $(VENV)/.built $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@echo "installing what the tests need"
+	@$(PY) -m pip install --group test $(QUIETLY)
+	@$(PY) -m pip install --no-build-isolation --no-deps "elasticdeform>=0.5.1" $(QUIETLY)
 	@touch $@
 
-install: $(VENV)/.ready
+# The installation has just compiled everything; later on only what changed is compiled.
+$(VENV)/.built: $(SOURCES) | $(VENV)/.installed
+	@if [ ! -e $@ ] || [ -n "$$(find $(SOURCES) -newer $@)" ]; then \
+		echo "compiling what changed"; $(PY) setup.py build_ext --inplace $(QUIETLY); fi
+	@touch $@
 
-# Compiles what changed since the installation.
-build: install
-	$(PY) setup.py --quiet build_ext --inplace
+install: $(VENV)/.installed
+
+build: $(VENV)/.built
 
 demo: build
 	$(VENV)/bin/unet-fast demo --out demo
 
-lint: install
+lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
