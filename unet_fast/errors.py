@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A value, shape, size or file that cannot be used: the message says what was given, what was expected and what to do."""
+    """A value, shape, size or file that cannot be used; the message says what was given, expected and what to do."""
 
 
 class InputTypeError(InputError, TypeError):
-    """An argument of the wrong type or dtype. Both a ``ValueError`` (as every :class:`InputError`) and a ``TypeError``."""
+    """An argument of the wrong type or dtype: a ``ValueError``, as every :class:`InputError`, and a ``TypeError``."""
 
 
 class BackendError(RuntimeError):
-    """A backend that was asked for by name cannot do the work (not built, not loadable, or no kernel for this device)."""
+    """A backend that was asked for by name cannot do the work: not built, not loadable, no kernel for the device."""
