@@ -53,5 +53,11 @@ lint: $(VENV)/.tested
 test: build lint
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
+cuda-check: install
+	$(PY) csrc/cuda/check.py --jobs $(JOBS)
+
+bench: build $(VENV)/.tested
+	$(PY) -m benchmarks
+
 clean:
 	rm -rf $(VENV) build *.egg-info unet_fast/*.so unet_fast/_build_info.json
