@@ -32,6 +32,10 @@ class Augmenter:
             (only the outermost row or column, which the mirror does not repeat, in half as many).
         rotation: angles are uniform in +-rotation degrees, 0 to 180.
         flips: flip either axis with probability 1/2.
+        quarter_turns: turn by 0, 90, 180 or 270 degrees more; with flips, the 8 symmetries of the square, equally often
+            and, without rotation and deformation, free of interpolation.
+        affine: move three points of the image (at a third of its shorter side from the centre) by up to so many pixels
+            on either axis, uniform, and the image with them by the affine map that they define; 0 for none.
         elastic_sigma: standard deviation, in pixels, of the Gaussian displacement of each control point; 0 for none.
         elastic_grid: control points (gh, gw) *over the source image*, from border to border. The paper's 3 x 3 on
             512 px means one every 256 px; larger images need more points for the same deformation.
@@ -62,6 +66,8 @@ class Augmenter:
         field: str = "bicubic",
         grey: bool = True,
         padding: str = "mirror",
+        quarter_turns: bool = False,
+        affine: float = 0.0,
     ) -> None:
         self.input_size = _pair("input_size", input_size)
         self.output_size = self.input_size if output_size is None else _pair("output_size", output_size)
@@ -82,7 +88,10 @@ class Augmenter:
             raise InputError(f"rotation is {rotation}, expected an angle from 0 to 180 degrees")
         if not (elastic_sigma >= 0 and math.isfinite(elastic_sigma)):
             raise InputError(f"elastic_sigma is {elastic_sigma}, expected a finite number of pixels, at least 0")
+        if not (affine >= 0 and math.isfinite(affine)):
+            raise InputError(f"affine is {affine}, expected a finite number of pixels, at least 0")
         self.shift, self.rotation, self.flips = shift, rotation, flips
+        self.quarter_turns, self.affine = quarter_turns, affine
         self.elastic_sigma, self.field, self.grey, self.padding = elastic_sigma, field, grey, padding
 
     def __call__(
@@ -137,6 +146,8 @@ class Augmenter:
             shift=self.shift,
             rotation=self.rotation,
             flips=self.flips,
+            quarter_turns=self.quarter_turns,
+            affine=self.affine,
             device=device,
             generator=generator,
         )

@@ -17,6 +17,8 @@ def draw_matrix(
     shift: bool,
     rotation: float,
     flips: bool,
+    quarter_turns: bool = False,
+    affine: float = 0.0,
     device: torch.device,
     generator: torch.Generator | None,
 ) -> torch.Tensor:
@@ -26,9 +28,17 @@ def draw_matrix(
     1/2. The translation puts the tile's centre on a pixel that is uniform over the image. What lies outside is
     mirrored, so every pixel is then expected in equally many tiles, the outermost (which the mirror does not repeat)
     in half as many. It is a whole number, so that without rotation and deformation a tile is an exact copy.
+    With ``quarter_turns`` the angle grows by 0, 90, 180 or 270 degrees; with ``affine`` the image is first deformed by
+    :func:`draw_affine`.
     """
     angle = (torch.rand(count, device=device, generator=generator) * 2 - 1) * math.radians(rotation)
     cosine, sine = angle.cos(), angle.sin()
+    if quarter_turns:
+        turns = torch.randint(0, 4, (count,), device=device, generator=generator)
+        # 0, 1 and -1 exactly, so that a turned tile is an exact copy as well
+        turned_cosine = (turns == 0).float() - (turns == 2).float()
+        turned_sine = (turns == 1).float() - (turns == 3).float()
+        cosine, sine = cosine * turned_cosine - sine * turned_sine, sine * turned_cosine + cosine * turned_sine
     if flips:
         sign = torch.randint(0, 2, (2, count), device=device, generator=generator) * 2.0 - 1.0
     else:
@@ -43,7 +53,32 @@ def draw_matrix(
         else:
             centre = torch.zeros(count, device=device)
         rows.append(torch.stack([from_y * sign[0], from_x * sign[1], centre.float()], -1))
-    return torch.stack(rows, 1)
+    matrix = torch.stack(rows, 1)
+    if affine == 0:
+        return matrix
+    linear, offset = draw_affine(count, image_size, affine, device=device, generator=generator)
+    moved = torch.baddbmm(matrix, linear, matrix)
+    moved[..., 2] += offset
+    return moved
+
+
+def draw_affine(
+    count: int,
+    image_size: tuple[int, int],
+    distance: float,
+    *,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Affine maps ``x + linear @ x + offset`` about the image centre: (count, 2, 2) and (count, 2), order y, x.
+
+    Each takes the points (s, s), (s, -s), (-s, -s), s = a third of the shorter side, to places that lie up to
+    ``distance`` pixels off on either axis, uniform and independent. With displacements a, b, c the three equations have
+    the solution written below.
+    """
+    side = max(min(image_size) / 3, 1.0)
+    a, b, c = ((torch.rand(3, count, 2, device=device, generator=generator) * 2 - 1) * distance).unbind()
+    return torch.stack([(b - c) / (2 * side), (a - b) / (2 * side)], -1), (a + c) / 2
 
 
 def draw_displacement(

@@ -30,6 +30,7 @@ class Pair:
     kind: ``"mask"``, ``"classes"`` or ``"instances"``.
     num_classes: classes that a network for these labels has to tell apart.
     names: one name an image, for messages.
+    ignored: ``(N, H, W)`` bool, pixels that neither a loss nor a score counts; None for none.
     """
 
     images: np.ndarray
@@ -37,6 +38,7 @@ class Pair:
     kind: Kind
     num_classes: int
     names: list[str]
+    ignored: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +46,13 @@ class Pair:
     def select(self, indices: Sequence[int]) -> Pair:
         """The slices ``indices`` as a pair of its own (see :func:`unet_fast.data.parse_slices`)."""
         order = list(indices)
-        return replace(self, images=self.images[order], labels=self.labels[order], names=[self.names[i] for i in order])
+        return replace(
+            self,
+            images=self.images[order],
+            labels=self.labels[order],
+            names=[self.names[i] for i in order],
+            ignored=None if self.ignored is None else self.ignored[order],
+        )
 
 
 def read_pair(

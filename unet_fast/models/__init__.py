@@ -10,7 +10,7 @@ from unet_fast.models.full_scale import UNet3Plus
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.heads import HeadOutputs
 from unet_fast.models.plusplus import UNetPlusPlus
-from unet_fast.models.registry import create, register
+from unet_fast.models.registry import create, defaults, register
 from unet_fast.models.registry import list_models as list
 from unet_fast.models.release import UNet2015Release
 from unet_fast.models.resnet_unet import UNetResNet, UNetResNet18, UNetResNet34, UNetResNet50
@@ -32,6 +32,7 @@ __all__ = [
     "UNetResNet34",
     "UNetResNet50",
     "create",
+    "defaults",
     "list",
     "register",
 ]

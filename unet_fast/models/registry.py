@@ -32,9 +32,7 @@ def create(name: str, in_channels: int = 1, num_classes: int | None = None, **op
     ``InputError`` for an unknown name (naming the known ones), an unknown option (naming the possible ones) or a
     value that the network refuses.
     """
-    if name not in _MODELS:
-        raise InputError(f"model is {name!r}, expected one of {', '.join(map(repr, list_models()))}")
-    known = [key for key in inspect.signature(_MODELS[name]).parameters if key not in ("in_channels", "num_classes")]
+    known = [key for key in defaults(name) if key not in ("in_channels", "num_classes")]
     for option in options:
         if option not in known:
             raise InputError(f"model {name!r} has no option {option!r}; its options are {', '.join(known)}")
@@ -42,6 +40,13 @@ def create(name: str, in_channels: int = 1, num_classes: int | None = None, **op
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     return _MODELS[name](**arguments)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """The arguments of the network ``name`` with their defaults, ``num_classes`` among them."""
+    if name not in _MODELS:
+        raise InputError(f"model is {name!r}, expected one of {', '.join(map(repr, list_models()))}")
+    return {key: value.default for key, value in inspect.signature(_MODELS[name]).parameters.items()}
 
 
 def list_models() -> list[str]:

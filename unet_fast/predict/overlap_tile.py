@@ -18,7 +18,7 @@ from unet_fast.models.geometry import Geometry
 from unet_fast.predict.tiling import PADDINGS, AxisPlan, gather_window, plan_axis
 
 OUTPUTS = ("probabilities", "labels")
-DIHEDRAL = 8
+TTA = (1, 7, 8)
 
 
 class OverlapTile:
@@ -48,7 +48,9 @@ class OverlapTile:
             probable class; for one class, 1 where its probability exceeds 0.5).
         device: where the network runs; it is moved there. By default where it is.
         amp: run the network under bfloat16 autocast.
-        tta: 1, or 8 to average the probabilities over the quarter turns and flips of every tile.
+        tta: 1, or 8 to average the probabilities over the quarter turns and flips of every tile. 7 leaves out the last
+            of the eight: the U-Net's paper averages over "7 rotated versions" of an EM image without naming the angles,
+            and seven of these need neither interpolation nor more context than the tile has.
         progress: show a progress bar over the tiles.
 
     Call it with an image (H, W), (C, H, W) or (N, C, H, W), a tensor or a NumPy array of any real dtype, with the
@@ -93,8 +95,8 @@ class OverlapTile:
                 raise InputError(f"{name} is {value}, expected at least 1")
         check_choice("padding", padding, PADDINGS)
         check_choice("output", output, OUTPUTS)
-        if tta not in (1, DIHEDRAL):
-            raise InputError(f"tta is {tta!r}, expected 1 (off) or {DIHEDRAL} (all quarter turns and flips)")
+        if tta not in TTA:
+            raise InputError(f"tta is {tta!r}, expected 1 (off), 7 or 8 (all quarter turns and flips)")
         self.model = model if device is None else model.to(device)
         self.tile, self.padding, self.batch_size = int(tile), padding, int(batch_size)
         self.output, self.amp, self.tta, self.progress = output, amp, tta, progress

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from unet_fast.train.config import TrainConfig, default_config, describe, fast_bfloat16, resolve_device
+from unet_fast.train.config import TrainConfig, fast_bfloat16, resolve_device
 from unet_fast.train.dataset import default_validation, hold_out, separate_touching
+from unet_fast.train.defaults import default_config, describe, steps_for
 from unet_fast.train.loop import Summary, train, write_preview
+from unet_fast.train.losses import LOSSES
 from unet_fast.train.run_folder import load_model, read_config
 
 __all__ = [
+    "LOSSES",
     "Summary",
     "TrainConfig",
     "default_config",
@@ -19,6 +22,7 @@ __all__ = [
     "read_config",
     "resolve_device",
     "separate_touching",
+    "steps_for",
     "train",
     "write_preview",
 ]

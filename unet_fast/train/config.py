@@ -13,9 +13,13 @@ import torch
 from unet_fast import checks
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path
+from unet_fast.train.losses import LOSSES
 
 OPTIMIZERS = ("adam", "sgd")
-SCHEDULES = ("polynomial", "step", "constant")
+SCHEDULES = ("polynomial", "step", "exponential", "constant")
+BEST_BY = ("score", "loss")
+TTA = (1, 7, 8)
+_TUPLES = ("betas", "elastic_grid", "head_weights")
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,28 @@ class TrainConfig:
         minutes, steps: the budget; exactly one is set. With ``minutes`` the schedule follows the clock.
         batch_size, tile: tiles per step and side of one *output* tile in pixels; the network's input is larger by its
             margin when its convolutions are valid.
-        optimizer, learning_rate, momentum, weight_decay: ``adam`` (decoupled weight decay) or ``sgd``.
-        schedule: ``polynomial`` (1 - t)^0.9, ``step`` (times 0.1 at half and at three quarters) or ``constant``,
-            after a linear warm-up over ``warmup`` of the budget.
+        loss, loss_options: a name of :data:`unet_fast.train.losses.LOSSES`, and the options of that loss.
+        head_weights: of a network with several heads, one weight a head, the main one first; None: 1 each.
+        encoder_weights: a local file with weights of a ``unet-resnet`` encoder to start from.
+        optimizer, learning_rate, momentum, betas, weight_decay: ``adam`` (``betas``, decoupled weight decay) or ``sgd``
+            (``momentum``).
+        schedule: ``polynomial`` (1 - t)^0.9, ``step`` (times ``decay`` at half and at three quarters), ``exponential``
+            (times ``decay`` every ``decay_steps`` steps) or ``constant``, after a linear warm-up over ``warmup`` of the
+            budget.
         w0, sigma: border term of the weight map, see :func:`unet_fast.ops.weight_map`. The paper's w0 = 10 comes on top
             of weights that balance the classes; where nearly all background lies between two cells, as membranes do,
             both lift the same pixels, and w0 = 4 gives the lower pixel error.
         balance: weight classes by their inverse frequency in the training labels.
-        shift, rotation, flips, elastic_sigma, elastic_grid, field, grey: augmentation, see
+        shift, rotation, quarter_turns, flips, affine, elastic_sigma, elastic_grid, field, grey: augmentation, see
             :class:`unet_fast.augment.Augmenter`.
         average_decay: decay of the running average of the weights that is validated and saved; 0 turns it off.
         amp: bfloat16 autocast.
-        tta: dihedral versions averaged by ``unet-fast predict`` unless it is told otherwise (1 or 8).
+        tta: dihedral versions averaged by ``unet-fast predict`` unless it is told otherwise (1, 7 or 8).
+        best_by: which network is kept: the best ``score`` (the mean of pixel and Rand error, or 1 - Dice with several
+            classes) or the least ``loss`` on the validation images.
+        threshold: what the foreground probability must exceed where labels are wanted; None: the threshold of the best
+            Dice coefficient on the validation images.
+        border: what lies beyond the image, in training tiles and at prediction: "mirror", "zeros" or "nearest".
         validations: how often a run validates, evenly spread over its budget.
         checkpoint_seconds, checkpoint_steps: a checkpoint at least this often, whichever comes first.
     """
@@ -48,18 +62,27 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 1
     tile: int = 388
+    loss: str = "weighted_cross_entropy"
+    loss_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    head_weights: tuple[float, ...] | None = None
+    encoder_weights: str | None = None
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     momentum: float = 0.99
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     schedule: str = "polynomial"
+    decay: float = 0.1
+    decay_steps: int = 500
     warmup: float = 0.02
     w0: float = 4.0
     sigma: float = 5.0
     balance: bool = True
     shift: bool = True
     rotation: float = 180.0
+    quarter_turns: bool = False
     flips: bool = True
+    affine: float = 0.0
     elastic_sigma: float = 10.0
     elastic_grid: tuple[int, int] = (3, 3)
     field: str = "bicubic"
@@ -69,6 +92,9 @@ class TrainConfig:
     device: str = "cpu"
     seed: int = 0
     tta: int = 8
+    best_by: str = "score"
+    threshold: float | None = 0.5
+    border: str = "mirror"
     validations: int = 8
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 500
@@ -83,13 +109,15 @@ class TrainConfig:
             "batch_size",
             "tile",
             "learning_rate",
+            "decay",
+            "decay_steps",
             "checkpoint_seconds",
             "checkpoint_steps",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} is {value}, expected a number above 0")
-        for name in ("weight_decay", "w0", "elastic_sigma", "rotation", "validations"):
+        for name in ("weight_decay", "w0", "affine", "elastic_sigma", "rotation", "validations"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
         if not self.sigma > 0:
@@ -97,8 +125,14 @@ class TrainConfig:
         for name, top in (("momentum", 1.0), ("average_decay", 1.0), ("warmup", 1.0)):
             if not 0 <= getattr(self, name) < top:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 0 and below {top}")
-        if self.tta not in (1, 8):
-            raise InputError(f"tta is {self.tta}, expected 1 (off) or 8 (all flips and quarter turns)")
+        if self.tta not in TTA:
+            raise InputError(f"tta is {self.tta}, expected 1 (off), 7 or 8 (all flips and quarter turns)")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas is {self.betas}, expected two numbers of at least 0 and below 1")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is {self.threshold}, expected a probability from 0 to 1, or None")
+        checks.check_choice("loss", self.loss, tuple(LOSSES))
+        checks.check_choice("best_by", self.best_by, BEST_BY)
         checks.check_choice("optimizer", self.optimizer, OPTIMIZERS)
         checks.check_choice("schedule", self.schedule, SCHEDULES)
 
@@ -120,14 +154,12 @@ class TrainConfig:
             known = {item.name for item in dataclasses.fields(cls)}
             unknown = sorted(set(values) - known)
             if unknown:
-                raise InputError(
-                    f"{path} has unknown settings {', '.join(unknown)}: was it written by a newer version?"
-                )
-            values["elastic_grid"] = tuple(values["elastic_grid"])
+                raise InputError(f"unknown settings {', '.join(unknown)}: was it written by a newer version?")
+            for name in _TUPLES:
+                if values.get(name) is not None:
+                    values[name] = tuple(values[name])
             return cls(**values)
-        except InputError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # an InputError is a ValueError
             raise InputError(f"{path} is not the config.json of a training run ({error})") from error
 
 
@@ -139,61 +171,6 @@ def fast_bfloat16(device: torch.device) -> bool:
         has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         return bool(has is not None and has())
     return False
-
-
-def default_config(
-    device: str,
-    *,
-    in_channels: int = 1,
-    num_classes: int = 2,
-    minutes: float | None = None,
-    steps: int | None = None,
-    base_channels: int | None = None,
-    depth: int | None = None,
-    padding: str | None = None,
-    norm: str | None = None,
-    dropout: float | None = None,
-    **overrides: Any,
-) -> TrainConfig:
-    """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
-
-    A GPU gets the paper's network (64 base channels, depth 4, valid convolutions, 572 -> 388 tiles). A CPU gets half its
-    width, one level less, and same padding: a valid network of depth 4 computes (380 / 196)^2 = 3.8 times the pixels
-    that it is scored on, which same padding spends on more steps. The context that same padding lacks at the rim of a
-    tile is there again at prediction, whose tiles overlap by the receptive field.
-    """
-    target = resolve_device(device)
-    gpu = target.type == "cuda"
-    if minutes is None and steps is None:
-        minutes = 30.0 if gpu else 10.0
-    model: dict[str, Any] = {
-        "name": "unet",
-        "in_channels": in_channels,
-        "num_classes": num_classes,
-        "base_channels": base_channels or (64 if gpu else 32),
-        "depth": depth or (4 if gpu else 3),
-        "padding": padding or ("valid" if gpu else "same"),
-        "norm": norm,
-        "dropout": dropout if dropout is not None else (0.5 if gpu else 0.0),
-    }
-    values: dict[str, Any] = {
-        "model": model,
-        "minutes": minutes,
-        "steps": steps,
-        "device": str(target),
-        "amp": fast_bfloat16(target),
-        "tile": 388 if gpu else 192,
-        "batch_size": 4 if gpu else 1,
-        "learning_rate": 3e-4 if gpu else 1e-3,
-    }
-    unknown = sorted(set(overrides) - {item.name for item in dataclasses.fields(TrainConfig)})
-    if unknown:
-        raise InputError(f"unknown setting {', '.join(unknown)}")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if given.get("optimizer") == "sgd" and "learning_rate" not in given:
-        # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10
-        values["learning_rate"] = 1e-4
-    return TrainConfig(**{**values, **given})
 
 
 def resolve_device(name: str) -> torch.device:
@@ -213,15 +190,3 @@ def resolve_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise InputError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N")
     return device
-
-
-def describe(config: TrainConfig, training: int, validation: int) -> str:
-    """One line for a person: what will be trained, on what, for how long."""
-    model = config.model
-    budget = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.steps} steps"
-    return (
-        f"training {model['name']} (base {model['base_channels']}, depth {model['depth']}, {model['padding']}) on "
-        f"{training} images, validating on {validation}, for {budget} on {config.device}: tiles of {config.tile} px, "
-        f"batch {config.batch_size}, {config.optimizer} {config.learning_rate:g}, "
-        f"{'bfloat16' if config.amp else 'float32'}"
-    )

@@ -12,6 +12,8 @@ from scipy import ndimage
 from unet_fast import data
 from unet_fast.errors import InputError
 
+IGNORED = -100  # the ignore_index of all losses
+
 
 @dataclass(frozen=True)
 class DeviceData:
@@ -19,22 +21,29 @@ class DeviceData:
 
     Attributes:
         images: (N, C, H, W) float32, each slice and channel with mean 0 and standard deviation 1.
-        maps: label maps (N, H, W) int32 that are warped together: the instances, and with more than two classes the
-            class map before them.
+        maps: label maps (N, H, W) that are warped together: the instances (int32), with more than two classes the class
+            map (int32), and with ignored pixels the mask of the others (uint8).
+        roles: what each map is: "instances", "classes", "counted".
         class_weights: (K,) float32.
-        num_classes: K.
+        class_counts: (K,) float32, counted pixels of each class.
+        num_classes: K, at least 2.
     """
 
     images: torch.Tensor
     maps: tuple[torch.Tensor, ...]
+    roles: tuple[str, ...]
     class_weights: torch.Tensor
+    class_counts: torch.Tensor
     num_classes: int
 
     def split(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(classes int64, instances int32) of maps that were warped."""
-        if len(maps) == 2:
-            return maps[0].long(), maps[1]
-        return (maps[0] > 0).long(), maps[0]
+        """(classes int64, IGNORED where nothing counts; instances int32) of maps that were warped."""
+        named = dict(zip(self.roles, maps, strict=True))
+        instances = named["instances"]
+        classes = named["classes"].long() if "classes" in named else (instances > 0).long()
+        if "counted" in named:
+            classes = classes.masked_fill(named["counted"] == 0, IGNORED)
+        return classes, instances
 
 
 def separate_touching(instances: np.ndarray) -> np.ndarray:
@@ -62,14 +71,14 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
     if len(pair.images) == 0:
         raise InputError("there are no training images: the validation slices take all of them")
     instances = separate_touching(data.to_instances(pair.labels, pair.kind).astype(np.int32))
+    maps: dict[str, np.ndarray] = {"instances": instances}
+    classes = instances > 0
     if pair.kind == "classes" and pair.num_classes > 2:
-        classes = data.to_classes(pair.labels, pair.kind)
-        maps: tuple[np.ndarray, ...] = (classes.astype(np.int32), instances)
-        counts = np.bincount(classes.ravel(), minlength=pair.num_classes)
-    else:
-        maps = (instances,)
-        foreground = int(np.count_nonzero(instances))
-        counts = np.array([instances.size - foreground, foreground])
+        maps["classes"] = classes = data.to_classes(pair.labels, pair.kind).astype(np.int32)
+    if pair.ignored is not None and pair.ignored.any():
+        maps["counted"] = (~pair.ignored).astype(np.uint8)
+        classes = classes[~pair.ignored]
+    counts = np.bincount(classes.ravel(), minlength=pair.num_classes)
     weights = np.ones(pair.num_classes, dtype=np.float32)
     if balance:
         if counts.min() == 0:
@@ -79,8 +88,10 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
         weights = (counts.sum() / (len(counts) * counts)).astype(np.float32)
     return DeviceData(
         images=torch.from_numpy(data.normalize(pair.images)).to(device),
-        maps=tuple(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in maps),
+        maps=tuple(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in maps.values()),
+        roles=tuple(maps),
         class_weights=torch.from_numpy(weights).to(device),
+        class_counts=torch.from_numpy(counts.astype(np.float32)).to(device),
         num_classes=pair.num_classes,
     )
 

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from unet_fast import data, metrics, ops, plots
+from unet_fast import data, metrics, plots
 from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder
 from unet_fast.predict import OverlapTile
 from unet_fast.train import run_folder
 from unet_fast.train.checkpoint import load_tensors
 from unet_fast.train.config import TrainConfig, resolve_device
-from unet_fast.train.dataset import prepare
+from unet_fast.train.dataset import IGNORED, prepare
+from unet_fast.train.losses import logits_of
 from unet_fast.train.run_folder import CHECKPOINT, CONFIG, MetricsLog
 from unet_fast.train.trainer import Trainer
 
@@ -36,9 +37,11 @@ class Validation:
     rand_error: float | None
     dice: float
 
+    threshold: float = 0.5  # of the best Dice coefficient of the foreground
+
     @property
     def criterion(self) -> float:
-        """What the best checkpoint minimises: the mean of pixel and Rand error, or 1 - Dice with several classes."""
+        """The mean of pixel and Rand error, or 1 - Dice with several classes: less is better."""
         return 1 - self.dice if self.rand_error is None else (self.pixel_error + self.rand_error) / 2
 
 
@@ -56,21 +59,38 @@ class Summary:
 
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
     """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
-    predictor = OverlapTile(model, tile=max(config.tile, 256), amp=config.amp)
+    predictor = OverlapTile(model, tile=max(config.tile, 256), padding=config.border, amp=config.amp)
     return np.asarray(predictor(data.normalize(pair.images)))
 
 
-def validate(probabilities: np.ndarray, pair: data.Pair) -> Validation:
-    """Scores of (N, K, H, W) probabilities against the labels of ``pair``."""
+def validate(probabilities: np.ndarray, pair: data.Pair, loss: torch.nn.Module) -> Validation:
+    """Scores of (N, K, H, W) probabilities against the labels of ``pair``; ignored pixels count nowhere.
+
+    The loss is ``loss`` without weights per pixel; K = 1 is the foreground of two classes.
+    """
     classes = data.to_classes(pair.labels, pair.kind)
-    logits = torch.from_numpy(np.log(np.clip(probabilities, 1e-7, 1.0)))
-    loss = float(ops.weighted_cross_entropy(logits, torch.from_numpy(classes)))
+    instances = data.to_instances(pair.labels, pair.kind)
+    target = classes
+    if pair.ignored is not None:
+        target = np.where(pair.ignored, IGNORED, classes)
+        # background in both: neither a hit nor a miss to the scores, all of which are about the foreground
+        classes, instances = (np.where(pair.ignored, 0, labels) for labels in (classes, instances))
+        probabilities = np.where(pair.ignored[:, None], 0, probabilities)
+        if probabilities.shape[1] > 1:
+            probabilities[:, 0] += pair.ignored
+    value = float(loss(logits_of(torch.from_numpy(probabilities)), torch.from_numpy(target)))
+    probabilities = _all_classes(probabilities)
     dice = metrics.dice(probabilities.argmax(1), classes, num_classes=probabilities.shape[1])
     foreground = 1 - probabilities[:, 0]
     pixel = metrics.pixel_error(foreground, classes > 0)
-    instances = data.to_instances(pair.labels, pair.kind)
     rand = metrics.rand_error(foreground, instances) if probabilities.shape[1] == 2 and instances.any() else None
-    return Validation(loss, pixel, rand, dice)
+    threshold = metrics.best_threshold(foreground, classes > 0, metric="dice").threshold if classes.any() else 0.5
+    return Validation(value, pixel, rand, dice, float(threshold))
+
+
+def _all_classes(probabilities: np.ndarray) -> np.ndarray:
+    """(N, K, H, W), background first; a sigmoid network gives the foreground alone."""
+    return probabilities if probabilities.shape[1] > 1 else np.concatenate([1 - probabilities, probabilities], axis=1)
 
 
 def train(
@@ -107,11 +127,11 @@ def train(
     channels = training.images.shape[1]
     if channels != config.model["in_channels"]:
         raise InputError(f"the images have {channels} channels but the network takes {config.model['in_channels']}")
-    if training.num_classes > config.num_classes:
+    if training.num_classes > max(config.num_classes, 2):
         raise InputError(f"the labels have {training.num_classes} classes but the network gives {config.num_classes}")
     config.save(folder / CONFIG)
     device_data = prepare(
-        replace(training, num_classes=config.num_classes), resolve_device(config.device), balance=config.balance
+        replace(training, num_classes=max(config.num_classes, 2)), resolve_device(config.device), balance=config.balance
     )
     run = _Run(Trainer(config, device_data), validation, folder, announce)
     if resume and (folder / CHECKPOINT).exists():
@@ -137,6 +157,7 @@ def _draw_preview(trainer: Trainer, path: Path) -> None:
         source, (*trainer.data.maps, grid.expand(len(source), -1, -1)), PREVIEW_TILES, generator=trainer.generator
     )
     classes, weights = trainer.weigh(maps)
+    classes, weights = classes.clamp(min=0), weights.masked_fill(classes == IGNORED, 0)
     trainer.generator.set_state(state)  # the run's draws stay the same
     plots.preview(images.cpu().numpy(), classes.cpu().numpy(), weights.cpu().numpy(), path, grids=grids.cpu().numpy())
 
@@ -237,9 +258,10 @@ class _Run:
             run_folder.save_model(self.folder, model, {"step": trainer.step})
             return {}
         began = time.monotonic()
-        scores = validate(predict_pair(model, self.config, self.validation), self.validation)
-        if scores.criterion < trainer.best:
-            trainer.best, self.best = scores.criterion, scores
+        scores = validate(predict_pair(model, self.config, self.validation), self.validation, trainer.loss.loss)
+        criterion = scores.loss if self.config.best_by == "loss" else scores.criterion
+        if criterion < trainer.best:
+            trainer.best, self.best = criterion, scores
             run_folder.save_model(self.folder, model, {"step": trainer.step, **asdict(scores)})
         # a budget in minutes includes the last validation
         trainer.reserve(time.monotonic() - began)
@@ -254,6 +276,6 @@ class _Run:
             return
         model, config = run_folder.load_model(self.folder, self.trainer.device)
         shown = self.validation.select(list(range(min(4, len(self.validation)))))
-        probabilities = predict_pair(model, config, shown)
+        probabilities = _all_classes(predict_pair(model, config, shown))
         truth = data.to_classes(shown.labels, shown.kind) > 0
         plots.overlay(shown.images, truth, 1 - probabilities[:, 0], self.folder / "overlay.png")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,17 @@ def read_config(folder: str | Path) -> TrainConfig:
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[torch.nn.Module, TrainConfig]:
-    """The trained network of a run folder, in eval mode on ``device``, and the run's configuration."""
+    """The trained network of a run folder, in eval mode on ``device``, and the run's configuration.
+
+    A ``threshold`` that the run was to find out is in the configuration, 0.5 where it had no images to find it on.
+    """
     config = read_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise InputError(f"{folder} holds no {WEIGHTS} yet: the run has not validated once; go on with train --resume")
-    tensors, _ = load_tensors(path)
+    tensors, state = load_tensors(path)
+    if config.threshold is None:
+        config = replace(config, threshold=float(state.get("threshold", 0.5)))
     model = models.create(**config.model)
     try:
         model.load_state_dict(tensors)

@@ -22,6 +22,7 @@ from unet_fast.train.checkpoint import (
 )
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import DeviceData
+from unet_fast.train.losses import HeadLoss, create_loss
 from unet_fast.train.schedule import learning_rate
 
 
@@ -31,6 +32,9 @@ def _average_function(decay: float) -> Any:
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
         if not averaged[0].is_floating_point():  # lists come by dtype; batch normalisation counts its batches
+            torch._foreach_copy_(averaged, current)
+            return
+        if not averaged[0].is_floating_point():  # counters of batch normalisation
             torch._foreach_copy_(averaged, current)
             return
         n = float(count)
@@ -49,13 +53,15 @@ class Trainer:
         self.config, self.data = config, data
         self.device = data.images.device
         torch.manual_seed(config.seed)
-        self.model = models.create(**config.model).to(self.device)
+        start: dict[str, Any] = {} if config.encoder_weights is None else {"weights": config.encoder_weights}
+        self.model = models.create(**config.model, **start).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         self.average: AveragedModel | None = None
         if config.average_decay > 0:
             self.average = AveragedModel(
                 self.model, multi_avg_fn=_average_function(config.average_decay), use_buffers=True
             )
+        self.loss = HeadLoss(create_loss(config, data.class_counts), config.head_weights)
         self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.augmenter = Augmenter(
@@ -68,6 +74,9 @@ class Trainer:
             elastic_grid=config.elastic_grid,
             field=config.field,
             grey=config.grey,
+            padding=config.border,
+            quarter_turns=config.quarter_turns,
+            affine=config.affine,
         )
         self.step = 0
         self.best = float("inf")
@@ -86,7 +95,11 @@ class Trainer:
                 fused=True,
             )
         return torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.model.parameters(),
+            config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
 
     @property
@@ -115,6 +128,8 @@ class Trainer:
     def weigh(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classes and weights of label maps that were warped; the weight map is that of the warped shapes."""
         classes, instances = self.data.split(maps)
+        if self.config.w0 == 0:
+            return classes, self.data.class_weights[classes.clamp(min=0)]
         binary = self.data.num_classes == 2
         class_weights = self.data.class_weights
         weights = ops.weight_map(
@@ -123,18 +138,18 @@ class Trainer:
             sigma=self.config.sigma,
             class_weights=class_weights if binary else torch.zeros(2, device=self.device),
         )
-        return classes, weights if binary else weights + class_weights[classes]
+        return classes, weights if binary else weights + class_weights[classes.clamp(min=0)]
 
     def train_step(self) -> torch.Tensor:
         """One optimizer step; returns the loss, a scalar that stays on the device."""
         images, classes, weights = self.batch()
-        rate = learning_rate(self.config, self.progress())
+        rate = learning_rate(self.config, self.progress(), self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            logits = self.model(images.contiguous(memory_format=torch.channels_last))
-        loss = ops.weighted_cross_entropy(logits, classes, weights)
+            outputs = self.model(images.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(outputs, classes, weights)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

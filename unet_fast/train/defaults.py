@@ -1,0 +1,132 @@
+"""The settings of a run that nobody has to name: those that suit a network, a recipe, a device and a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unet_fast import models
+from unet_fast.errors import InputError
+from unet_fast.train.config import TrainConfig, fast_bfloat16, resolve_device
+
+if TYPE_CHECKING:
+    from unet_fast.recipes import Recipe
+
+
+def default_config(
+    device: str,
+    *,
+    model: str | None = None,
+    in_channels: int = 1,
+    num_classes: int = 2,
+    minutes: float | None = None,
+    steps: int | None = None,
+    base_channels: int | None = None,
+    depth: int | None = None,
+    padding: str | None = None,
+    norm: str | None = None,
+    dropout: float | None = None,
+    recipe: Recipe | None = None,
+    **overrides: Any,
+) -> TrainConfig:
+    """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
+
+    A GPU gets the paper's network (64 base channels, depth 4, valid convolutions, 572 -> 388 tiles). A CPU gets half its
+    width, one level less, and same padding: a valid network of depth 4 computes (380 / 196)^2 = 3.8 times the pixels
+    that it is scored on, which same padding spends on more steps. The context that same padding lacks at the rim of a
+    tile is there again at prediction, whose tiles overlap by the receptive field.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        model: a name of :func:`unet_fast.models.list`; None: that of the recipe, or ``unet``. Other networks than
+            ``unet`` keep the defaults of their class, at half their width on a CPU.
+        in_channels, num_classes: of the data. A network that its source reads through a sigmoid gets one output channel
+            for two classes.
+        minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
+        base_channels, depth, padding, norm, dropout: options of the network.
+        recipe: settings of a system of the literature, which take the place of the defaults, full width included.
+        overrides: fields of :class:`TrainConfig`.
+
+    Raises:
+        InputError: an unknown device, network, option or setting; a value out of range.
+    """
+    target = resolve_device(device)
+    gpu = target.type == "cuda"
+    if minutes is None and steps is None:
+        minutes = 30.0 if gpu else 10.0
+    given = {name: value for name, value in overrides.items() if value is not None}
+    unknown = sorted(set(given) - {item.name for item in dataclasses.fields(TrainConfig)})
+    if unknown:
+        raise InputError(f"unknown setting {', '.join(unknown)}")
+    from_recipe = {} if recipe is None else recipe.settings()
+    name = model or (recipe.model if recipe is not None else "unet")
+    options = _model_defaults(name, gpu, recipe is not None)
+    if recipe is not None and recipe.model == name:
+        options.update(recipe.options)
+    wanted = {"base_channels": base_channels, "depth": depth, "padding": padding, "norm": norm, "dropout": dropout}
+    options.update({key: value for key, value in wanted.items() if value is not None})
+    single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
+    network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
+    values: dict[str, Any] = {
+        "model": network,
+        "minutes": minutes,
+        "steps": steps,
+        "device": str(target),
+        "amp": fast_bfloat16(target),
+        "batch_size": 4 if gpu else 1,
+        "learning_rate": 3e-4 if gpu else 1e-3,
+        **from_recipe,
+    }
+    if "tile" not in given:
+        values["tile"] = _legal_tile(network, values.get("tile", 388 if gpu else 192))
+    if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
+        # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10
+        values["learning_rate"] = 1e-4
+    if given.get("loss", "weighted_cross_entropy") != values.get("loss", "weighted_cross_entropy"):
+        # border and class weights belong to the weighted cross-entropy; other losses get them when asked for
+        values.update({"w0": 0.0, "balance": False, "loss_options": {}, "head_weights": None})
+    return TrainConfig(**{**values, **given})
+
+
+def steps_for(epochs: float, images: int, batch_size: int) -> int:
+    """Optimizer steps of ``epochs`` passes over ``images`` tiles, at least 1."""
+    if not epochs > 0:
+        raise InputError(f"epochs is {epochs}, expected a number above 0")
+    return max(1, math.ceil(epochs * images / batch_size))
+
+
+def _model_defaults(name: str, gpu: bool, full_width: bool) -> dict[str, Any]:
+    if name == "unet" and not full_width:
+        return {
+            "base_channels": 64 if gpu else 32,
+            "depth": 4 if gpu else 3,
+            "padding": "valid" if gpu else "same",
+            "norm": None,
+            "dropout": 0.5 if gpu else 0.0,
+        }
+    width = models.defaults(name).get("base_channels")
+    return {} if width is None else {"base_channels": width if gpu or full_width else width // 2}
+
+
+def _legal_tile(network: dict[str, Any], tile: int) -> int:
+    """The least output of at least ``tile`` pixels that the network can put out."""
+    with torch.device("meta"):
+        return models.create(**network).geometry.covering_output(tile)
+
+
+def describe(config: TrainConfig, training: int, validation: int) -> str:
+    """One line for a person: what will be trained, on what, for how long."""
+    model = config.model
+    budget = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.steps} steps"
+    details = [f"base {model['base_channels']}"] if "base_channels" in model else []
+    details += [f"depth {model['depth']}"] if "depth" in model else []
+    details += [str(model["padding"])] if "padding" in model else []
+    return (
+        f"training {model['name']}{' (' + ', '.join(details) + ')' if details else ''} on "
+        f"{training} images, validating on {validation}, for {budget} on {config.device}: tiles of {config.tile} px, "
+        f"batch {config.batch_size}, {config.loss}, {config.optimizer} {config.learning_rate:g}, "
+        f"{'bfloat16' if config.amp else 'float32'}"
+    )

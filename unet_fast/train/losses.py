@@ -1,0 +1,107 @@
+"""Losses by name, for a run's configuration, and how they reach the heads of a network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unet_fast.errors import InputError
+from unet_fast.models import HeadOutputs
+from unet_fast.nn import losses
+from unet_fast.nn.losses.ms_ssim import EXPONENTS, WINDOW
+from unet_fast.ops import weighted_cross_entropy
+
+if TYPE_CHECKING:
+    from unet_fast.train.config import TrainConfig
+
+
+class WeightedCrossEntropy(nn.Module):
+    """The U-Net's own loss: softmax cross-entropy with weights per pixel; of one channel that of its sigmoid."""
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Logits (N, K, H, W), target (N, H, W), weight (N, H, W) -> the mean over counted pixels."""
+        if logits.shape[1] == 1:
+            return losses.bce_with_logits_loss(logits, target, weight)
+        return weighted_cross_entropy(logits, target, weight)
+
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "weighted_cross_entropy": WeightedCrossEntropy,
+    "bce": losses.BCEWithLogitsLoss,
+    "inverse_frequency_bce": losses.InverseFrequencyBCELoss,
+    "dice": losses.DiceLoss,
+    "iou": losses.IoULoss,
+    "focal": losses.FocalLoss,
+    "ms_ssim": losses.MSSSIMLoss,
+    "focal_dice": losses.FocalDiceLoss,
+    "focal_log_dice": losses.FocalLogDiceLoss,
+    "bce_dice": losses.BCEDiceLoss,
+    "focal_ms_ssim_iou": losses.FocalMSSSIMIoULoss,
+}
+
+
+def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
+    """The loss of a configuration, on the device of ``class_counts``.
+
+    ``class_counts`` (K,), pixels of each class in the training labels, are the frequencies of
+    ``inverse_frequency_bce``. MS-SSIM takes as many scales as fit into a tile, unless ``loss_options`` says.
+
+    Raises:
+        InputError: an option that the loss does not have (naming those that it has), or a value that it refuses.
+    """
+    make = LOSSES[config.loss]
+    parameters = inspect.signature(make).parameters
+    options: dict[str, Any] = {}
+    if "frequencies" in parameters:
+        options["frequencies"] = class_counts
+    if "scales" in parameters:
+        fitting = [scales for scales in range(1, len(EXPONENTS) + 1) if WINDOW << (scales - 1) <= config.tile]
+        options["scales"] = max(fitting, default=1)
+    for name in config.loss_options:
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise InputError(f"loss {config.loss!r} has no option {name!r}; its options are {known}")
+    return make(**{**options, **config.loss_options}).to(class_counts.device)
+
+
+class HeadLoss(nn.Module):
+    """A loss over whatever a network returns in training mode.
+
+    One map of logits goes to ``loss``. Several heads go to it one by one (deep supervision, weighted by ``weights``),
+    target and weights sampled at the nearest pixel to the size of each. The classification of a network that has one
+    (:class:`~unet_fast.models.UNet3Plus`) is trained beside them by the cross-entropy of "the tile shows foreground".
+    ``head_losses`` holds the losses of the last call one by one, before weighting.
+    """
+
+    def __init__(self, loss: nn.Module, weights: tuple[float, ...] | None = None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.supervision = losses.DeepSupervision(loss, weights)
+        self.weights = weights
+        self.head_losses: Tensor | None = None
+
+    def forward(self, outputs: Tensor | HeadOutputs, target: Tensor, weight: Tensor) -> Tensor:
+        """Return a scalar: outputs of the network, target (N, H, W) int64, -100 ignored, weight (N, H, W)."""
+        if isinstance(outputs, Tensor):
+            if self.weights is not None and len(self.weights) != 1:
+                raise InputError(f"head_weights has {len(self.weights)} entries, but this network has one head")
+            value = self.loss(outputs, target, weight)
+            self.head_losses = value.detach().view(1)
+            return value
+        total = self.supervision(outputs.heads, target, weight)
+        self.head_losses = self.supervision.head_losses
+        if outputs.class_logits is not None:
+            shows = (target > 0).flatten(1).any(1).long()
+            total = total + F.cross_entropy(outputs.class_logits.float(), shows)
+        return total
+
+
+def logits_of(probabilities: Tensor) -> Tensor:
+    """Logits whose sigmoid (K = 1) or softmax gives (N, K, H, W) ``probabilities``, which may be 0 or 1."""
+    kept = probabilities.clamp(1e-7, 1 - 1e-7)
+    return torch.logit(kept) if probabilities.shape[1] == 1 else kept.log()
