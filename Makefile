@@ -2,6 +2,7 @@
 # make test    install into .venv with what the tests need, lint, type checks, all tests
 # make bench   install, run the CPU benchmarks, write benchmarks/results
 # make build   compile what changed in csrc
+# make cuda-check   compile the CUDA kernels for every architecture (nvcc, no GPU); fails on register spills
 # PYTHON=...   the interpreter that .venv is made from; VENV=... another folder for it; TORCH=... another torch to install
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,10 +13,10 @@ SOURCES := setup.py $(shell find csrc -type f)
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint bench clean
+.PHONY: help demo test install build lint cuda-check bench clean
 
 help:
-	@sed -n '1,5p' Makefile
+	@sed -n '1,6p' Makefile
 
 # Made once, and again when the packaging changes. Torch comes first, because the build needs it.
 $(VENV)/.installed: pyproject.toml Makefile

@@ -26,8 +26,8 @@ try:
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, include_paths, library_paths
 except ImportError as error:
     sys.exit(
-        f"unet_fast: building needs torch and pybind11 ({error}). Install them first (pip install torch pybind11 ninja), "
-        "then build with: pip install --no-build-isolation ."
+        f"unet_fast: building needs torch and pybind11 ({error}). Install them first "
+        "(pip install torch pybind11 ninja), then build with: pip install --no-build-isolation ."
     )
 
 ROOT = Path(__file__).resolve().parent
@@ -45,6 +45,8 @@ CXX_FLAGS = [
     "-Wextra",
     "-Wno-unused-parameter",
 ]
+# hidden as on the host side: two libraries define the same templates, and each must keep to its own
+NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden,-Wall"]
 
 
 def say(text: str) -> None:
@@ -56,10 +58,19 @@ def sources(folder: str, pattern: str) -> list[str]:
 
 
 def nvcc_path() -> str | None:
-    found = shutil.which("nvcc")
-    if found is None and CUDA_HOME and (Path(CUDA_HOME) / "bin" / "nvcc").exists():
-        found = str(Path(CUDA_HOME) / "bin" / "nvcc")
-    return found
+    """The compiler that torch's builder takes; on the PATH where torch looks for none because it is a CPU build."""
+    if CUDA_HOME and (Path(CUDA_HOME) / "bin" / "nvcc").exists():
+        return str(Path(CUDA_HOME) / "bin" / "nvcc")
+    return shutil.which("nvcc")
+
+
+def nvcc_version() -> str:
+    """Such as 13.0."""
+    nvcc = nvcc_path()
+    assert nvcc is not None
+    listed = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release (\d+\.\d+)", listed)
+    return found[1] if found else "unknown version"
 
 
 def decide_cuda() -> tuple[bool, str]:
@@ -76,6 +87,8 @@ def decide_cuda() -> tuple[bool, str]:
         missing.append("this torch is a CPU build (torch.version.cuda is None)")
     if nvcc_path() is None:
         missing.append("nvcc was not found (set CUDA_HOME)")
+    elif torch.version.cuda is not None and nvcc_version().split(".")[0] != torch.version.cuda.split(".")[0]:
+        missing.append(f"nvcc is of CUDA {nvcc_version()}, but torch was built with CUDA {torch.version.cuda}")
     if missing and wish == "1":
         sys.exit(f"unet_fast: UNET_FAST_CUDA=1, but {' and '.join(missing)}")
     if missing:
@@ -102,6 +115,7 @@ def torch_extension(name: str, files: list[str], *, cuda: bool) -> Extension:
     device = "cuda" if cuda else "cpu"
     # torch_stable_abi keeps the headers to the stable part; libtorch_python is not linked
     libraries = ["c10", "torch", "torch_cpu"] + (["cudart", "c10_cuda", "torch_cuda"] if cuda else [])
+    # USE_CUDA shows the CUDA part of torch's C interface, such as the current stream
     defines = [("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)] + ([("USE_CUDA", None)] if cuda else [])
     return Extension(
         name,
@@ -111,10 +125,8 @@ def torch_extension(name: str, files: list[str], *, cuda: bool) -> Extension:
         libraries=libraries,
         define_macros=defines,
         language="c++",
-        extra_compile_args={
-            "cxx": CXX_FLAGS,
-            "nvcc": ["-std=c++20", "-O3", "-Xptxas=-v", "--expt-relaxed-constexpr", "--expt-extended-lambda"],
-        },
+        # one nvcc process compiles for four architectures at once: the build is as long as the slowest of them
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, "--threads=4"]},
     )
 
 
@@ -128,16 +140,12 @@ class Build(BuildExtension):
 
     def build_extension(self, ext: Extension) -> None:
         build_temp = self.build_temp
-        self.build_temp = str(
-            Path(build_temp) / ext.name
-        )  # else the ninja files of two libraries overwrite each other
+        self.build_temp = str(Path(build_temp) / ext.name)  # else the ninja files of two libraries overwrite each other
         try:
             if ext.name == "unet_fast._torch_cpu":
                 kernels = Path(build_temp) / "unet_fast._numpy"
                 names = {Path(source).stem for source in sources("cpu", "*.cpp")}
-                ext.extra_objects = [
-                    str(path) for path in sorted(kernels.rglob("cpu/*.o")) if path.stem in names
-                ]
+                ext.extra_objects = [str(path) for path in sorted(kernels.rglob("cpu/*.o")) if path.stem in names]
             super().build_extension(ext)
         finally:
             self.build_temp = build_temp
@@ -146,10 +154,7 @@ class Build(BuildExtension):
 def extensions() -> list[Extension]:
     use_ninja = shutil.which("ninja") is not None
     say(f"torch {torch.__version__}, pybind11 {pybind11.__version__}, Python {platform.python_version()}")
-    say(
-        "ninja: "
-        + ("yes" if use_ninja else "not found, compiling file by file (pip install ninja is faster)")
-    )
+    say("ninja: " + ("yes" if use_ninja else "not found, compiling file by file (pip install ninja is faster)"))
     cuda, why = decide_cuda()
     say(f"CUDA: {'yes' if cuda else 'no'} ({why})")
     built = [
@@ -182,8 +187,9 @@ def extensions() -> list[Extension]:
     return built
 
 
-os.chdir(ROOT)
-setup(
-    ext_modules=extensions(),
-    cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)},
-)
+if __name__ == "__main__":  # csrc/cuda/check.py and the tests import the flags and the decisions
+    os.chdir(ROOT)
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)},
+    )

@@ -101,7 +101,8 @@ Part<Index> part_of(const Box& box, int64_t element) {
 }
 
 struct Place {
-  int64_t target, source;  // bytes
+  int64_t target;   // bytes
+  uint64_t source;  // bytes; outside the window it means nothing, and wraps
   bool inside;
 };
 
@@ -113,7 +114,7 @@ __device__ Place place_of(const Part<Index>& part, Index word) {
     const Index outer = d == 0 ? Index(0) : part.size[d](word);
     const Index at = word - outer * part.size[d].divisor, in_window = at - part.first[d];  // below: wraps to a large one
     place.target += static_cast<int64_t>(at) * part.target_stride[d];
-    place.source += static_cast<int64_t>(kWindow ? in_window : at) * part.source_stride[d];
+    place.source += static_cast<uint64_t>(kWindow ? in_window : at) * static_cast<uint64_t>(part.source_stride[d]);
     if (kWindow) place.inside = place.inside && in_window < part.inside[d];
     word = outer;
   }

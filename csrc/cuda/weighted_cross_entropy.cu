@@ -11,6 +11,7 @@
 // order of the additions never changes.
 #include "cuda/weighted_cross_entropy.h"
 
+#include <cmath>
 #include <type_traits>
 
 #include "common/fast_divide.h"
@@ -24,10 +25,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMostBlocks = 4096;                  // of the loss: the pairs of sums that the last block adds up
-constexpr int kDivisorThreads = 512, kDivisorBlocks = 128;  // few, because every block of the loss adds up their sums
+constexpr int kDivisorThreads = 512, kMostDivisorBlocks = 128;  // few: every block of the loss adds up their sums
 constexpr int kDivisorPixels = 4;                      // that a thread reads at once
 constexpr int kWarps = kThreads / kWarp, kDivisorWarps = kDivisorThreads / kWarp;
-static_assert(kDivisorBlocks <= kThreads, "one thread of the loss for each sum of the divisor");
+static_assert(kMostDivisorBlocks <= kThreads, "one thread of the loss for each sum of the divisor");
 
 constexpr int32_t kIgnored = -1, kOutside = -2;  // targets that are no class
 
@@ -36,7 +37,8 @@ struct Call {
   WeightedCrossEntropyArguments arguments;
   int64_t tiles;                 // of one image
   int64_t image_step, tile_step; // the grid as whole images and tiles: from one tile of a block to its next
-  const double* divisors;        // kDivisorBlocks sums, or null for a gradient that is not divided
+  const double* divisors;        // sums, or null for a gradient that is not divided
+  unsigned divisor_blocks;       // the number of those sums
   double* sums;                  // two for each block: losses, divisor
 };
 
@@ -268,7 +270,7 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const Call c
   __shared__ double divisor_scratch[kWarps], loss_scratch[kWarps], weight_scratch[kWarps];
   A scale = A(1);
   if (call.divisors) {
-    const double share = threadIdx.x < kDivisorBlocks ? call.divisors[threadIdx.x] : 0.0;
+    const double share = threadIdx.x < call.divisor_blocks ? call.divisors[threadIdx.x] : 0.0;
     scale = static_cast<A>(1.0 / usable_divisor(block_sum<kThreads>(share, divisor_scratch)));
   }
   PixelSums sums = {0, 0};
@@ -373,13 +375,15 @@ cudaError_t launch_all(const WeightedCrossEntropyShape& shape, const WeightedCro
   Call call = {};
   call.shape = shape;
   call.arguments = arguments;
-  call.sums = workspace + kDivisorBlocks;
+  call.sums = workspace + kMostDivisorBlocks;
   cudaError_t error = cudaSuccess;
   if (needs_divisor(arguments)) {
     call.divisors = workspace;
     const bool aligned = pixels_are_aligned(arguments, kDivisorPixels, sizeof(A));
-    error = launch(aligned ? divisor_kernel<A, kDivisorPixels> : divisor_kernel<A, 1>, kDivisorBlocks, kDivisorThreads,
-                   stream, call, workspace);
+    const int64_t blocks = ceil_div(shape.batch * shape.pixels, kDivisorThreads * kDivisorPixels);
+    call.divisor_blocks = static_cast<unsigned>(blocks < kMostDivisorBlocks ? blocks : kMostDivisorBlocks);
+    error = launch(aligned ? divisor_kernel<A, kDivisorPixels> : divisor_kernel<A, 1>, call.divisor_blocks,
+                   kDivisorThreads, stream, call, workspace);
     if (error != cudaSuccess) return error;
   }
   int64_t blocks = 0;
@@ -432,10 +436,10 @@ struct Scaling {
 template <class T, int N, Factor factor, class Index>
 cudaError_t launch_scaling(const Scaling& s, cudaStream_t stream) {
   using A = decltype(widen(T{}));
-  const int64_t groups = s.elements / N;
+  const int64_t groups = s.elements / N, groups_a_plane = factor == Factor::kPlanar ? s.plane / N : 1;
   return launch(scale_kernel<T, N, factor, Index, A>, ceil_div(groups, kThreads), kThreads, stream,
                 static_cast<const T*>(s.grad), static_cast<const A*>(s.factors), static_cast<T*>(s.out),
-                static_cast<Index>(groups), Divide<Index>(s.plane / N), Divide<Index>(s.classes));
+                static_cast<Index>(groups), Divide<Index>(groups_a_plane), Divide<Index>(s.classes));
 }
 
 template <class T, int N, Factor factor>
@@ -467,7 +471,7 @@ cudaError_t choose_factor(const Scaling& s, Factor factor, cudaStream_t stream) 
 
 int64_t weighted_cross_entropy_workspace(const WeightedCrossEntropyShape&,
                                          const WeightedCrossEntropyArguments& arguments) {
-  return arguments.reduction == Reduction::kNone ? 0 : kDivisorBlocks + 2 * kMostBlocks;
+  return arguments.reduction == Reduction::kNone ? 0 : kMostDivisorBlocks + 2 * kMostBlocks;
 }
 
 cudaError_t weighted_cross_entropy(const WeightedCrossEntropyShape& shape,

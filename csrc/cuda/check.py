@@ -1,0 +1,163 @@
+"""Compiles every CUDA source for every architecture and the bindings against torch's stable interface. Needs no GPU.
+
+    python csrc/cuda/check.py [--arch 9.0 ...] [--jobs 2]
+
+Prints registers, shared memory and spills of every kernel. Fails when something does not compile, when a kernel spills
+registers to memory, when a binding warns, or when the library would need symbols outside torch's stable C interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from torch.utils.cpp_extension import include_paths  # noqa: E402
+
+import setup as build  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the assembler says about one kernel on one architecture; sizes in bytes."""
+
+    name: str
+    arch: str
+    registers: int
+    shared: int
+    stack: int
+    spilled: int
+
+
+def run(command: list[str]) -> str:
+    """The output of a command; ends the program with that output when it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}\nCUDA check: this command failed")
+    return done.stdout
+
+
+def compile_kernels(nvcc: str, source: Path, arch: str, target: Path) -> list[Kernel]:
+    number = arch.replace(".", "")
+    code = f"arch=compute_{number},code=sm_{number}"
+    flags = [*build.NVCC_FLAGS, "-Xcompiler=-fPIC", "-Xptxas=-v", f"-I{ROOT / 'csrc'}", "-gencode", code]
+    return parse(run([nvcc, *flags, "-c", str(source), "-o", str(target)]), arch)
+
+
+def parse(listing: str, arch: str) -> list[Kernel]:
+    """The kernels in what ``ptxas -v`` prints."""
+    kernels = []
+    for part in re.split(r"Compiling entry function '", listing)[1:]:
+        name = part.split("'", 1)[0]
+        stack, stores, loads = _numbers(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
+        )
+        (registers,) = _numbers(r"Used (\d+) registers", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        kernels.append(Kernel(name, arch, registers, int(shared[1]) if shared else 0, stack, stores + loads))
+    return kernels
+
+
+def _numbers(pattern: str, text: str) -> tuple[int, ...]:
+    found = re.search(pattern, text)
+    if found is None:
+        sys.exit(f"CUDA check: no {pattern!r} in what ptxas printed:\n{text}")
+    return tuple(int(group) for group in found.groups())
+
+
+def compile_binding(nvcc: str, source: Path, target: Path) -> None:
+    """With setup.py's flags and warnings as errors. Through nvcc, which knows where CUDA's headers are."""
+    headers = [f"-isystem={path}" for path in include_paths()]
+    defines = ["-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={build.TORCH_TARGET_VERSION}"]
+    host = ",".join([*(flag for flag in build.CXX_FLAGS if flag[:2] in ("-f", "-W")), "-Werror", "-fPIC"])
+    flags = ["-std=c++20", "-O1", f"-Xcompiler={host}", f"-I{ROOT / 'csrc'}", *headers, *defines]
+    run([nvcc, "-x", "c++", *flags, "-c", str(source), "-o", str(target)])
+
+
+def unstable_symbols(library: Path) -> list[str]:
+    """C++ symbols of torch that the library expects from outside: its stable interface is plain C."""
+    symbols = run(["nm", "--dynamic", "--demangle", "--undefined-only", str(library)])
+    return sorted(set(re.findall(r"\b(?:c10|at|torch)::\S.*", symbols)))
+
+
+def table(kernels: list[Kernel]) -> str:
+    """One line a kernel, one column an architecture."""
+    plain = run(["c++filt", *{kernel.name for kernel in kernels}]).splitlines()
+    names = dict(zip({kernel.name for kernel in kernels}, plain, strict=True))
+    rows: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in kernels:
+        rows[short(names[kernel.name])].append(kernel)
+    archs = sorted({kernel.arch for kernel in kernels}, key=float)
+    width = max(map(len, rows))
+    lines = [f"{'kernel':{width}}  registers on {'  '.join(archs)}   shared  spilled"]
+    for name, row in sorted(rows.items()):
+        used = {kernel.arch: kernel.registers for kernel in row}
+        cells = "  ".join(f"{used[arch]:{max(3, len(arch))}}" for arch in archs)
+        spilled = sum(kernel.spilled for kernel in row)
+        lines.append(f"{name:{width}}  {'':12} {cells}   {max(kernel.shared for kernel in row):6}  {spilled:7}")
+    return "\n".join(lines)
+
+
+def short(name: str) -> str:
+    """A kernel's name and template arguments without the namespaces and parameters."""
+    name = re.sub(r"^void |\(anonymous namespace\)::|uf::(cuda::)?", "", name)
+    depth = 0
+    for place, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0:
+            return name[:place]
+    return name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--arch", nargs="+", default=build.DEFAULT_ARCHITECTURES, help="such as 9.0 (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time (default: %(default)s)")
+    options = parser.parse_args()
+    nvcc = build.nvcc_path()
+    if nvcc is None:
+        sys.exit("CUDA check: nvcc was not found; put it on the PATH or set CUDA_HOME")
+    sources = sorted(ROOT.glob("csrc/cuda/*.cu"))
+    bindings = sorted(ROOT.glob("csrc/bindings/torch_cuda/*.cpp"))
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        objects = [Path(folder) / f"{path.parent.name}-{path.stem}.o" for path in bindings]
+        waiting = [pool.submit(compile_binding, nvcc, *pair) for pair in zip(bindings, objects, strict=True)]
+        listings = []
+        for arch in options.arch:
+            for source in sources:
+                objects.append(Path(folder) / f"{source.stem}-{arch}.o")
+                listings.append(pool.submit(compile_kernels, nvcc, source, arch, objects[-1]))
+        kernels = [kernel for listing in listings for kernel in listing.result()]
+        for each in waiting:
+            each.result()
+        one_arch = [path for path in objects if path.suffix == ".o" and not path.stem.endswith(tuple(options.arch[1:]))]
+        library = Path(folder) / "check.so"
+        run([nvcc, "-shared", "--cudart=shared", *map(str, one_arch), "-o", str(library)])
+        unstable = unstable_symbols(library)
+    print(table(kernels))
+    spilling = [kernel for kernel in kernels if kernel.spilled]
+    print(
+        f"{len(sources)} CUDA sources for {', '.join(options.arch)} and {len(bindings)} bindings compiled and linked; "
+        f"{len(kernels)} kernels, {len(spilling)} with spills, {len(unstable)} symbols outside torch's stable interface"
+    )
+    if spilling or unstable:
+        sys.exit(
+            "\n".join(
+                ["CUDA check failed:", *(f"{k.name} on {k.arch}: {k.spilled} bytes" for k in spilling), *unstable]
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()
