@@ -19,4 +19,18 @@ STABLE_TORCH_LIBRARY(unet_fast, m) {
   m.def(
       "elastic_warp_backward(Tensor[] grads, Tensor displacement, Tensor? matrix, SymInt[] input_size, "
       "int[] interpolation, int field, int padding) -> Tensor[]");
+  m.def(
+      "relu_pool_skip(Tensor x, Tensor? bias, SymInt[] skip_size, SymInt up_channels, bool want_code) -> "
+      "(Tensor pooled, Tensor buffer, Tensor code)");
+  m.def(
+      "relu_pool_skip_backward(Tensor code, Tensor? grad_pooled, Tensor? grad_buffer, SymInt[] size, bool want_bias) -> "
+      "(Tensor grad_x, Tensor grad_bias)");
+  m.def("bias_relu(Tensor x, Tensor? bias) -> Tensor");
+  m.def("bias_relu_(Tensor(a!) x, Tensor? bias) -> ()");
+  m.def("bias_relu_backward(Tensor grad, Tensor out, bool want_bias) -> (Tensor grad_x, Tensor grad_bias)");
+  m.def("up_conv_into(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) buffer) -> ()");
+  m.def(
+      "up_conv_into_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, bool want_bias) -> "
+      "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  m.def("up_conv_crop_concat(Tensor x, Tensor weight, Tensor? bias, Tensor skip) -> Tensor");
 }

@@ -1,0 +1,55 @@
+#include "cpu/bias_relu.h"
+
+#include "bindings/junction_call.h"
+#include "bindings/torch_cpu/channel_gradient.h"
+
+namespace uf::bindings {
+namespace {
+
+MemoryFormat layout_of(const Tensor& tensor) { return format_of_layout(is_channels_last(tensor), tensor.dim()); }
+
+BiasReluShape shape_of(const Tensor& dense) {
+  int64_t pixels = 1;
+  for (int64_t d = 2; d < dense.dim(); ++d) pixels *= dense.size(d);
+  return {dense.size(0), dense.size(1), pixels, is_channels_last(dense)};
+}
+
+void apply(const Tensor& x, const std::optional<Tensor>& bias_in, const Tensor& out) {
+  const std::optional<Tensor> bias = dense_bias(bias_in, x, x.size(1), "bias_relu");
+  bias_relu(shape_of(x), element_type(x, "bias_relu"), x.const_data_ptr(), data_or_null(bias), out.mutable_data_ptr(),
+            torch_parallel());
+}
+
+Tensor bias_relu_cpu(const Tensor& x_in, std::optional<Tensor> bias) {
+  const MemoryFormat format = layout_of(x_in);
+  const Tensor x = torch::stable::contiguous(x_in, format), out = new_tensor(x, sizes(x), std::nullopt, format);
+  apply(x, bias, out);
+  return out;
+}
+
+void bias_relu_in_place_cpu(Tensor x, std::optional<Tensor> bias) {
+  const Tensor dense = torch::stable::contiguous(x, layout_of(x));
+  apply(dense, bias, dense);
+  if (dense.const_data_ptr() != x.const_data_ptr()) torch::stable::copy_(x, dense);
+}
+
+std::tuple<Tensor, Tensor> bias_relu_backward_cpu(const Tensor& grad_in, const Tensor& out_in, bool want_bias) {
+  const MemoryFormat format = layout_of(out_in);
+  const Tensor grad = torch::stable::contiguous(grad_in, format), out = torch::stable::contiguous(out_in, format);
+  const Tensor grad_x = new_tensor(grad, sizes(grad), std::nullopt, format);
+  const BiasReluShape shape = shape_of(out);
+  ChannelGradient bias(want_bias, bias_relu_parts(shape), shape.channels);
+  bias_relu_backward(shape, element_type(out, "bias_relu"), grad.const_data_ptr(), out.const_data_ptr(),
+                     grad_x.mutable_data_ptr(), bias.sums(), bias.workspace(), torch_parallel());
+  return {grad_x, bias.tensor(grad_x)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
+  m.impl("bias_relu", TORCH_BOX(&bias_relu_cpu));
+  m.impl("bias_relu_", TORCH_BOX(&bias_relu_in_place_cpu));
+  m.impl("bias_relu_backward", TORCH_BOX(&bias_relu_backward_cpu));
+}
+
+}  // namespace uf::bindings

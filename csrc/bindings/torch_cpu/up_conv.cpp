@@ -1,0 +1,153 @@
+// The matrix products are torch's own (oneDNN or MKL), through the C interface of its CPU kernels: below the dispatcher, so
+// that neither autograd nor autocast sees them. Workspace: one product, the size of the up-sampled image.
+#include "cpu/up_conv.h"
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include "bindings/junction_call.h"
+#include "bindings/torch_cpu/channel_gradient.h"
+#include "common/crop.h"
+#include "cpu/copy_rows.h"
+
+namespace uf::bindings {
+namespace {
+
+struct Matrix {
+  const Tensor& storage;
+  int64_t rows, columns, row_stride, column_stride, offset = 0;
+
+  Matrix transposed() const { return {storage, columns, rows, column_stride, row_stride, offset}; }
+
+  Tensor view() const {
+    char* data = static_cast<char*>(const_cast<void*>(storage.const_data_ptr()));
+    return torch::stable::from_blob(data + offset * static_cast<int64_t>(storage.element_size()), {rows, columns},
+                                    {row_stride, column_stride}, storage.device(), storage.scalar_type());
+  }
+};
+
+void multiply(const Matrix& a, const Matrix& b, const Matrix& out) {
+  const Tensor to = out.view(), left = a.view(), right = b.view();
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(to.get(), left.get(), right.get()));
+}
+
+UpConvShape shape_of(const UpConvCall& call) {
+  return {call.batch, call.channels, call.height, call.width, call.channels_last};
+}
+
+char* first_channel(const UpConvCall& call, const Tensor& image) {
+  return static_cast<char*>(const_cast<void*>(image.const_data_ptr())) +
+         call.offset * static_cast<int64_t>(image.element_size());
+}
+
+// (C_in, 4 C); the rows of a product of one pixel, or of one channel of an image, are its columns.
+Matrix weight_matrix(const UpConvCall& call, const Tensor& weight) {
+  return {weight, call.in_channels, 4 * call.channels, 4 * call.channels, 1};
+}
+
+// Image n of a dense planar (N, channels, pixels).
+Matrix plane_matrix(const Tensor& tensor, int64_t n, int64_t channels, int64_t pixels) {
+  return {tensor, channels, pixels, pixels, 1, n * channels * pixels};
+}
+
+Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
+
+void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
+  const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
+  if (x.numel() == 0) return;
+  const std::optional<Tensor> bias = dense_bias(bias_in, x, call.channels, "up_conv_into");
+  const Tensor product = product_for(call);
+  const Matrix w = weight_matrix(call, call.weight);
+  const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
+  if (call.channels_last) {
+    multiply({call.x, rows, k, k, 1}, w, {product, rows, columns, columns, 1});
+  } else {
+    for (int64_t n = 0; n < call.batch; ++n)
+      multiply(w.transposed(), plane_matrix(call.x, n, k, call.pixels()), plane_matrix(product, n, columns, call.pixels()));
+  }
+  up_conv_scatter(shape_of(call), call.type, product.const_data_ptr(), data_or_null(bias), first_channel(call, buffer),
+                  call.stride, torch_parallel());
+}
+
+std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_in, const Tensor& x, const Tensor& weight,
+                                                             bool want_x, bool want_weight, bool want_bias) {
+  const Tensor grad = innermost_dense_image(grad_in, is_channels_last(grad_in));
+  const UpConvCall call = up_conv_call(x, weight, grad, "up_conv_into_backward");
+  const MemoryFormat format = format_of_layout(call.channels_last);
+  const Tensor none = new_tensor(x, {0}), product = product_for(call);
+  const Tensor grad_x = want_x ? new_tensor(x, sizes(x), std::nullopt, format) : none;
+  const Tensor grad_weight =
+      want_weight ? new_tensor(weight, sizes(weight), std::nullopt, MemoryFormat::ChannelsLast) : none;
+  ChannelGradient bias(want_bias, up_conv_parts(shape_of(call)), call.channels);
+  up_conv_gather(shape_of(call), call.type, first_channel(call, grad), call.stride, product.mutable_data_ptr(),
+                 bias.sums(), bias.workspace(), torch_parallel());
+  const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
+  if (rows == 0) {
+    if (want_weight) {
+      Tensor zeros = grad_weight;
+      torch::stable::zero_(zeros);
+    }
+    return {grad_x, grad_weight, bias.tensor(grad)};
+  }
+  const Matrix w = weight_matrix(call, call.weight);
+  if (call.channels_last) {
+    const Matrix g = {product, rows, columns, columns, 1};
+    if (want_x) multiply(g, w.transposed(), {grad_x, rows, k, k, 1});
+    if (want_weight) multiply(Matrix{call.x, rows, k, k, 1}.transposed(), g, weight_matrix(call, grad_weight));
+    return {grad_x, grad_weight, bias.tensor(grad)};
+  }
+  for (int64_t n = 0; want_x && n < call.batch; ++n)
+    multiply(w, plane_matrix(product, n, columns, call.pixels()), plane_matrix(grad_x, n, k, call.pixels()));
+  if (want_weight && call.batch == 1) {
+    multiply(plane_matrix(call.x, 0, k, rows), plane_matrix(product, 0, columns, rows).transposed(),
+             weight_matrix(call, grad_weight));
+  } else if (want_weight) {
+    // one product over all images: sums of several, each rounded to the tensor's dtype, would be less exact
+    const auto pixels_first = [&](const Tensor& tensor, int64_t channels) {
+      const Tensor image = torch::stable::view(tensor, {call.batch, channels, call.pixels()});
+      return torch::stable::contiguous(torch::stable::transpose(image, 1, 2));
+    };
+    const Tensor xs = pixels_first(call.x, k), gs = pixels_first(product, columns);
+    multiply(Matrix{xs, rows, k, k, 1}.transposed(), {gs, rows, columns, columns, 1}, weight_matrix(call, grad_weight));
+  }
+  return {grad_x, grad_weight, bias.tensor(grad)};
+}
+
+// The first channels of `out` become the centre of `skip`.
+void copy_crop(const Tensor& skip_in, const Tensor& out) {
+  const bool last = is_channels_last(out);
+  const Tensor skip = innermost_dense_image(skip_in, last);
+  const ImageStride from = image_stride(skip), to = image_stride(out);
+  const int64_t e = static_cast<int64_t>(out.element_size()), channels = skip.size(1), height = out.size(2);
+  const int64_t width = out.size(3), planes = last ? 1 : channels;
+  const char* source = static_cast<const char*>(skip.const_data_ptr()) +
+                       (crop_start(skip.size(2), height) * from.y + crop_start(skip.size(3), width) * from.x) * e;
+  char* target = static_cast<char*>(out.mutable_data_ptr());
+  torch_parallel()(skip.size(0) * planes * height, (1 << 15) / (width * (last ? channels : 1) + 1) + 1,
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t unit = begin; unit < end; ++unit) {
+                       const int64_t y = unit % height, c = unit / height % planes, n = unit / height / planes;
+                       char* row = target + (n * to.batch + c * to.channel + y * to.y) * e;
+                       const char* start = source + (n * from.batch + c * from.channel + y * from.y) * e;
+                       copy_rows(row, to.x * e, start, from.x * e, (last ? channels : 1) * e, width);
+                     }
+                   });
+}
+
+Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, const Tensor& skip) {
+  const Tensor out = new_tensor(x, {x.size(0), skip.size(1) + weight.size(1), 2 * x.size(2), 2 * x.size(3)},
+                                std::nullopt, format_of_layout(is_channels_last(x)));
+  if (out.numel() == 0) return out;
+  copy_crop(skip, out);
+  up_conv_into_cpu(x, weight, bias, out);
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
+  m.impl("up_conv_into", TORCH_BOX(&up_conv_into_cpu));
+  m.impl("up_conv_into_backward", TORCH_BOX(&up_conv_into_backward_cpu));
+  m.impl("up_conv_crop_concat", TORCH_BOX(&up_conv_crop_concat_cpu));
+}
+
+}  // namespace uf::bindings

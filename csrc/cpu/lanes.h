@@ -1,0 +1,37 @@
+// Loops over the channels of a pixel in pieces of fixed length, which the compiler turns into vector code without the
+// run-time checks and ragged tails that a loop of unknown, short length needs.
+#pragma once
+
+#include <cstdint>
+
+#include "common/macros.h"
+
+// In front of a loop over the elements of a piece: its iterations touch different elements, which the compiler cannot know,
+// and it must reach the vectoriser as a loop (GCC unrolls short ones before, and then fails to put them together again).
+#if defined(__clang__)
+#define UF_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define UF_INDEPENDENT _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
+#else
+#define UF_INDEPENDENT
+#endif
+
+namespace uf {
+
+// f.template operator()<L>(c) for pieces [c, c + L) of [0, count); f's operator must be UF_INLINE.
+template <class F>
+UF_INLINE void for_lanes(int64_t count, F f) {
+  int64_t c = 0;
+  for (; c + 32 <= count; c += 32) f.template piece<32>(c);
+  if (c + 16 <= count) {
+    f.template piece<16>(c);
+    c += 16;
+  }
+  if (c + 8 <= count) {
+    f.template piece<8>(c);
+    c += 8;
+  }
+  for (; c < count; ++c) f.template piece<1>(c);
+}
+
+}  // namespace uf

@@ -1,0 +1,238 @@
+// Both ways touch each byte once: 2 e bytes per element of the up-sampled image.
+#include "cpu/up_conv.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/pool_window.h"
+#include "cpu/channel_sums.h"
+#include "cpu/lanes.h"
+
+namespace uf {
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 15;  // less work than this is not worth waking a second thread for
+
+// A unit is one row of the input: of all channels (channels last) or of one (planar). It becomes two rows of the image.
+template <class T, class A>
+struct Call {
+  UpConvShape shape;
+  T* product;
+  T* image;
+  ImageStride stride;
+  const A* bias;  // null: 0
+  double* rows;   // null where nobody wants the sums
+};
+
+template <class T, class A>
+struct ScatterPixel {
+  const T* __restrict product;
+  const A* __restrict bias;
+  T* __restrict image;
+
+  template <int L>
+  UF_INLINE void piece(int64_t c) {
+    UF_INDEPENDENT
+    for (int j = 0; j < L; ++j) image[c + j] = narrow<T>(static_cast<A>(widen(product[c + j]) + bias[c + j]));
+  }
+};
+
+template <class T>
+struct CopyPixel {
+  const T* __restrict from;
+  T* __restrict to;
+
+  template <int L>
+  UF_INLINE void piece(int64_t c) {
+    UF_INDEPENDENT
+    for (int j = 0; j < L; ++j) to[c + j] = from[c + j];
+  }
+};
+
+template <class T, class A>
+struct GatherPixel {
+  const T* __restrict image;
+  T* __restrict product;
+  A* __restrict sum;
+
+  template <int L>
+  UF_INLINE void piece(int64_t c) {
+    UF_INDEPENDENT
+    for (int j = 0; j < L; ++j) {
+      product[c + j] = image[c + j];
+      sum[c + j] += widen(image[c + j]);
+    }
+  }
+};
+
+template <class T, class A>
+UF_INLINE void interleave(const T* __restrict left, const T* __restrict right, int64_t width, A bias,
+                          T* __restrict image) {
+  for (int64_t x = 0; x < width; ++x) {
+    image[2 * x] = narrow<T>(static_cast<A>(widen(left[x]) + bias));
+    image[2 * x + 1] = narrow<T>(static_cast<A>(widen(right[x]) + bias));
+  }
+}
+
+template <class U>
+UF_INLINE void separate(const U* __restrict image, int64_t width, U* __restrict left, U* __restrict right) {
+  for (int64_t x = 0; x < width; ++x) {
+    left[x] = image[2 * x];
+    right[x] = image[2 * x + 1];
+  }
+}
+
+// Where a unit lies: its image rows start at image, its products at product (channels last: pixel after pixel of
+// (2, 2, C); planar: plane_step from one (dy, dx) to the next).
+template <class T>
+struct Unit {
+  T* image;
+  T* product;
+  int64_t plane_step, channel;
+};
+
+template <class T, class A>
+UF_INLINE Unit<T> locate(const Call<T, A>& call, int64_t unit) {
+  const UpConvShape& s = call.shape;
+  const int64_t planes = s.channels_last ? 1 : s.channels;
+  const int64_t y = unit % s.height, c = unit / s.height % planes, n = unit / s.height / planes;
+  T* image = call.image + n * call.stride.batch + c * call.stride.channel + 2 * y * call.stride.y;
+  if (s.channels_last) return {image, call.product + unit * s.width * 4 * s.channels, 0, 0};
+  const int64_t plane = s.height * s.width;
+  return {image, call.product + (n * 4 * s.channels + c) * plane + y * s.width, s.channels * plane, c};
+}
+
+template <class T, class A>
+UF_INLINE void scatter(const Call<T, A>& call, int64_t begin, int64_t end) {
+  const UpConvShape& s = call.shape;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Unit<T> at = locate(call, unit);
+    for (int64_t dy = 0; dy < 2; ++dy) {
+      T* image = at.image + dy * call.stride.y;
+      if (!s.channels_last) {
+        const T* left = at.product + 2 * dy * at.plane_step;
+        interleave(left, left + at.plane_step, s.width, call.bias ? call.bias[at.channel] : A(0), image);
+        continue;
+      }
+      for (int64_t x = 0; x < 2 * s.width; ++x) {
+        const T* product = at.product + (x / 2 * 4 + 2 * dy + x % 2) * s.channels;
+        if (call.bias)
+          for_lanes(s.channels, ScatterPixel<T, A>{product, call.bias, image + x * call.stride.x});
+        else
+          for_lanes(s.channels, CopyPixel<T>{product, image + x * call.stride.x});
+      }
+    }
+  }
+}
+
+template <class T, class A>
+UF_INLINE void gather(const Call<T, A>& call, int64_t begin, int64_t end, A* sums, double* row) {
+  const UpConvShape& s = call.shape;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Unit<T> at = locate(call, unit);
+    std::fill_n(sums, s.channels_last ? s.channels : 0, A(0));
+    for (int64_t dy = 0; dy < 2; ++dy) {
+      const T* image = at.image + dy * call.stride.y;
+      if (!s.channels_last) {
+        T* left = at.product + 2 * dy * at.plane_step;
+        using U = Bits<T>;
+        separate(reinterpret_cast<const U*>(image), s.width, reinterpret_cast<U*>(left),
+                 reinterpret_cast<U*>(left + at.plane_step));
+        if (row) row[unit / s.height] += row_sum<A>(image, 2 * s.width);
+        continue;
+      }
+      for (int64_t x = 0; x < 2 * s.width; ++x) {
+        T* product = at.product + (x / 2 * 4 + 2 * dy + x % 2) * s.channels;
+        if (row)
+          for_lanes(s.channels, GatherPixel<T, A>{image + x * call.stride.x, product, sums});
+        else
+          for_lanes(s.channels, CopyPixel<T>{image + x * call.stride.x, product});
+      }
+    }
+    if (row && s.channels_last)
+      for (int64_t c = 0; c < s.channels; ++c) row[c] += sums[c];
+  }
+}
+
+#define UF_UP_CONV(T, A)                                                                                    \
+  UF_MULTIVERSION void run(const Call<T, A>& call, int64_t begin, int64_t end) { scatter(call, begin, end); } \
+  UF_MULTIVERSION void run(const Call<T, A>& call, int64_t begin, int64_t end, A* sums, double* row) {      \
+    gather(call, begin, end, sums, row);                                                                    \
+  }
+
+UF_UP_CONV(double, double)
+UF_UP_CONV(float, float)
+UF_UP_CONV(Half, float)
+UF_UP_CONV(BFloat16, float)
+#undef UF_UP_CONV
+
+template <class T, class A>
+void start_scatter(const UpConvShape& s, const void* product, const void* bias, void* image, const ImageStride& stride,
+                   const Parallel& parallel) {
+  const Call<T, A> call = {s,      static_cast<T*>(const_cast<void*>(product)), static_cast<T*>(image),
+                           stride, static_cast<const A*>(bias),                 nullptr};
+  const int64_t unit = 4 * s.width * (s.channels_last ? s.channels : 1);
+  parallel(s.batch * (s.channels_last ? 1 : s.channels) * s.height, kGrainElements / unit + 1,
+           [&](int64_t begin, int64_t end) { run(call, begin, end); });
+}
+
+template <class T, class A>
+void start_gather(const UpConvShape& s, const void* image, const ImageStride& stride, void* product, double* grad_bias,
+                  double* workspace, const Parallel& parallel) {
+  const Call<T, A> call = {s,      static_cast<T*>(product), static_cast<T*>(const_cast<void*>(image)),
+                           stride, nullptr,                  grad_bias ? workspace : nullptr};
+  const int64_t parts = up_conv_parts(s);
+  if (grad_bias) std::fill_n(workspace, parts * s.channels, 0.0);
+  if (s.channels_last) {
+    const int64_t units = s.batch * s.height, unit = 4 * s.width * s.channels;
+    parallel(parts, kGrainElements * parts / (units * unit) + 1, [&](int64_t begin, int64_t end) {
+      std::vector<A> sums(static_cast<size_t>(s.channels));
+      for (int64_t part = begin; part < end; ++part)
+        run(call, units * part / parts, units * (part + 1) / parts, sums.data(),
+            call.rows ? call.rows + part * s.channels : nullptr);
+    });
+  } else {
+    const int64_t plane = 4 * s.height * s.width;
+    parallel(s.batch * s.channels, kGrainElements / plane + 1, [&](int64_t begin, int64_t end) {
+      run(call, begin * s.height, end * s.height, nullptr, call.rows);
+    });
+  }
+  if (grad_bias) add_rows(workspace, parts, s.channels, grad_bias);
+}
+
+}  // namespace
+
+int64_t up_conv_parts(const UpConvShape& s) {
+  return s.channels_last ? std::max<int64_t>(1, std::min(s.batch * s.height, kSumParts)) : s.batch;
+}
+
+void up_conv_scatter(const UpConvShape& shape, FloatType type, const void* product, const void* bias, void* image,
+                     const ImageStride& stride, const Parallel& parallel) {
+  if (shape.batch * shape.channels * shape.height * shape.width == 0) return;
+  switch (type) {
+    case FloatType::kFloat64: return start_scatter<double, double>(shape, product, bias, image, stride, parallel);
+    case FloatType::kFloat16: return start_scatter<Half, float>(shape, product, bias, image, stride, parallel);
+    case FloatType::kBFloat16: return start_scatter<BFloat16, float>(shape, product, bias, image, stride, parallel);
+    default: return start_scatter<float, float>(shape, product, bias, image, stride, parallel);
+  }
+}
+
+void up_conv_gather(const UpConvShape& shape, FloatType type, const void* image, const ImageStride& stride,
+                    void* product, double* grad_bias, double* workspace, const Parallel& parallel) {
+  if (shape.batch * shape.channels * shape.height * shape.width == 0) {
+    if (grad_bias) std::fill_n(grad_bias, shape.channels, 0.0);
+    return;
+  }
+  switch (type) {
+    case FloatType::kFloat64:
+      return start_gather<double, double>(shape, image, stride, product, grad_bias, workspace, parallel);
+    case FloatType::kFloat16:
+      return start_gather<Half, float>(shape, image, stride, product, grad_bias, workspace, parallel);
+    case FloatType::kBFloat16:
+      return start_gather<BFloat16, float>(shape, image, stride, product, grad_bias, workspace, parallel);
+    default:
+      return start_gather<float, float>(shape, image, stride, product, grad_bias, workspace, parallel);
+  }
+}
+
+}  // namespace uf
