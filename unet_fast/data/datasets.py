@@ -1,0 +1,178 @@
+"""Folders in the layouts that public data sets come in: recognised, read, and assembled into pairs of one size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from unet_fast.data.datasets_layouts import LAYOUTS, Item
+from unet_fast.data.labels import Kind, interpret_labels
+from unet_fast.data.pairs import Pair
+from unet_fast.data.stacks import PathLike, Stack, to_float
+from unet_fast.errors import InputError
+
+__all__ = ["Dataset", "Item", "read_dataset"]
+
+
+@dataclass
+class Dataset:
+    """Labelled images of any sizes.
+
+    layout: which of the layouts was recognised, in words.
+    items: images with interpreted labels, in the order in which ``--val`` counts them.
+    kind, num_classes: as in :class:`unet_fast.data.Pair`.
+    """
+
+    layout: str
+    items: list[Item]
+    kind: Kind
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def names(self) -> list[str]:
+        """One name an image."""
+        return [item.name for item in self.items]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The commonest (height, width); the larger of two that are equally common."""
+        counts = Counter(item.label.shape for item in self.items)
+        height, width = max(counts, key=lambda shape: (counts[shape], shape))
+        return height, width
+
+    def of_sequence(self, name: str) -> list[int]:
+        """Indices of the images of a sequence; ``InputError`` that lists the sequences for an unknown one."""
+        known = sorted({item.sequence for item in self.items if item.sequence})
+        if name not in known:
+            raise InputError(f"there is no sequence {name!r}; sequences of this data: {', '.join(known) or 'none'}")
+        return [index for index, item in enumerate(self.items) if item.sequence == name]
+
+    def pair(self, indices: Sequence[int] | None = None) -> Pair:
+        """The images ``indices`` (default all) as one stack of :attr:`size`.
+
+        A larger image is cut into as few equal, evenly spaced pieces as cover it, which overlap where its size is no
+        multiple. A smaller one is continued by its mirror image, whose pixels are ignored. Colour images whose channels
+        agree in all of the data are read as grey; beside real colour, grey images get three equal channels.
+        """
+        chosen = [self.items[index] for index in (range(len(self)) if indices is None else indices)]
+        if not chosen:
+            raise InputError("no images are chosen, expected at least one")
+        pieces = [piece for item in chosen for piece in _pieces(item, self.size)]
+        ignored = [piece.ignored for piece in pieces]
+        masks: np.ndarray | None = None
+        if any(mask is not None for mask in ignored):
+            masks = np.stack([np.zeros(self.size, bool) if mask is None else mask for mask in ignored])
+        images = Stack(np.stack([piece.image for piece in pieces]), [piece.name for piece in pieces])
+        labels = np.stack([piece.label for piece in pieces]).astype(np.int32)
+        return Pair(to_float(images, self.layout), labels, self.kind, self.num_classes, images.names, masks)
+
+
+def read_dataset(path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None) -> Dataset:
+    """Recognise and read a folder of labelled images.
+
+    Layouts, tried in this order (see :mod:`unet_fast.data.datasets_layouts`): ISBI 2012 stacks, Cell Tracking Challenge,
+    DRIVE, 2018 Data Science Bowl, and plain pairs of images and labels. ``kind`` and ``num_classes`` are as in
+    :func:`unet_fast.data.read_labels`.
+
+    Raises:
+        InputError: none of the layouts (the message shows their trees), or what is there is incomplete or damaged.
+        FileNotFoundError: no such folder.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; check the path")
+    for layout in LAYOUTS if root.is_dir() else ():
+        found = layout.find(root)
+        if found is None:
+            continue
+        items = layout.read(found)
+        if not items:
+            raise InputError(
+                f"{found} looks like {layout.name}, but no image in it has labels; expected\n{layout.tree}"
+            )
+        items, kind, num_classes = _interpreted(items, found, kind or layout.kind, num_classes)
+        return Dataset(layout.name, _one_colour(items), kind, num_classes)
+    trees = "\n".join(f"{layout.name}:\n{layout.tree}" for layout in LAYOUTS)
+    what = "holds no labelled images in a known layout" if root.is_dir() else "is a file, expected a folder"
+    raise InputError(f"{root} {what}; use --images and --labels, or arrange the files as one of\n{trees}")
+
+
+def _interpreted(
+    items: list[Item], path: Path, kind: Kind | None, num_classes: int | None
+) -> tuple[list[Item], Kind, int]:
+    """Labels as int32 of one kind; where nobody says which, the images of the commonest size decide."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(item.label.shape, []).append(index)
+    stacks = {
+        shape: Stack(np.stack([items[i].label for i in members])[:, None], [items[i].name for i in members])
+        for shape, members in groups.items()
+    }
+    if kind is None and not (num_classes is not None and num_classes > 2):
+        largest = max(groups, key=lambda shape: len(groups[shape]))
+        kind = interpret_labels(stacks[largest], path, None, None).kind
+    found: Kind = kind or "classes"
+    result = list(items)
+    classes = 2
+    for shape, members in groups.items():
+        read = interpret_labels(stacks[shape], path, found, num_classes)
+        classes = max(classes, read.num_classes)
+        for index, label in zip(members, read.labels, strict=True):
+            result[index] = replace(items[index], label=label)
+    return result, found, classes
+
+
+def _one_colour(items: list[Item]) -> list[Item]:
+    """The same number of channels everywhere: grey where all channels agree in all images, else three."""
+    grey = all(len(item.image) == 1 or bool((item.image == item.image[:1]).all()) for item in items)
+    if grey:
+        return [replace(item, image=item.image[:1]) for item in items]
+    channels = max(len(item.image) for item in items)
+    for item in items:
+        if len(item.image) not in (1, channels):
+            raise InputError(
+                f"the image {item.name} has {len(item.image)} channels, others have {channels}; convert them to one"
+            )
+    return [
+        replace(item, image=np.repeat(item.image, channels, axis=0)) if len(item.image) == 1 else item for item in items
+    ]
+
+
+def _pieces(item: Item, size: tuple[int, int]) -> list[Item]:
+    """``item`` as pieces of ``size``."""
+    shape = item.label.shape
+    if shape == size:
+        return [item]
+    missing = [max(0, wanted - length) for wanted, length in zip(size, shape, strict=True)]
+    if any(missing):
+        border = [(0, missing[0]), (0, missing[1])]
+        outside = np.pad(np.zeros(shape, bool) if item.ignored is None else item.ignored, border, constant_values=True)
+        item = replace(
+            item,
+            image=np.pad(item.image, [(0, 0), *border], mode="reflect"),
+            label=np.pad(item.label, border),
+            ignored=outside,
+        )
+    return [
+        replace(
+            item,
+            image=item.image[:, y : y + size[0], x : x + size[1]],
+            label=item.label[y : y + size[0], x : x + size[1]],
+            ignored=None if item.ignored is None else item.ignored[y : y + size[0], x : x + size[1]],
+            name=f"{item.name}[{y},{x}]",
+        )
+        for y in _starts(item.label.shape[0], size[0])
+        for x in _starts(item.label.shape[1], size[1])
+    ]
+
+
+def _starts(length: int, size: int) -> list[int]:
+    count = -(-length // size)
+    return [0] if count == 1 else [index * (length - size) // (count - 1) for index in range(count)]
