@@ -28,7 +28,7 @@ UF_INLINE void block_coordinates_impl(const BlockRow<A>& row, Coordinates<A>& ou
 }
 
 int64_t origin_of(double coordinate) {
-  return std::fabs(coordinate) <= kFarthest ? static_cast<int64_t>(std::floor(coordinate)) : 0;
+  return std::fabs(coordinate) <= kFarthest ? floor_of(coordinate) : 0;
 }
 
 }  // namespace

@@ -22,6 +22,13 @@ constexpr int kBlock = 64;  // pixels
 
 inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
 
+// floor of a number that fits; std::floor is a call into the C library where SSE4.1 cannot be taken for granted.
+template <class A>
+int64_t floor_of(A value) {
+  const int64_t whole = static_cast<int64_t>(value);
+  return whole - (value < static_cast<A>(whole) ? 1 : 0);
+}
+
 // Where an axis of `full` pixels is cropped to `part`; negative where the output reaches beyond the frame.
 inline int64_t centre_start(int64_t full, int64_t part) { return floor_div(full - part, 2); }
 
