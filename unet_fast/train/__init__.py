@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unet_fast.train.config import TrainConfig, fast_bfloat16, resolve_device
 from unet_fast.train.dataset import default_validation, hold_out, separate_touching
-from unet_fast.train.defaults import default_config, describe, steps_for
+from unet_fast.train.defaults import default_config, describe, legal_tile, steps_for
 from unet_fast.train.loop import Summary, train, write_preview
 from unet_fast.train.losses import LOSSES
 from unet_fast.train.run_folder import load_model, read_config
@@ -18,6 +18,7 @@ __all__ = [
     "describe",
     "fast_bfloat16",
     "hold_out",
+    "legal_tile",
     "load_model",
     "read_config",
     "resolve_device",

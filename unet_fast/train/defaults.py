@@ -81,7 +81,7 @@ def default_config(
         **from_recipe,
     }
     if "tile" not in given:
-        values["tile"] = _legal_tile(network, values.get("tile", 388 if gpu else 192))
+        values["tile"] = legal_tile(network, values.get("tile", 388 if gpu else 192))
     if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
         # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10
         values["learning_rate"] = 1e-4
@@ -111,7 +111,7 @@ def _model_defaults(name: str, gpu: bool, full_width: bool) -> dict[str, Any]:
     return {} if width is None else {"base_channels": width if gpu or full_width else width // 2}
 
 
-def _legal_tile(network: dict[str, Any], tile: int) -> int:
+def legal_tile(network: dict[str, Any], tile: int) -> int:
     """The least output of at least ``tile`` pixels that the network can put out."""
     with torch.device("meta"):
         return models.create(**network).geometry.covering_output(tile)

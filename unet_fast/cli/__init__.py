@@ -1,0 +1,23 @@
+"""The command line: ``unet-fast demo | train | recipes | compare | predict | evaluate | preview | info``."""
+
+from __future__ import annotations
+
+import sys
+
+from unet_fast.cli import look, predict, training
+from unet_fast.cli._app import app
+from unet_fast.errors import BackendError, InputError
+
+__all__ = ["app", "look", "main", "predict", "training"]
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line and exit code 2."""
+    try:
+        app()
+    except (InputError, BackendError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,59 @@
+"""The application that the commands register with, and the options that several of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unet_fast.errors import InputError
+
+app = typer.Typer(
+    name="unet-fast",
+    help="U-Net segmentation as fast as the hardware allows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Images = Annotated[Path, typer.Option("--images", help="TIFF stack, or folder of TIFF or PNG files.")]
+LabelsPath = Annotated[
+    Path, typer.Option("--labels", help="Labels of the same images: classes, a 0/255 mask, or instances.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Kind = Annotated[
+    str | None, typer.Option("--label-kind", help="mask, classes or instances; found out from the labels if not given.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A folder of a data set: ISBI 2012, Cell Tracking Challenge, DRIVE, Data Science Bowl 2018, or images/ with "
+        "labels/, masks/ or instances/.",
+    ),
+]
+Val = Annotated[
+    str | None,
+    typer.Option(
+        help="Images held out for validation, such as 20:25 or 3,7 or sequence:02; none for no validation. "
+        "Default: the last fifth, or as the recipe says."
+    ),
+]
+Epochs = Annotated[float | None, typer.Option(help="Budget as passes over the training images.")]
+Minutes = Annotated[float | None, typer.Option(help="Budget as time, validation included.")]
+Steps = Annotated[int | None, typer.Option(help="Budget as optimizer steps (a run that can be repeated exactly).")]
+
+
+def say(text: str) -> None:
+    """Print one line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def label_kind_of(text: str | None) -> Any:
+    """``--label-kind``, checked."""
+    kinds = ("mask", "classes", "instances")
+    if text is not None and text not in kinds:
+        raise InputError(f"--label-kind is {text!r}, expected one of {', '.join(kinds)}")
+    return text

@@ -1,0 +1,229 @@
+"""``unet-fast demo``, ``train``, ``recipes`` and ``compare``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unet_fast.cli._app import Data, Device, Epochs, Kind, Minutes, Steps, Val, app, label_kind_of, say
+from unet_fast.cli._sources import Source
+from unet_fast.errors import InputError
+
+SomeImages = Annotated[Path | None, typer.Option("--images", help="TIFF stack, or folder of TIFF or PNG files.")]
+SomeLabels = Annotated[
+    Path | None, typer.Option("--labels", help="Labels of the same images: classes, a 0/255 mask, or instances.")
+]
+
+
+@app.command(epilog="Example: `unet-fast demo --out demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, run, prediction and report.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 1.2,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
+) -> None:
+    """Train on synthetic EM images, predict unseen ones, score them and write a picture report."""
+    from unet_fast.demo import run_demo
+
+    run_demo(out, minutes=minutes, device=device, seed=seed, announce=say)
+
+
+@app.command(
+    epilog="Example: `unet-fast train --data FOLDER --out RUN --minutes 4`, "
+    "`unet-fast train --images A.tif --labels B.tif --out RUN --val 20:25 --recipe em`"
+)
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder to create, or to go on with (--resume).")],
+    data: Data = None,
+    images: SomeImages = None,
+    labels: SomeLabels = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A name of `unet-fast recipes`; other options override it.")
+    ] = None,
+    val: Val = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    model: Annotated[str | None, typer.Option(help="Network; an unknown name lists all. Default: unet.")] = None,
+    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Number of down-samplings.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
+    padding: Annotated[str | None, typer.Option(help="valid or same convolutions.")] = None,
+    norm: Annotated[str | None, typer.Option(help="batch, instance or group normalisation.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="At the end of the contracting path.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Local file with weights of a unet-resnet encoder to start from.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss; an unknown name lists all.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, or sgd with momentum 0.99.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="polynomial, step, exponential or constant.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Factor of the step and the exponential schedule.")] = None,
+    decay_steps: Annotated[int | None, typer.Option(help="Steps between the factors of the exponential one.")] = None,
+    w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map; 0: off.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
+    elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
+    rotation: Annotated[float | None, typer.Option(help="Turn by up to so many degrees.")] = None,
+    quarter_turns: Annotated[
+        bool | None,
+        typer.Option("--quarter-turns/--no-quarter-turns", help="With flips: the 8 symmetries of a square."),
+    ] = None,
+    affine: Annotated[float | None, typer.Option(help="Move three points by up to so many pixels; 0: off.")] = None,
+    best_by: Annotated[str | None, typer.Option(help="Keep the network with the best score or the least loss.")] = None,
+    amp: Annotated[
+        bool | None, typer.Option("--amp/--no-amp", help="bfloat16; on where the hardware gains by it.")
+    ] = None,
+    checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
+    label_kind: Kind = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+) -> None:
+    """Train a network on labelled images and write a run folder."""
+    from unet_fast import recipes
+    from unet_fast import train as training
+
+    chosen = None if recipe is None else recipes.get(recipe)
+    source = Source(data, images, labels, label_kind_of(label_kind), num_classes)
+    say(source.describe())
+    resumed = resume and (out / "config.json").exists()
+    if resumed:
+        config = training.read_config(out)
+        validation, test = config.data["validation_slices"], config.data.get("test_slices", [])
+    else:
+        validation, test = source.held_out(val, chosen)
+    fitting, held_out = source.split(validation, test)
+    if epochs is None and chosen is not None and minutes is None and steps is None:
+        epochs = chosen.epochs
+    if epochs is not None and (minutes is not None or steps is not None):
+        raise InputError("--epochs is given together with --minutes or --steps; set one budget")
+    if epochs is not None:
+        default_batch = config.batch_size if resumed else batch_size or (chosen.batch_size if chosen else None)
+        per_epoch = (chosen.tiles_per_epoch if chosen else None) or len(fitting)
+        if default_batch is None:
+            default_batch = training.default_config(device, steps=1).batch_size
+        steps = training.steps_for(epochs, per_epoch, default_batch)
+    if resumed:
+        budget: dict[str, Any] = {"minutes": minutes, "steps": steps}
+        if minutes is not None or steps is not None:
+            config = replace(config, **budget)
+    else:
+        config = training.default_config(
+            device,
+            recipe=chosen,
+            model=model,
+            in_channels=fitting.images.shape[1],
+            num_classes=fitting.num_classes,
+            minutes=minutes,
+            steps=steps,
+            base_channels=base_channels,
+            depth=depth,
+            padding=padding,
+            norm=norm,
+            dropout=dropout,
+            encoder_weights=None if weights is None else str(weights),
+            tile=tile,
+            loss=loss,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=lr,
+            momentum=momentum,
+            schedule=schedule,
+            decay=decay,
+            decay_steps=decay_steps,
+            w0=w0,
+            sigma=sigma,
+            elastic_sigma=elastic_sigma,
+            rotation=rotation,
+            quarter_turns=quarter_turns,
+            affine=affine,
+            best_by=best_by,
+            amp=amp,
+            checkpoint_steps=checkpoint_steps,
+            seed=seed,
+            data={**source.described, "validation_slices": validation, "test_slices": test},
+        )
+    say(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
+    _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=say))
+
+
+def _report_training(summary: Any) -> None:
+    speed = summary.steps / max(summary.seconds, 1e-9)
+    text = f"{summary.steps} steps in {summary.seconds:.0f} s ({speed:.1f} a second), loss {summary.loss:.4f}"
+    if summary.validation is not None:
+        text += f"; best validation: pixel error {summary.validation.pixel_error:.4f}"
+        if summary.validation.rand_error is not None:
+            text += f", Rand error {summary.validation.rand_error:.4f}"
+    say(text)
+    if summary.interrupted:
+        say(f"interrupted; go on with the same command and --resume: {summary.folder}")
+    say(f"wrote {summary.folder}: model.safetensors, metrics.csv, config.json, loss.png, preview.png, overlay.png")
+
+
+@app.command(epilog="Example: `unet-fast recipes`")
+def recipes(name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None) -> None:
+    """List the recipes of the literature, or show the settings of one."""
+    from unet_fast import recipes as known
+
+    if name is not None:
+        recipe = known.get(name)
+        say(f"{recipe.name}: {recipe.source}\n  said: {recipe.said}\n  ours: {recipe.ours}")
+        say(f"  model: {recipe.model} {recipe.options or ''}".rstrip())
+        say(f"  split: {' / '.join(f'{part:.2g}' for part in recipe.split)} (training / validation / test)")
+        for key, value in recipe.settings().items():
+            say(f"  {key}: {value}")
+        return
+    for recipe in known.RECIPES:
+        say(f"{recipe.name:20}{recipe.source}\n{'':20}{recipe.said}")
+
+
+@app.command(epilog="Example: `unet-fast compare --data FOLDER --models unet,unet-bn,unet++ --minutes 5 --out COMPARE`")
+def compare(
+    models: Annotated[str, typer.Option(help="Names of networks or recipes, joined by commas.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plot.")] = Path("compare"),
+    data: Data = None,
+    images: SomeImages = None,
+    labels: SomeLabels = None,
+    val: Val = None,
+    minutes: Annotated[float | None, typer.Option(help="Training time of each network.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each, instead of --minutes.")] = None,
+    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level, of all.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Number of down-samplings, of all that have the choice.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Least side of an output tile in pixels.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
+    label_kind: Kind = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
+) -> None:
+    """Train several networks with the same budget and write one table and one plot."""
+    from unet_fast.compare import compare_models
+
+    source = Source(data, images, labels, label_kind_of(label_kind), num_classes)
+    say(source.describe())
+    validation, test = source.held_out(val, None)
+    fitting, held_out = source.split(validation, test)
+    if held_out is None:
+        raise InputError("compare needs validation images; give --val, such as --val 0")
+    compare_models(
+        [name.strip() for name in models.split(",") if name.strip()],
+        fitting,
+        held_out,
+        out,
+        device=device,
+        minutes=minutes,
+        steps=steps,
+        base_channels=base_channels,
+        depth=depth,
+        tile=tile,
+        batch_size=batch_size,
+        seed=seed,
+        announce=say,
+    )
+    say(f"wrote {out}: compare.csv, compare.json, compare.png and a run folder for each network")
