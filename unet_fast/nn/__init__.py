@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unet_fast.nn.conv_relu import ConvReLU
 from unet_fast.nn.crop_concat import CropConcat
 from unet_fast.nn.distance_weight_map import DistanceWeightMap
 from unet_fast.nn.elastic_warp import ElasticWarp
@@ -18,11 +19,13 @@ from unet_fast.nn.losses import (
     IoULoss,
     MSSSIMLoss,
 )
+from unet_fast.nn.up_conv_crop_concat import UpConvCropConcat
 from unet_fast.nn.weighted_cross_entropy import WeightedCrossEntropyLoss
 
 __all__ = [
     "BCEDiceLoss",
     "BCEWithLogitsLoss",
+    "ConvReLU",
     "CropConcat",
     "DeepSupervision",
     "DiceLoss",
@@ -35,5 +38,6 @@ __all__ = [
     "InverseFrequencyBCELoss",
     "IoULoss",
     "MSSSIMLoss",
+    "UpConvCropConcat",
     "WeightedCrossEntropyLoss",
 ]

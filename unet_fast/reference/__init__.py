@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from unet_fast.reference.bias_relu import bias_relu
+from unet_fast.reference.conv_bias_relu import conv_bias_relu
 from unet_fast.reference.crop_concat import crop_concat
 from unet_fast.reference.distance_transform import distance_transform
 from unet_fast.reference.elastic_warp import elastic_warp
 from unet_fast.reference.nearest_two import nearest_two
+from unet_fast.reference.relu_pool_skip import relu_pool_skip
+from unet_fast.reference.up_conv_crop_concat import up_conv_crop_concat
+from unet_fast.reference.up_conv_into import up_conv_into
 from unet_fast.reference.weight_map import weight_map
 from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
+    "bias_relu",
+    "conv_bias_relu",
     "crop_concat",
     "distance_transform",
     "elastic_warp",
     "nearest_two",
+    "relu_pool_skip",
+    "up_conv_crop_concat",
+    "up_conv_into",
     "weight_map",
     "weighted_cross_entropy",
 ]

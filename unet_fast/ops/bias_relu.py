@@ -1,0 +1,85 @@
+"""``relu(x + bias)`` in one pass, with a backward that reads the output once and sums the bias gradient on the way.
+
+Kernels: csrc/cpu/bias_relu.cpp; truth: unet_fast/reference/bias_relu.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.ops import _backends, _layout, _library
+from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
+
+_backends.register("bias_relu")
+
+
+def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """ReLU of a map plus one number a channel.
+
+    Args:
+        x: (N, C, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16, contiguous or
+            channels-last (other layouts are copied).
+        bias: (C,) floating, added in float32 (float64 for float64 maps); None adds nothing.
+
+    Returns:
+        (N, C, *S), of the dtype and layout of ``x``. The gradient passes where the output is not 0 (NaN included), so
+        only the output is kept for it; one pass over it and the incoming gradient gives the gradients of ``x`` and
+        ``bias``. Second derivatives raise; ``unet_fast.reference.bias_relu`` has them.
+
+    :func:`conv_bias_relu` does the same in place of a convolution's output, which autograd allows there, as nobody else
+    sees it.
+
+    Raises:
+        InputError: a rank or channel count that does not fit.
+        InputTypeError: not tensors, or not of a floating dtype.
+
+    Equivalent to::
+
+        F.relu(x + bias.view(-1, *[1] * (x.dim() - 2)))
+    """
+    checks.check_tensor("x", x)
+    checks.check_rank("x", x, (3, 4, 5), "(N, C, H, W), or one or three spatial dimensions")
+    checks.check_dtype("x", x, checks.FLOATING)
+    if bias is not None:
+        bias = wide_bias(bias, x, x.shape[1])
+    if _backends.choose("bias_relu", x.device.type) == "reference":
+        return reference.bias_relu(x, bias)
+    return torch.ops.unet_fast.bias_relu(x, bias)
+
+
+def _fake(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(x))
+
+
+def _fake_in_place(x: torch.Tensor, bias: torch.Tensor | None) -> None:
+    return None
+
+
+def _fake_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return (
+        torch.empty(grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout.dense_format(out)),
+        grad.new_empty(out.shape[1] if want_bias else 0, dtype=wide),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    ctx.save_for_backward(output)
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    no_second_derivative("bias_relu")
+    (out,) = ctx.saved_tensors
+    want_bias = ctx.needs_input_grad[1]
+    grad_x, grad_bias = torch.ops.unet_fast.bias_relu_backward(grad, out, want_bias)
+    return grad_x, grad_bias if want_bias else None
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::bias_relu", _fake)
+    torch.library.register_fake("unet_fast::bias_relu_", _fake_in_place)
+    torch.library.register_fake("unet_fast::bias_relu_backward", _fake_backward)
+    torch.library.register_autograd("unet_fast::bias_relu", _backward, setup_context=_setup_context)

@@ -1,0 +1,160 @@
+"""The contracting junction of a U-Net in one pass: bias, ReLU, 2x2 max-pooling and the cropped skip connection.
+
+Kernels: csrc/cpu/relu_pool_skip.cpp; truth: unet_fast/reference/relu_pool_skip.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError
+from unet_fast.ops import _backends, _layout, _library
+
+_backends.register("relu_pool_skip")
+
+
+def relu_pool_skip(
+    x: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    skip_size: Sequence[int] | None = None,
+    up_channels: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bias, ReLU, 2x2 max-pool and the crop for the skip connection, in one pass over a convolution's output.
+
+    Args:
+        x: (N, C, H, W) with H, W >= 2; float32, float64, float16 or bfloat16, contiguous or channels-last or a slice of
+            either: the output of a convolution (without its bias, where ``bias`` is given) or of a normalisation.
+        bias: (C,) floating, added in float32 (float64 for float64 images) before the ReLU; None adds nothing.
+        skip_size: (h, w) of the decoder's concatenated map, h <= H and w <= W; None: no crop.
+        up_channels: how many channels the up-sampled map will need behind those of the skip.
+
+    Returns:
+        ``pooled`` (N, C, H // 2, W // 2), an odd last row or column is not pooled, as in ``F.max_pool2d``; and
+        ``buffer`` (N, C + up_channels, h, w): its first C channels are the centre of ``relu(x + bias)``, starting at
+        ``((H - h) // 2, (W - w) // 2)``; **the others are uninitialised memory** until :func:`up_conv_into` fills them.
+        Both have the dtype and layout of ``x``. The full-size output of the ReLU is never written.
+
+        For the backward pass nothing is kept of ``x`` (whose memory is free again at once) but one byte for each 2x2
+        window: which of its pixels are positive and which is the maximum. That is 1/4 byte read and written per element
+        of ``x``, where to recompute it from ``x`` would read 2 (bfloat16) or 4 bytes and keep ``x`` alive, and where
+        torch keeps the ReLU's output and int64 indices (2 more bytes per element). The gradients of the pool and of the
+        skip meet in one pass that writes the gradient of ``x`` and sums it for the bias. Equal maxima: the first gets
+        the gradient of the pool. NaN passes ReLU and pool. Second derivatives raise;
+        ``unet_fast.reference.relu_pool_skip`` has them.
+
+    Raises:
+        InputError: a rank, size or channel count that does not fit.
+        InputTypeError: not tensors, or not of a floating dtype.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: the arrows that leave each level going down.
+
+    Equivalent to::
+
+        y = F.relu(x + bias[:, None, None])
+        top, left = (y.shape[2] - skip_size[0]) // 2, (y.shape[3] - skip_size[1]) // 2
+        buffer = y.new_empty(len(y), y.shape[1] + up_channels, *skip_size)
+        buffer[:, : y.shape[1]] = y[:, :, top : top + skip_size[0], left : left + skip_size[1]]
+        pooled = F.max_pool2d(y, 2)
+    """
+    checks.check_tensor("x", x)
+    checks.check_rank("x", x, (4,), "(N, C, H, W)")
+    checks.check_dtype("x", x, checks.FLOATING)
+    height, width = x.shape[2:]
+    if height < 2 or width < 2:
+        raise InputError(f"x of shape {tuple(x.shape)} is too small to pool; expected at least 2 x 2 pixels")
+    skip = (height, width) if skip_size is None else tuple(skip_size)
+    if len(skip) != 2 or not 1 <= skip[0] <= height or not 1 <= skip[1] <= width:
+        raise InputError(f"skip_size is {skip}, expected (h, w) from (1, 1) to the size of x, {(height, width)}")
+    if up_channels < 0:
+        raise InputError(f"up_channels is {up_channels}, expected 0 or more")
+    if bias is not None:
+        bias = wide_bias(bias, x, x.shape[1])
+    if _backends.choose("relu_pool_skip", x.device.type) == "reference":
+        return reference.relu_pool_skip(x, bias, skip_size=skip, up_channels=up_channels)
+    want_code = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+    pooled, buffer, _ = torch.ops.unet_fast.relu_pool_skip(x, bias, skip, up_channels, want_code)
+    return pooled, buffer
+
+
+def wide_bias(bias: torch.Tensor, x: torch.Tensor, channels: int) -> torch.Tensor:
+    """A checked bias in the dtype that kernels add it in: float64 for float64 images, else float32."""
+    checks.check_tensor("bias", bias)
+    checks.check_dtype("bias", bias, checks.FLOATING)
+    checks.check_same_device("x", x, "bias", bias)
+    if bias.shape != (channels,):
+        raise InputError(f"bias has shape {tuple(bias.shape)}, expected ({channels},), one number a channel")
+    return bias.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def no_second_derivative(op: str) -> None:
+    """Raise in a backward pass that is being recorded itself (create_graph=True), where it would be silently wrong."""
+    if torch.is_grad_enabled():
+        raise InputError(
+            f"{op} has no second derivative (create_graph=True); use unet_fast.reference.{op} where one is needed"
+        )
+
+
+def _fake(
+    x: torch.Tensor, bias: torch.Tensor | None, skip_size: Sequence[int], up_channels: int, want_code: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    n, c, height, width = x.shape
+    layout = _layout.dense_format(x)
+
+    def new(channels: int, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty((n, channels, *size), dtype=dtype, device=x.device, memory_format=layout)
+
+    code = (
+        new(c, ((height + 1) // 2, (width + 1) // 2), torch.uint8) if want_code else x.new_empty(0, dtype=torch.uint8)
+    )
+    return new(c, (height // 2, width // 2), x.dtype), new(c + up_channels, skip_size, x.dtype), code
+
+
+def _fake_backward(
+    code: torch.Tensor,
+    grad_pooled: torch.Tensor | None,
+    grad_buffer: torch.Tensor | None,
+    size: Sequence[int],
+    want_bias: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    grad = grad_buffer if grad_pooled is None else grad_pooled
+    assert grad is not None
+    shape, layout = (*code.shape[:2], *size), _layout.dense_format(code)
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    return (
+        torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout),
+        grad.new_empty(code.shape[1] if want_bias else 0, dtype=wide),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    x, _, _, _, ctx.want_code = inputs
+    code = output[2]
+    ctx.mark_non_differentiable(code)
+    ctx.set_materialize_grads(False)
+    ctx.size = list(x.shape[2:])
+    ctx.save_for_backward(code)
+
+
+def _backward(
+    ctx: Any, grad_pooled: torch.Tensor | None, grad_buffer: torch.Tensor | None, _: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
+    no_second_derivative("relu_pool_skip")
+    if not ctx.want_code:
+        raise RuntimeError("relu_pool_skip was called with want_code=False, so it has no gradient")
+    if grad_pooled is None and grad_buffer is None:
+        return None, None, None, None, None
+    (code,) = ctx.saved_tensors
+    want_bias = ctx.needs_input_grad[1]
+    grad_x, grad_bias = torch.ops.unet_fast.relu_pool_skip_backward(code, grad_pooled, grad_buffer, ctx.size, want_bias)
+    return grad_x, grad_bias if want_bias else None, None, None, None
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::relu_pool_skip", _fake)
+    torch.library.register_fake("unet_fast::relu_pool_skip_backward", _fake_backward)
+    torch.library.register_autograd("unet_fast::relu_pool_skip", _backward, setup_context=_setup_context)

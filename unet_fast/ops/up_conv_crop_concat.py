@@ -1,0 +1,92 @@
+"""The expanding junction as one functional operator: transposed convolution, crop and concatenation.
+
+Kernels: csrc/cpu/up_conv.cpp around torch's matrix product; truth: unet_fast/reference/up_conv_crop_concat.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError
+from unet_fast.ops import _backends, _layout, _library
+from unet_fast.ops.relu_pool_skip import no_second_derivative
+from unet_fast.ops.up_conv_into import check_up_conv, up_conv_gradients
+
+_backends.register("up_conv_crop_concat")
+
+
+def up_conv_crop_concat(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
+) -> torch.Tensor:
+    """Centre-crop of ``skip`` followed by ``conv_transpose2d(x, weight, bias, stride=2)``, each written once.
+
+    Args:
+        x: (N, C_in, h, w) float32, float64, float16 or bfloat16, contiguous or channels-last.
+        weight: (C_in, C_out, 2, 2), as that of ``nn.ConvTranspose2d(C_in, C_out, 2, stride=2)``.
+        bias: (C_out,) floating, or None.
+        skip: (N, C, H, W) with H >= 2h, W >= 2w, same dtype. Under autocast the three are cast to its dtype.
+
+    Returns:
+        (N, C + C_out, 2h, 2w) in the layout of ``x``: the crop starts at ``((H - 2h) // 2, (W - 2w) // 2)``. The
+        up-sampled map is never stored by itself. Second derivatives raise;
+        ``unet_fast.reference.up_conv_crop_concat`` has them.
+
+    Where the skip comes from a ReLU and a max-pool, :func:`relu_pool_skip` with :func:`up_conv_into` saves the copy of
+    the skip as well.
+
+    Raises:
+        InputError: shapes that do not fit.
+        InputTypeError: not tensors, or dtypes that differ or are not floating.
+
+    Equivalent to::
+
+        crop_concat(skip, F.conv_transpose2d(x, weight, bias, stride=2))
+    """
+    checks.check_tensor("skip", skip)
+    checks.check_tensor("x", x)
+    checks.check_rank("skip", skip, (4,), "(N, C, H, W)")
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    x, weight, bias = check_up_conv(x, weight, bias, dtype)
+    if torch.is_autocast_enabled(x.device.type):
+        skip = skip.to(dtype)
+    checks.check_same_dtype("x", x, "skip", skip)
+    checks.check_same_device("x", x, "skip", skip)
+    if skip.shape[0] != x.shape[0] or skip.shape[2] < 2 * x.shape[2] or skip.shape[3] < 2 * x.shape[3]:
+        raise InputError(
+            f"skip has shape {tuple(skip.shape)}, expected ({x.shape[0]}, C, H, W) with H >= {2 * x.shape[2]} and "
+            f"W >= {2 * x.shape[3]}, twice the size of x"
+        )
+    if _backends.choose("up_conv_crop_concat", x.device.type) == "reference":
+        return reference.up_conv_crop_concat(x, weight, bias, skip)
+    return torch.ops.unet_fast.up_conv_crop_concat(x, weight, bias, skip)
+
+
+def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor) -> torch.Tensor:
+    shape = (x.shape[0], skip.shape[1] + weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(x))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias, skip = inputs
+    ctx.has_bias, ctx.skip_channels, ctx.skip_size = bias is not None, skip.shape[1], list(skip.shape[2:])
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    no_second_derivative("up_conv_crop_concat")
+    grad_skip = None
+    if ctx.needs_input_grad[3]:
+        # without a crop the gradient is a view and costs nothing
+        same, channels = list(grad.shape[2:]) == ctx.skip_size, ctx.skip_channels
+        grad_skip = (
+            grad[:, :channels] if same else torch.ops.unet_fast.crop_concat_backward(grad, channels, ctx.skip_size)
+        )
+    return *up_conv_gradients(ctx, grad), grad_skip
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::up_conv_crop_concat", _fake)
+    torch.library.register_autograd("unet_fast::up_conv_crop_concat", _backward, setup_context=_setup_context)

@@ -1,0 +1,166 @@
+"""The expanding junction of a U-Net: a 2x2, stride-2 transposed convolution that writes into the concat buffer.
+
+Kernels: csrc/cpu/up_conv.cpp around torch's matrix product; truth: unet_fast/reference/up_conv_into.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops import _backends, _layout, _library
+from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
+
+_backends.register("up_conv_into")
+
+
+def up_conv_into(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    buffer: torch.Tensor,
+    *,
+    fresh: bool = False,
+) -> torch.Tensor:
+    """Write ``conv_transpose2d(x, weight, bias, stride=2)`` into the last channels of ``buffer``, in place.
+
+    Args:
+        x: (N, C_in, h, w) float32, float64, float16 or bfloat16.
+        weight: (C_in, C_out, 2, 2), as that of ``nn.ConvTranspose2d(C_in, C_out, 2, stride=2)``; memory order
+            channels-last costs nothing, any other a small copy.
+        bias: (C_out,) floating, or None.
+        buffer: (N, C, 2h, 2w) with C >= C_out, contiguous or channels-last, same dtype as ``x`` and ``weight`` (under
+            autocast these two are cast to the dtype of the buffer): from :func:`relu_pool_skip`. Its last C_out
+            channels are overwritten, whatever they held.
+        fresh: those channels were never written, as :func:`relu_pool_skip` leaves them, so that nobody looks at their
+            gradient: that of ``buffer`` is then handed on as it is. Otherwise it is copied, with zeros in their place.
+
+    Returns:
+        ``buffer``, the same tensor. Use the returned one: it carries the gradients of all four. The operator itself,
+        ``torch.ops.unet_fast.up_conv_into``, returns nothing and mutates its last argument, which is what
+        ``torch.compile`` and ``torch.export`` need to know; autograd is that of an in-place operation, so a buffer that
+        another operation has kept for its backward raises torch's usual error. Second
+        derivatives raise; ``unet_fast.reference.up_conv_into`` has them.
+
+    With the stride equal to the kernel no two input pixels meet in one output pixel, so the whole is one matrix product
+    (N h w, C_in) x (C_in, 4 C_out), whose rows are scattered with the bias added.
+
+    Raises:
+        InputError: shapes that do not fit.
+        InputTypeError: not tensors, or dtypes that differ or are not floating.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "up-conv 2x2" and "copy and crop".
+
+    Equivalent to::
+
+        buffer[:, -weight.shape[1] :] = F.conv_transpose2d(x, weight, bias, stride=2)
+    """
+    checks.check_tensor("buffer", buffer)
+    checks.check_rank("buffer", buffer, (4,), "(N, C, 2h, 2w)")
+    x, weight, bias = check_up_conv(x, weight, bias, buffer.dtype)
+    checks.check_same_dtype("x", x, "buffer", buffer)
+    checks.check_same_device("x", x, "buffer", buffer)
+    expected = (x.shape[0], 2 * x.shape[2], 2 * x.shape[3])
+    if (buffer.shape[0], *buffer.shape[2:]) != expected or buffer.shape[1] < weight.shape[1]:
+        raise InputError(
+            f"buffer has shape {tuple(buffer.shape)}, expected ({expected[0]}, at least {weight.shape[1]}, "
+            f"{expected[1]}, {expected[2]}) for x of shape {tuple(x.shape)}"
+        )
+    if not _layout.is_channels_last(buffer) and not buffer.is_contiguous():
+        raise InputError(
+            f"buffer of shape {tuple(buffer.shape)} and strides {buffer.stride()} is neither contiguous nor channels-last"
+        )
+    if _backends.choose("up_conv_into", x.device.type) == "reference":
+        return reference.up_conv_into(x, weight, bias, buffer)
+    inputs = (x, weight, buffer) if bias is None else (x, weight, bias, buffer)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        return _UpConvInto.apply(x, weight, bias, buffer, fresh)
+    torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
+    return buffer
+
+
+def check_up_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Check the operands of a 2x2, stride-2 transposed convolution; under autocast cast them to ``dtype``."""
+    checks.check_tensor("x", x)
+    checks.check_tensor("weight", weight)
+    checks.check_rank("x", x, (4,), "(N, C, h, w)")
+    checks.check_same_device("x", x, "weight", weight)
+    if torch.is_autocast_enabled(x.device.type):
+        x, weight = x.to(dtype), weight.to(dtype)
+    checks.check_dtype("x", x, checks.FLOATING)
+    if weight.dim() != 4 or weight.shape[0] != x.shape[1] or tuple(weight.shape[2:]) != (2, 2):
+        raise InputError(f"weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, C_out, 2, 2)")
+    if x.dtype != weight.dtype:
+        raise InputTypeError(f"x has dtype {x.dtype} but weight has {weight.dtype}; convert one of them")
+    return x, weight, None if bias is None else wide_bias(bias, x, weight.shape[1])
+
+
+class _UpConvInto(torch.autograd.Function):
+    """In-place operations have no place in torch.library's autograd, which is for functional operators."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        buffer: torch.Tensor,
+        fresh: bool,
+    ) -> torch.Tensor:
+        torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
+        ctx.mark_dirty(buffer)
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias, ctx.fresh = bias is not None, fresh
+        return buffer
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        no_second_derivative("up_conv_into")
+        grads = up_conv_gradients(ctx, grad)
+        if not ctx.needs_input_grad[3]:
+            return *grads, None, None
+        if not ctx.fresh:
+            grad = grad.clone()
+            grad[:, grad.shape[1] - ctx.saved_tensors[1].shape[1] :] = 0
+        return *grads, grad, None
+
+
+def up_conv_gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """The gradients of x, weight and bias from that of the concatenated map, whose last channels are theirs."""
+    x, weight = ctx.saved_tensors
+    want_x, want_weight, want_bias = ctx.needs_input_grad[:3]
+    want_bias = want_bias and ctx.has_bias
+    if not (want_x or want_weight or want_bias):
+        return None, None, None
+    grads = torch.ops.unet_fast.up_conv_into_backward(grad, x, weight, want_x, want_weight, want_bias)
+    return tuple(g if want else None for g, want in zip(grads, (want_x, want_weight, want_bias), strict=True))
+
+
+def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor) -> None:
+    return None
+
+
+def _fake_backward(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, want_x: bool, want_weight: bool, want_bias: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    none = x.new_empty(0)
+    return (
+        torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(grad))
+        if want_x
+        else none,
+        torch.empty(weight.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        if want_weight
+        else none,
+        x.new_empty(weight.shape[1] if want_bias else 0, dtype=wide),
+    )
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::up_conv_into", _fake)
+    torch.library.register_fake("unet_fast::up_conv_into_backward", _fake_backward)

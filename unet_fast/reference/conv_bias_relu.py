@@ -1,0 +1,13 @@
+"""Convolution, bias and ReLU in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def conv_bias_relu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, padding: int = 0
+) -> torch.Tensor:
+    """See :func:`unet_fast.ops.conv_bias_relu`."""
+    return F.relu(F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding))

@@ -1,0 +1,15 @@
+"""Transposed convolution, crop and concatenation one after the other, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from unet_fast.reference.crop_concat import crop_concat
+
+
+def up_conv_crop_concat(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
+) -> torch.Tensor:
+    """See :func:`unet_fast.ops.up_conv_crop_concat`."""
+    return crop_concat(skip, F.conv_transpose2d(x, weight, None if bias is None else bias.to(x.dtype), stride=2))

@@ -1,0 +1,20 @@
+"""Transposed convolution, then a copy into the buffer, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def up_conv_into(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    buffer: torch.Tensor,
+    *,
+    fresh: bool = False,
+) -> torch.Tensor:
+    """See :func:`unet_fast.ops.up_conv_into`."""
+    up = F.conv_transpose2d(x, weight, None if bias is None else bias.to(x.dtype), stride=2)
+    buffer[:, buffer.shape[1] - weight.shape[1] :] = up
+    return buffer
