@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import unet_fast.ops  # noqa: F401  the CPU kernels, which are the truth here
 from tests import cuda_emulation
-from tests.tolerances import EXACT
+from tests.tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT, EXACT
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "tests" / "cuda_emulation"
@@ -53,15 +54,39 @@ def test_bad_target_makes_its_pixel_nan_and_no_other(dtype, classes, channels_la
         assert torch.equal(grad.isnan().any(1), bad) and torch.equal(grad.isnan().all(1), bad)
 
 
-def test_same_bits_in_every_run_and_for_every_split_of_the_batch(emulated, generator):
-    """Enough pixels for more tiles than blocks of the divisor, none of them a multiple of a tile."""
-    logits, target = torch.randn(2, 2, 700, 404, generator=generator), torch.randint(0, 2, (2, 700, 404))
-    weight = torch.rand(2, 700, 404, generator=generator)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_more_tiles_than_blocks_and_the_same_bits_in_every_run(classes, emulated, generator):
+    """Blocks walk on to other tiles and images; odd sizes leave every last tile incomplete."""
+    logits = torch.randn(3, classes, 601, 603, generator=generator).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(0, classes, (3, 601, 603), generator=generator)
+    weight = torch.rand(3, 601, 603, generator=generator)
     first = emulated.weighted_cross_entropy(logits, target, weight, -100, 2, True)
     again = emulated.weighted_cross_entropy(logits, target, weight, -100, 2, True)
     torch.testing.assert_close(again, first, **EXACT)
-    each, _ = emulated.weighted_cross_entropy(logits, target, weight, -100, 0, False)
-    assert first[0].item() == pytest.approx(each.double().mean().item(), rel=1e-6)
+    loss, grad = torch.ops.unet_fast.weighted_cross_entropy(logits, target, weight, -100, 2, True)
+    torch.testing.assert_close(first[0], loss, **CROSS_ENTROPY[torch.float32])
+    assert (first[1] - grad).abs().max() <= CROSS_ENTROPY_GRADIENT[torch.float32] * grad.abs().max()
+
+
+@pytest.mark.parametrize("reduction", range(4))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 5, 33, 31), (2, 21, 16, 24), (1, 150, 9, 8), (1, 300, 5, 8), (2, 16, 1, 3)])
+def test_many_classes_in_both_layouts(shape, dtype, reduction, emulated, generator):
+    """Channels-last goes through shared memory in tiles of 256 pixels or fewer, or not at all for 300 classes."""
+    n, k, *size = shape
+    logits = (torch.randn(shape, generator=generator) * 3).to(dtype)
+    target, weight = torch.randint(0, k, (n, *size), generator=generator), torch.rand((n, *size), generator=generator)
+    target[0, 0, 1] = 255
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    arguments = (target, weight.to(wide), 255, reduction, True)
+    last = emulated.weighted_cross_entropy(logits.contiguous(memory_format=torch.channels_last), *arguments)
+    truth = torch.ops.unet_fast.weighted_cross_entropy(logits, *arguments)
+    for loss, grad in (last, emulated.weighted_cross_entropy(logits, *arguments)):
+        torch.testing.assert_close(loss, truth[0], **CROSS_ENTROPY[dtype])
+        error, largest = (grad.double() - truth[1].double()).abs().max(), truth[1].double().abs().max()
+        assert error <= CROSS_ENTROPY_GRADIENT[dtype] * largest
+    no_grad = emulated.weighted_cross_entropy(logits, target, weight.to(wide), 255, reduction, False)[0]
+    torch.testing.assert_close(no_grad, last[0], **CROSS_ENTROPY[dtype])
 
 
 def test_misaligned_slices(emulated, generator):

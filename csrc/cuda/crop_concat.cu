@@ -1,7 +1,8 @@
 // A crop, a concatenation and their gradient are boxes of up to five dimensions, copied from one set of strides to
 // another; of the gradient only a window of the box comes from memory and the rest is zero. The host joins dimensions
-// that lie side by side in both tensors (a dense `up` becomes one row an image) and then takes the widest word, 16 bytes
-// down to one, that divides every address and every row: all of a box is moved in such words, so no row has a tail.
+// that lie side by side in both tensors (a dense `up` becomes one row an image) and then takes the widest word, 16
+// bytes down to one, that divides every address and every row: all of a box is moved in such words, so no row has a
+// tail.
 //
 // Bytes moved: each byte of the result is written once and each byte of the inputs inside the crop is read once, so the
 // limit is 2 * bytes of the result / copy bandwidth (forward), (result + crop) / bandwidth (backward).
@@ -112,7 +113,8 @@ __device__ Place place_of(const Part<Index>& part, Index word) {
 #pragma unroll
   for (int d = kDims - 1; d >= 0; --d) {
     const Index outer = d == 0 ? Index(0) : part.size[d](word);
-    const Index at = word - outer * part.size[d].divisor, in_window = at - part.first[d];  // below: wraps to a large one
+    const Index at = word - outer * part.size[d].divisor;
+    const Index in_window = at - part.first[d];  // before the window: wraps to a large number
     place.target += static_cast<int64_t>(at) * part.target_stride[d];
     place.source += static_cast<uint64_t>(kWindow ? in_window : at) * static_cast<uint64_t>(part.source_stride[d]);
     if (kWindow) place.inside = place.inside && in_window < part.inside[d];

@@ -44,8 +44,8 @@ inline bool is_aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }
 
-// One dimension of blocks, up to 2^31 - 1 of them, which is the only one without a small limit. A grid without blocks is
-// not launched: CUDA calls it an error.
+// One dimension of blocks, up to 2^31 - 1 of them: the others end at 65,535. A grid without blocks is not launched,
+// because CUDA calls it an error.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream,
                    Arguments&&... arguments) {

@@ -14,8 +14,8 @@ namespace uf::cuda {
 int64_t weighted_cross_entropy_workspace(const WeightedCrossEntropyShape& shape,
                                          const WeightedCrossEntropyArguments& arguments);
 
-// Up to three launches: the divisor (for a gradient of a mean), losses and gradients, the sum of the losses. Sums have a
-// fixed order: the result is the same to the last bit in every run and on every device.
+// Up to three launches: the divisor (for a gradient of a mean), losses and gradients, the sum of the losses. Sums have
+// a fixed order, which does not depend on the device: the result is the same to the last bit in every run.
 cudaError_t weighted_cross_entropy(const WeightedCrossEntropyShape& shape,
                                    const WeightedCrossEntropyArguments& arguments, double* workspace,
                                    cudaStream_t stream);

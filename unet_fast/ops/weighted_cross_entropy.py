@@ -48,7 +48,8 @@ def weighted_cross_entropy(
 
     Raises:
         InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
-            classes (under ``torch.compile`` this one is a RuntimeError with the same text), a weight that requires
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, which the host
+            would have to wait for, the loss and the gradient of that pixel are NaN instead), a weight that requires
             gradients.
         InputTypeError: not tensors, or a dtype that is not in the lists above.
 
