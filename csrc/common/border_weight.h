@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "common/macros.h"
 #include "common/softmax.h"
@@ -11,6 +12,18 @@ namespace uf {
 
 // d1 + d2 beyond this many sigma makes the exponential smaller than 1e-7: nothing beside a class weight in float32.
 inline constexpr double kBorderReach = 5.7;
+
+struct ClassWeights {
+  float background, cells;
+};
+
+// Each class present weighs pixels / (classes present * its pixels), so the mean over the image is 1.
+UF_HD_INLINE ClassWeights balanced_weights(int64_t cells, int64_t pixels) {
+  if (cells == 0 || cells == pixels) return {1.0f, 1.0f};
+  const double half = 0.5 * static_cast<double>(pixels);
+  return {static_cast<float>(half / static_cast<double>(pixels - cells)),
+          static_cast<float>(half / static_cast<double>(cells))};
+}
 
 struct BorderTerm {
   float w0;

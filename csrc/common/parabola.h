@@ -27,6 +27,11 @@ struct Axis<int32_t> {
   // The cost of `steps` steps along this axis alone.
   UF_HD_INLINE int32_t square(int32_t steps) const { return steps * steps; }
   UF_HD_INLINE int32_t at(int32_t x, int32_t site, int32_t cost) const { return cost + (x - site) * (x - site); }
+  // A cost with more added; far stays far.
+  UF_HD_INLINE int32_t further(int32_t cost, int32_t more) const {
+    const uint32_t sum = static_cast<uint32_t>(cost) + static_cast<uint32_t>(more);
+    return sum < static_cast<uint32_t>(far) ? static_cast<int32_t>(sum) : far;
+  }
 
   // Where the parabola of `right` gets below that of `left` (left < right). The quotient of two integers below 2^32 is
   // at least 2^-17 away from the next integer when it is not one itself, so rounding in double never moves its floor.
@@ -46,6 +51,7 @@ struct Axis<double> {
 
   UF_HD_INLINE double square(int32_t steps) const { return weight * (static_cast<double>(steps) * steps); }
   UF_HD_INLINE double at(int32_t x, int32_t site, double cost) const { return cost + square(x - site); }
+  UF_HD_INLINE double further(double cost, double more) const { return cost + more; }
 
   UF_HD_INLINE double crossing(int32_t left, double left_cost, int32_t right, double right_cost) const {
     const double width = static_cast<double>(right) - left;

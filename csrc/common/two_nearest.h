@@ -60,17 +60,20 @@ UF_HD_INLINE TwoLabels merge(const TwoLabels& a, const TwoLabels& b) {
 }
 
 // What a pixel knows of the nearest two: squared distances, and the label of the first.
+template <class Cost>
 struct NearestTwo {
-  int32_t d1, label, d2;
+  Cost d1;
+  int32_t label;
+  Cost d2;
 
   // Takes in one column of the row: its nearest label and the squared distances to that and to its nearest other one.
-  UF_HD_INLINE void offer(int32_t c1, int32_t other_label, int32_t c2) {
+  UF_HD_INLINE void offer(Cost c1, int32_t other_label, Cost c2) {
     const bool same = other_label == label;
     const bool nearer = c1 < d1;
-    const int32_t loser = nearer ? d1 : c1;
-    const int32_t winner2 = nearer ? c2 : d2;
-    const int32_t closest2 = c2 < d2 ? c2 : d2;
-    const int32_t different2 = loser < winner2 ? loser : winner2;
+    const Cost loser = nearer ? d1 : c1;
+    const Cost winner2 = nearer ? c2 : d2;
+    const Cost closest2 = c2 < d2 ? c2 : d2;
+    const Cost different2 = loser < winner2 ? loser : winner2;
     d2 = same ? closest2 : different2;
     d1 = nearer ? c1 : d1;
     label = nearer ? other_label : label;

@@ -17,17 +17,13 @@
 namespace uf {
 namespace {
 
-struct RowWeights {
-  float background, cells;
-};
-
 struct Rows {
   LabelPlanes planes;
   int64_t height, width;
   double reach;  // pixels; no term where d1 + d2 is larger
   BorderTerm border;
   bool inside;
-  const RowWeights* weights;  // one an image
+  const ClassWeights* weights;  // one an image
   float* out;
 
   // Steps from which on a cell is too far.
@@ -36,7 +32,7 @@ struct Rows {
 
 template <class Cost>
 UF_INLINE void write_weights(const Rows& r, int64_t row, const Cost* __restrict d1, const Cost* __restrict d2, Cost far) {
-  const RowWeights weights = r.weights[row / r.height];
+  const ClassWeights weights = r.weights[row / r.height];
   const int32_t* __restrict steps1 = r.planes.steps1 + row * r.width;
   float* __restrict out = r.out + row * r.width;
   const BorderTerm border = r.border;
@@ -136,7 +132,7 @@ UF_INLINE void look_around(const Window& w, int64_t begin, bool inside, double r
     if (k * k >= open_distance(cost1, d1, d2, inside, k > half ? half_square : kFar)) break;
     for (const int32_t stop = std::min(k + kStepsPerCheck, w.reach + 1); k < stop; ++k) {
       for (int64_t i = 0; i < kBlock; ++i) {
-        NearestTwo two{d1[i], nearest[i], d2[i]};
+        NearestTwo<int32_t> two{d1[i], nearest[i], d2[i]};
         two.offer(cost1[i - k] + k * k, label[i - k], cost2[i - k] + k * k);
         two.offer(cost1[i + k] + k * k, label[i + k], cost2[i + k] + k * k);
         d1[i] = two.d1;
@@ -160,14 +156,6 @@ UF_MULTIVERSION int64_t count_cell_pixels(const int32_t* steps, int64_t n) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) count += steps[i] == 0;
   return count;
-}
-
-// Each class present weighs pixels / (classes present * its pixels), so the mean over the image is 1.
-RowWeights balance(int64_t cells, int64_t pixels) {
-  if (cells == 0 || cells == pixels) return {1.0f, 1.0f};
-  const double half = 0.5 * static_cast<double>(pixels);
-  return {static_cast<float>(half / static_cast<double>(pixels - cells)),
-          static_cast<float>(half / static_cast<double>(cells))};
 }
 
 // The pass over `images` images' rows.
@@ -206,7 +194,7 @@ BadLabel run(const DistanceGrid& grid, const void* labels, Element type, const W
              const Parallel& parallel) {
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
   const auto planes = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(3 * count));
-  std::vector<RowWeights> weights(static_cast<size_t>(at_once), {options.class_weights[0], options.class_weights[1]});
+  std::vector<ClassWeights> weights(static_cast<size_t>(at_once), {options.class_weights[0], options.class_weights[1]});
   Rows rows{LabelPlanes{planes.get(), planes.get() + count, planes.get() + 2 * count, nullptr},
             grid.scan,
             grid.last,
@@ -225,7 +213,7 @@ BadLabel run(const DistanceGrid& grid, const void* labels, Element type, const W
       parallel(images, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t cells = count_cell_pixels(rows.planes.steps1 + i * pixels, pixels);
-          weights[static_cast<size_t>(i)] = balance(cells, pixels);
+          weights[static_cast<size_t>(i)] = balanced_weights(cells, pixels);
         }
       });
     }

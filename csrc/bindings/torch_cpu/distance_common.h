@@ -1,32 +1,10 @@
-// What the torch bindings of the distance ops share: tensors to grids, dtypes to elements.
+// What the CPU bindings of the distance ops share besides bindings/distance_call.h.
 #pragma once
 
-#include "bindings/torch_common.h"
+#include "bindings/distance_call.h"
 #include "cpu/distance_grid.h"
 
 namespace uf::bindings {
-
-inline Element label_element(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Byte: return Element::kUInt8;
-    case ScalarType::Char: return Element::kInt8;
-    case ScalarType::UInt16: return Element::kUInt16;
-    case ScalarType::Short: return Element::kInt16;
-    case ScalarType::Int: return Element::kInt32;
-    case ScalarType::Long: return Element::kInt64;
-    default: STD_TORCH_CHECK(false, "instances must be uint8, int8, uint16, int16, int32 or int64");
-  }
-}
-
-// (N, H, W) or (N, D, H, W) with one spacing for each axis but the first.
-inline DistanceGrid distance_grid(const Tensor& tensor, const std::vector<double>& spacing) {
-  const auto size = sizes(tensor);
-  STD_TORCH_CHECK(size.size() == 3 || size.size() == 4, "expected a tensor of shape (N, H, W) or (N, D, H, W)");
-  STD_TORCH_CHECK(spacing.size() + 1 == size.size(), "expected one spacing for each spatial axis");
-  for (const int64_t side : size) STD_TORCH_CHECK(side <= kMaxSide, "a side has ", side, " pixels, at most 2^30 - 1 do");
-  if (size.size() == 3) return image_grid(size[0], size[1], size[2], spacing[0], spacing[1]);
-  return {size[0], size[1], size[2], size[3], spacing[0], spacing[1], spacing[2]};
-}
 
 inline void check_labels(const BadLabel& bad) {
   STD_TORCH_CHECK(!bad.found, "instances contains ", bad.value,
