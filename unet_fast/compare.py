@@ -222,6 +222,8 @@ def _measure_in_child(sender: Any, config: TrainConfig, shape: tuple[int, ...], 
     kind: Any = "classes" if num_classes > 2 else "mask"
     pair = data.Pair(rng.random((1, *shape), dtype=np.float32), labels, kind, num_classes, ["noise"])
     ready = prepare(pair, device, balance=False)
+    # what the first step of any network loads is not this network's
+    Trainer(_warm_up(config, pair), ready).train_step()
     before = _peak_mb(device, restart=True)
     trainer = Trainer(config, ready)
     times = []
@@ -232,6 +234,23 @@ def _measure_in_child(sender: Any, config: TrainConfig, shape: tuple[int, ...], 
     after = _peak_mb(device)
     memory = None if before is None or after is None else after - before
     sender.send((1e3 * statistics.median(times[1:]), memory))
+
+
+def _warm_up(config: TrainConfig, pair: data.Pair) -> TrainConfig:
+    """The smallest network on the same data, device and precision."""
+    return train.default_config(
+        config.device,
+        steps=1,
+        base_channels=1,
+        depth=1,
+        padding="same",
+        tile=32,
+        batch_size=1,
+        in_channels=pair.images.shape[1],
+        num_classes=pair.num_classes,
+        optimizer=config.optimizer,
+        amp=config.amp,
+    )
 
 
 def _peak_mb(device: torch.device, *, restart: bool = False) -> float | None:
