@@ -1,0 +1,140 @@
+"""Every Triton kernel compiled for GPUs that are not there: what the functions launch, for sm_80 and sm_90.
+
+The functions run as they are, on CPU tensors; a stand-in for Triton's driver names the GPU, and a launch ends after its
+compilation. So what is compiled is what a GPU would get: tiles, specialised arguments, alignment and all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.devices import INTERPRETER
+
+pytest.importorskip("triton", reason="Triton kernels are not compiled: triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == INTERPRETER["TRITON_INTERPRET"]:
+    pytest.skip("Triton kernels are not compiled: TRITON_INTERPRET is set", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver, jit  # noqa: E402
+
+ARCHITECTURES = (80, 90)
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes that one program may have
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def crop_concat(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        # words of 16 bytes, of 2, and of 1
+        for dtype, channels, size in ((torch.bfloat16, 8, 24), (torch.float16, 3, 13), (torch.uint8, 3, 13)):
+            skip = torch.zeros(1, channels, size + 16, size + 16, dtype=dtype).to(memory_format=form)
+            out = run("crop_concat", skip, skip[:, :, :size, :size].contiguous(memory_format=form))
+            run("crop_concat_backward", out, channels, [size + 16, size + 16])
+
+
+def weighted_cross_entropy(run: Callable[..., Any]) -> None:
+    target, weight = torch.zeros(2, 16, 16, dtype=torch.int64), torch.zeros(2, 16, 16)
+    for form in FORMATS:
+        for dtype in FLOATS:
+            # many classes in the dtypes that need the most and the least registers
+            for classes in (2, 5) if dtype in (torch.float64, torch.bfloat16) else (2,):
+                logits = torch.zeros(2, classes, 16, 16, dtype=dtype).to(memory_format=form)
+                wide = torch.promote_types(dtype, torch.float32)
+                loss, grad = run("weighted_cross_entropy", logits, target, weight.to(wide), -100, 3, True)
+                run("weighted_cross_entropy_backward", loss, grad)
+        loss, grad = run("weighted_cross_entropy", logits.float(), target.to(torch.uint8), None, -100, 0, True)
+        run("weighted_cross_entropy_backward", loss, grad)
+        for classes in (64, 300):  # the widest tile, and one that moves over the classes
+            many = torch.zeros(2, classes, 16, 16).to(memory_format=form)
+            run("weighted_cross_entropy", many, target.int(), None, 255, 2, True)
+    run("weighted_cross_entropy", logits, target, None, -100, 2, False)
+
+
+def nearest_two(run: Callable[..., Any]) -> None:
+    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 40, 48), [2.5, 0.5, 0.7])):
+        run("nearest_two", torch.zeros(shape, dtype=torch.int32), spacing)
+
+
+def distance_transform(run: Callable[..., Any]) -> None:
+    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 40, 48), [2.5, 0.5, 0.7])):
+        run("distance_transform", torch.zeros(shape, dtype=torch.bool), spacing)
+
+
+def weight_map(run: Callable[..., Any]) -> None:
+    instances = torch.zeros(2, 40, 48, dtype=torch.int32)
+    run("weight_map", instances, 10.0, 5.0, None, False, False)
+    run("weight_map", instances, 10.0, 5.0, torch.ones(2), False, True)
+    run("weight_map", instances, 10.0, 5.0, None, True, False)
+
+
+CASES = (crop_concat, weighted_cross_entropy, nearest_two, distance_transform, weight_map)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[dict[str, list[Any]]]:
+    """The kernels that were compiled for this architecture, by name, instead of launched."""
+    architecture = request.param
+    kernels: dict[str, list[Any]] = {}
+    run = jit.JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        kernels.setdefault(self.fn.__name__, []).append(kernel)
+        return kernel
+
+    target = GPUTarget("cuda", architecture, 32)
+    stand_in = SimpleNamespace(
+        get_current_target=lambda: target,
+        get_current_device=lambda: -architecture,  # compiled kernels are kept by device: one that no machine has
+        get_current_stream=lambda device: 0,
+    )
+    before = driver._active
+    driver.set_active(stand_in)
+    monkeypatch.setattr(jit.JITFunction, "run", compile_only)
+    yield kernels
+    driver._active = before
+
+
+@pytest.mark.parametrize("compiled", ARCHITECTURES, indirect=True, ids=lambda arch: f"sm_{arch}")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_compiles_without_spills(case, compiled, request, tmp_path):
+    architecture = request.node.callspec.params["compiled"]
+    functions = importlib.import_module(f"unet_fast.triton.{case.__name__}").KERNELS
+    case(lambda name, *arguments: functions[name](*arguments))
+    assert compiled
+    for name, kernels in compiled.items():
+        for kernel in set(kernels):
+            assert kernel.metadata.shared <= SHARED_MEMORY[architecture], name
+            used = resources(kernel, tmp_path)
+            assert used["REG"] <= 255 and used["LOCAL"] == 0 and used["STACK"] == 0, f"{name} spills: {used}"
+
+
+def resources(kernel: Any, folder: Any) -> dict[str, int]:
+    """Registers, and bytes of local memory and stack, that is of spilled registers."""
+    import triton
+
+    file = folder / "kernel.cubin"
+    file.write_bytes(kernel.asm["cubin"])
+    tool = triton.knobs.nvidia.cuobjdump.path
+    listing = subprocess.run([tool, "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True)
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", listing.stdout)}
+
+
+@pytest.mark.parametrize("compiled", [90], indirect=True, ids=["sm_90"])
+def test_whole_words_are_16_byte_accesses(compiled):
+    crop_concat(
+        lambda name, *arguments: importlib.import_module("unet_fast.triton.crop_concat").KERNELS[name](*arguments)
+    )
+    for name, kernels in compiled.items():
+        accesses = [set(re.findall(r"(ld|st)\.global\S*v2\.b64", kernel.asm["ptx"])) for kernel in kernels]
+        assert {"ld", "st"} in accesses, name
