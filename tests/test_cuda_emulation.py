@@ -89,10 +89,14 @@ def test_many_classes_in_both_layouts(shape, dtype, reduction, emulated, generat
     torch.testing.assert_close(no_grad, last[0], **CROSS_ENTROPY[dtype])
 
 
-def test_misaligned_slices(emulated, generator):
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 8])
+def test_misaligned_slices(classes, channels_last, emulated, generator):
     """A slice that starts in the middle of a vector takes the narrow path: the wide one would trap here."""
-    storage = torch.randn(1 + 2 * 2 * 8 * 8, generator=generator)
-    logits = storage[1:].view(2, 2, 8, 8)
+    storage = torch.randn(1 + 2 * classes * 8 * 8, generator=generator)
+    logits = storage[1:].view(2, classes, 8, 8)
+    if channels_last:
+        logits = storage[1:].view(2, 8, 8, classes).permute(0, 3, 1, 2)
     target, weight = torch.ones(129, dtype=torch.int32)[1:].view(2, 8, 8), torch.ones(129)[1:].view(2, 8, 8)
     assert logits.data_ptr() % 16 and target.data_ptr() % 16 and weight.data_ptr() % 16
     sliced = emulated.weighted_cross_entropy(logits, target, weight, -100, 1, True)

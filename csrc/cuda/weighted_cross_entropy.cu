@@ -206,8 +206,7 @@ __global__ void __launch_bounds__(kThreads, 2) staged_kernel(const LossCall call
       Vector<G, V> some;
       each_value<V>(call, at, pitch, [&](uint32_t where, int v) { some.values[v] = narrow<G>(stage[where]); });
       store_vector(to + at, some);
-    }
-    __syncthreads();  // before the next tile overwrites the stage
+    }  // no barrier: a thread loads the next tile only into what it has just stored itself
   }
   write_sums(call, sums);
 }
@@ -247,17 +246,18 @@ bool pixels_are_aligned(const WeightedCrossEntropyArguments& a, int64_t count, i
          (a.reduction != Reduction::kNone || is_aligned(a.loss, wide));
 }
 
+// N pixels of one class are 16 bytes, so images that are N elements or a multiple of it apart start at whole vectors.
 template <class T, int K, int N>
 Access access_of(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArguments& a) {
   using A = decltype(widen(T{}));
+  static_assert(N * sizeof(T) == kVectorBytes);
   if (s.pixels % N != 0 || s.batch_stride % N != 0 || !pixels_are_aligned(a, N, sizeof(A))) return Access::kSingle;
   const bool last = s.grad_class_stride == 1 && s.class_stride == 1 && s.pixel_stride == K;
   const int64_t together = last ? N * K : N;
   if (!is_aligned(a.logits, vector_alignment(together * int64_t{sizeof(T)})) ||
       !is_aligned(a.grad, vector_alignment(together * int64_t{sizeof(Gradient<T>)})))
     return Access::kSingle;
-  // a group of N * K logits starts at a multiple of its own length only if every image does
-  if (last) return s.batch_stride % (N * K) == 0 ? Access::kInterleaved : Access::kSingle;
+  if (last) return Access::kInterleaved;
   const bool planar = s.pixel_stride == 1 && s.grad_pixel_stride == 1 && s.class_stride % N == 0;
   return planar ? Access::kPlanar : Access::kSingle;
 }
