@@ -33,7 +33,7 @@ def facts() -> dict[str, str]:
     """Name and value of every line of the upper table."""
     built = _library.build_info()
     capability_name = torch.backends.cpu.get_cpu_capability()
-    cpu = _library.CPU
+    cpu, cuda = _library.CPU, _library.CUDA
     lines = {
         "unet_fast": unet_fast.__version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
@@ -41,8 +41,9 @@ def facts() -> dict[str, str]:
         "numpy, triton": f"{_version('numpy')}, {_version('triton')}",
         "built with": f"torch {built.get('torch', 'unknown')}",
         "torch CPU operators": cpu.error or f"yes ({cpu.path.name})",
+        "torch CUDA operators": cuda.error or f"yes ({cuda.path.name})",
+        "CUDA build": f"{'yes' if built.get('cuda') else 'no'} ({built.get('cuda_reason', 'not built')})",
         "NumPy module": _numpy_module(),
-        "CUDA operators": f"{'yes' if built.get('cuda') else 'no'} ({built.get('cuda_reason', 'not built')})",
         "backend asked for": _backends.wish(),
     }
     if torch.cuda.is_available():

@@ -46,14 +46,13 @@ _installed: dict[tuple[str, str], torch.library.Library] = {}
 
 def register(op: str) -> None:
     """Find out which backends have kernels for ``op``, besides the reference, and make the chosen one run."""
-    backends = [MEASURED[op]] if op in MEASURED else []
     found = {
         "cpp": _library.CPU.error is not None or _library.has_kernel(op, "CPU"),
         "cuda": _library.has_kernel(op, "CUDA"),
         "triton": importlib.util.find_spec(f"unet_fast.triton.{op}") is not None,
     }
-    backends += [name for name, there in found.items() if there and name not in backends]
-    KERNELS[op] = (*backends, "reference")
+    order = ["cpp", *([MEASURED[op]] if op in MEASURED else []), "cuda", "triton"]
+    KERNELS[op] = (*(name for name in dict.fromkeys(order) if found[name]), "reference")
     _install(op)
 
 
@@ -163,8 +162,9 @@ def _set_wish(name: str) -> None:
 def _install(op: str) -> None:
     """Let the Triton kernels of ``op`` run where they are the choice, the compiled ones everywhere else."""
     for device_type, key in _KEYS.items():
-        able = [name for name in KERNELS[op] if _why_no_kernel(name, op, device_type) is None]
-        use = "triton" in able and (_wish == "triton" or (_wish == "auto" and able[0] == "triton"))
+        able = [name for name in KERNELS[op][:-1] if _why_no_kernel(name, op, device_type) is None]
+        # a wish for the reference leaves the best kernels in place, for the backward of what ran before
+        use = (_wish if _wish in able else next(iter(able), None)) == "triton"
         library = _installed.get((op, device_type))
         if use and library is None:
             library = torch.library.Library("unet_fast", "IMPL")
