@@ -1,6 +1,7 @@
 """Exact Euclidean distance transform of a batch of masks.
 
-Kernels: csrc/cpu/distance_transform.cpp; truth: unet_fast/reference/distance_transform.py.
+Kernels: csrc/cpu/distance_transform.cpp, csrc/cuda/distance_transform.cu, unet_fast/triton/distance_transform.py;
+truth: unet_fast/reference/distance_transform.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Distances to the nearest and the second nearest distinct instance, exactly, whatever their number.
 
-Kernels: csrc/cpu/nearest_two.cpp; truth: unet_fast/reference/nearest_two.py.
+Kernels: csrc/cpu/nearest_two.cpp, csrc/cuda/nearest_two.cu, unet_fast/triton/nearest_two.py;
+truth: unet_fast/reference/nearest_two.py.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ def nearest_two(
 
     Raises:
         InputError: a wrong rank, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
-            RuntimeErrors with the same text), or a spacing that is not positive and finite.
+            RuntimeErrors with the same text; on a GPU, which would have to be waited for, nothing is raised and
+            both distances are NaN where such a label is the nearest), or a spacing that is not positive and finite.
         InputTypeError: not an integer tensor, or a spacing that is not numbers.
 
     Time is linear in the number of pixels and does not depend on the number of instances: each pixel keeps the two
     nearest distinct labels of its column, then each row takes two lower envelopes of parabolas, the second without the
-    label that won the first (csrc/common/two_nearest.h).
+    label that won the first (csrc/common/two_nearest.h). On a GPU each pixel instead looks along its row until the next
+    column is farther than what it knows: faster in images full of cells, at worst the length of the row for a pixel.
 
     Equivalent to (for one image with at least two instances)::
 

@@ -1,6 +1,7 @@
 """The U-Net's loss weight per pixel, from instance labels in one go.
 
-Kernels: csrc/cpu/weight_map.cpp; truth: unet_fast/reference/weight_map.py.
+Kernels: csrc/cpu/weight_map.cpp, csrc/cuda/weight_map.cu, unet_fast/triton/weight_map.py;
+truth: unet_fast/reference/weight_map.py.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def weight_map(
 
     Raises:
         InputError: a wrong rank or device, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
-            RuntimeErrors with the same text), w0, sigma or class_weights out of range.
+            RuntimeErrors with the same text; on a GPU, which would have to be waited for, nothing is raised and
+            the weight is NaN where such a label is the nearest), w0, sigma or class_weights out of range.
         InputTypeError: not an integer tensor, or class_weights of another type.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), equation 2 (w0 = 10, sigma = 5).

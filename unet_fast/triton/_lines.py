@@ -69,7 +69,7 @@ def grid_of(tensor: torch.Tensor, spacing: list[float]) -> Grid:
     weights = [(step / scale) ** 2 if side > 1 else 1.0 for step, side in zip(spacing, sides, strict=True)]
     if len(sides) == 2:
         sides, weights = [sides[0], 1, sides[1]], [weights[0], 1.0, weights[1]]
-    return Grid(batch, *sides, *weights, scale)
+    return Grid(batch, sides[0], sides[1], sides[2], weights[0], weights[1], weights[2], scale)
 
 
 # ---- the scan

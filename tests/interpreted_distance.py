@@ -1,0 +1,104 @@
+"""nearest_two, distance_transform and weight_map in Triton, against the slow truth and the C++ kernels.
+
+Run by test_triton_distance.py, in a process in which Triton interprets its kernels and UNET_FAST_BACKEND is triton.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.instance_maps import random_instances, voronoi_cells
+from tests.tolerances import DISTANCE, EXACT, WEIGHT_MAP
+from unet_fast import reference
+from unet_fast.ops import _backends, distance_transform, nearest_two, use_backend, weight_map
+
+SHAPES = [
+    ((2, 12, 17), None),
+    ((1, 1, 40), None),
+    ((1, 40, 1), (1.0, 2.0)),
+    ((1, 70, 33), (0.5, 3.0)),  # more than one segment of rows
+    ((2, 4, 5, 7), None),
+    ((1, 5, 1, 7), (2.0, 1.0, 0.3)),
+    ((1, 40, 3, 5), (2.0, 1.0, 0.3)),
+]
+
+
+def test_triton_runs():
+    assert _backends.wish() == "triton"
+    for op in ("nearest_two", "distance_transform", "weight_map"):
+        assert _backends.choose(op, "cpu") == "triton"
+
+
+@pytest.mark.parametrize(("shape", "spacing"), SHAPES)
+@pytest.mark.parametrize("density", [0.02, 0.5])
+def test_distances(shape, spacing, density, rng):
+    labels = torch.from_numpy(random_instances(rng, shape, 4, density))
+    truth = reference.nearest_two(labels, spacing=spacing)
+    torch.testing.assert_close(nearest_two(labels, spacing=spacing), truth, **DISTANCE)
+    mask = labels == 0
+    truth = reference.distance_transform(mask, spacing=spacing)
+    torch.testing.assert_close(distance_transform(mask, spacing=spacing), truth, **DISTANCE)
+
+
+@pytest.mark.parametrize(
+    ("class_weights", "inside"), [(None, False), ("balanced", False), (torch.tensor([0.3, 1.7]), True)]
+)
+def test_weights(class_weights, inside, rng):
+    labels = torch.from_numpy(random_instances(rng, (3, 10, 21), 4, 0.05))
+    labels[2] = 0
+    for sigma in (0.7, 3.0):
+        options = {"sigma": sigma, "class_weights": class_weights, "inside": inside}
+        torch.testing.assert_close(weight_map(labels, **options), reference.weight_map(labels, **options), **WEIGHT_MAP)
+
+
+def test_crowded_cells_equal_the_cpp_kernels(rng):
+    labels = torch.from_numpy(voronoi_cells(rng, (24, 40), 8, 2.5)[None])
+    results = nearest_two(labels), distance_transform(labels != 0), weight_map(labels, class_weights="balanced")
+    with use_backend("cpp"):
+        torch.testing.assert_close(results[0], nearest_two(labels), **EXACT)
+        torch.testing.assert_close(results[1], distance_transform(labels != 0), **EXACT)
+        torch.testing.assert_close(results[2], weight_map(labels, class_weights="balanced"), **WEIGHT_MAP)
+
+
+def test_sides_over_1024_pixels():
+    labels = torch.zeros(1, 1, 1300, dtype=torch.uint8)
+    labels[0, 0, ::12], labels[0, 0, 6::12] = 1, 2
+    results = nearest_two(labels), weight_map(labels, sigma=2.0)
+    with use_backend("cpp"):
+        torch.testing.assert_close(results[0], nearest_two(labels), **EXACT)
+        torch.testing.assert_close(results[1], weight_map(labels, sigma=2.0), **WEIGHT_MAP)
+
+
+def test_every_dtype(rng):
+    labels = torch.from_numpy(random_instances(rng, (1, 9, 13), 6, 0.1))
+    truth = reference.nearest_two(labels)
+    for dtype in (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64):
+        torch.testing.assert_close(nearest_two(labels.to(dtype)), truth, **DISTANCE)
+    mask = labels - 3
+    truth = reference.distance_transform(mask)
+    for dtype in (torch.int8, torch.int16, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        torch.testing.assert_close(distance_transform(mask.to(dtype)), truth, **DISTANCE)
+    special = torch.tensor([[[-0.0, 1.0, float("nan"), float("-inf"), 5e-324]]], dtype=torch.float64)
+    assert distance_transform(special)[0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_strides_and_empty_tensors(rng):
+    base = torch.from_numpy(random_instances(rng, (2, 20, 24), 5, 0.1))
+    for view in (base[1:, 3:17, 1:20:2], base.transpose(1, 2)):
+        torch.testing.assert_close(nearest_two(view), nearest_two(view.contiguous()), **EXACT)
+        torch.testing.assert_close(weight_map(view), weight_map(view.contiguous()), **EXACT)
+        torch.testing.assert_close(distance_transform(view), distance_transform(view.contiguous()), **EXACT)
+    for shape in ((0, 4, 5), (2, 0, 5), (2, 4, 0)):
+        empty = torch.ones(shape, dtype=torch.int32)
+        assert nearest_two(empty)[1].shape == distance_transform(empty).shape == shape
+        assert weight_map(empty, class_weights="balanced").shape == shape
+
+
+def test_nothing_to_find():
+    one = torch.zeros(2, 3, 5, dtype=torch.int32)
+    one[1, 1, 2] = 7
+    d1, d2 = nearest_two(one)
+    assert d1[0].isinf().all() and d2.isinf().all() and d1[1, 1].tolist() == [2, 1, 0, 1, 2]
+    assert distance_transform(torch.ones(1, 3, 5)).isinf().all()
+    assert weight_map(one, inside=True).eq(1).all()
