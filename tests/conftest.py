@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from tests.devices import PLACES
+from unet_fast.ops import _backends, _library, use_backend
 
 # One thread a process, child processes included: test processes run side by side, and OpenMP threads that outnumber the
 # cores wait for each other at every barrier. The tests of the ops' parallel loops ask for more threads themselves.
@@ -37,6 +41,16 @@ def poisoned_memory() -> object:
     yield
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(params=PLACES, ids=lambda place: place[1] or place[0])
+def place(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every device that exists, a GPU once for each of its backends, which the test then runs on."""
+    device, backend = request.param
+    if backend == "cuda" and _library.CUDA.error is not None:
+        pytest.skip(f"the CUDA operators are not tested: {_library.CUDA.error}")
+    with use_backend(backend or _backends.wish()):
+        yield device
 
 
 @pytest.fixture(scope="session")

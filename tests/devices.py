@@ -11,6 +11,9 @@ import torch
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
+# A device, and the backend to ask for on it; None keeps the wish of the environment. A GPU's ops run on each of its two.
+PLACES = [("cpu", None)] + [("cuda", backend) for backend in ("cuda", "triton") if torch.cuda.is_available()]
+
 INTERPRETER = {"TRITON_INTERPRET": "1", "UNET_FAST_BACKEND": "triton"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.tolerances import EXACT
@@ -17,11 +17,11 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int
 
 def expected(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """An independent truth: np.take of explicit index lists, then np.concatenate."""
-    array = skip.detach().double().numpy()
+    array = skip.detach().cpu().double().numpy()
     for axis in range(2, skip.dim()):
         start = (skip.shape[axis] - up.shape[axis]) // 2
         array = np.take(array, np.arange(start, start + up.shape[axis]), axis=axis)
-    return torch.from_numpy(np.concatenate([array, up.detach().double().numpy()], axis=1))
+    return torch.from_numpy(np.concatenate([array, up.detach().cpu().double().numpy()], axis=1))
 
 
 def draw(generator: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -43,35 +43,38 @@ SHAPES = [
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shapes", SHAPES)
-def test_matches_concatenated_slices(shapes, channels_last, generator):
-    skip, up = (draw(generator, *shape) for shape in shapes)
+def test_matches_concatenated_slices(shapes, channels_last, place, generator):
+    skip, up = (draw(generator, *shape).to(place) for shape in shapes)
     if channels_last:
         form = torch.channels_last_3d if skip.dim() == 5 else torch.channels_last
         skip, up = skip.to(memory_format=form), up.to(memory_format=form)
     out = crop_concat(skip, up)
-    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
+    torch.testing.assert_close(out.cpu().double(), expected(skip, up), **EXACT)
     if channels_last and skip.numel() and min(skip.shape[1], up.shape[1]) > 1 and up[0, 0].numel() > 1:
         assert out.is_contiguous(memory_format=form)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype(dtype, generator):
-    skip, up = draw(generator, 2, 3, 9, 8, dtype=dtype), draw(generator, 2, 5, 6, 5, dtype=dtype)
-    out = crop_concat(skip, up)
-    assert out.dtype == dtype
-    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
+def test_every_dtype(dtype, place, generator):
+    # sizes and crops that are multiples of 16 bytes, of one element, and something between
+    for size, crop in ((9, 5), (32, 16), (24, 12)):
+        skip = draw(generator, 2, 3, 9, size, dtype=dtype).to(place)
+        up = draw(generator, 2, 5, 6, crop, dtype=dtype).to(place)
+        out = crop_concat(skip, up)
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.cpu().double(), expected(skip, up), **EXACT)
 
 
-def test_slices_transposes_and_expanded_inputs(generator):
-    base = draw(generator, 4, 8, 20, 22)
-    up = draw(generator, 2, 3, 5, 6)
+def test_slices_transposes_and_expanded_inputs(place, generator):
+    base = draw(generator, 4, 8, 20, 22).to(place)
+    up = draw(generator, 2, 3, 5, 6).to(place)
     for skip in (
         base[1:3, 2:6, 3:17, 5:20],
         base[::2, ::3],
         base[:2].transpose(2, 3),
         base[:1].expand(2, -1, -1, -1),
     ):
-        torch.testing.assert_close(crop_concat(skip, up).double(), expected(skip, up), **EXACT)
+        torch.testing.assert_close(crop_concat(skip, up).cpu().double(), expected(skip, up), **EXACT)
     flipped = base[:2].permute(0, 1, 3, 2)
     torch.testing.assert_close(
         crop_concat(base[:2, :, :5, :6], up[:, :, :5]), crop_concat(base[:2, :, :5, :6].clone(), up)
@@ -79,7 +82,7 @@ def test_slices_transposes_and_expanded_inputs(generator):
     torch.testing.assert_close(crop_concat(flipped, flipped), torch.cat([flipped, flipped], 1), **EXACT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(1, 3),
     c=st.tuples(st.integers(1, 20), st.integers(1, 20)),
@@ -88,14 +91,14 @@ def test_slices_transposes_and_expanded_inputs(generator):
     last=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_random_shapes(n, c, crop, extra, last, seed):
+def test_random_shapes(place, n, c, crop, extra, last, seed):
     g = torch.Generator().manual_seed(seed)
-    skip = draw(g, n, c[0], crop[0] + extra[0], crop[1] + extra[1]).requires_grad_()
-    up = draw(g, n, c[1], *crop).requires_grad_()
+    skip = draw(g, n, c[0], crop[0] + extra[0], crop[1] + extra[1]).to(place).requires_grad_()
+    up = draw(g, n, c[1], *crop).to(place).requires_grad_()
     form = torch.channels_last if last else torch.contiguous_format
     out = crop_concat(skip.to(memory_format=form), up.to(memory_format=form))
-    torch.testing.assert_close(out.double(), expected(skip, up), **EXACT)
-    grad = draw(g, *out.shape)
+    torch.testing.assert_close(out.cpu().double(), expected(skip, up), **EXACT)
+    grad = draw(g, *out.shape).to(place)
     out.backward(grad)
     y, x = extra[0] // 2, extra[1] // 2
     padded = torch.zeros_like(skip)
