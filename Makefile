@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml Makefile
 $(VENV)/.tested: $(VENV)/.installed
 	@echo "installing what the tests need"
 	@$(PY) -m pip install --group test $(QUIETLY)
-	@$(PY) -m pip install --no-build-isolation --no-deps "elasticdeform>=0.5.1" $(QUIETLY)
+	@$(PY) -m pip install --no-build-isolation --no-deps --no-binary elasticdeform "elasticdeform>=0.5.1" $(QUIETLY)
 	@touch $@
 
 # The installation has just compiled everything; later on only what changed is compiled.

@@ -14,6 +14,7 @@ import torch
 from scipy import ndimage
 from skimage import measure
 from skimage import metrics as oracle
+from skimage.metrics._contingency_table import contingency_table
 
 from tests.metric_samples import instances_of, noisy, random_truth
 from tests.tolerances import METRIC
@@ -146,7 +147,7 @@ def test_rand_on_a_real_slice_equals_an_independent_count(real_data: Path, rng: 
     scores = []
     for level in np.arange(11) / 10:
         parts = measure.label(p > np.float32(level), connectivity=1)
-        table = oracle._contingency_table.contingency_table(cells, parts, ignore_labels=[0]).toarray()[1:]
+        table = contingency_table(cells, parts, ignore_labels=[0]).toarray()[1:]
         counts = (table[:, 1:], table[:, 1:].sum(0), table.sum(1))
         both, in_predicted, in_truth = (float((c * (c - 1) / 2).sum()) for c in counts)
         scores.append(2 * both / (in_predicted + in_truth))
