@@ -34,4 +34,8 @@ STABLE_TORCH_LIBRARY(unet_fast, m) {
       "up_conv_into_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, bool want_bias) -> "
       "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   m.def("up_conv_crop_concat(Tensor x, Tensor weight, Tensor? bias, Tensor skip) -> Tensor");
+  m.def(
+      "head_cross_entropy(Tensor features, Tensor? feature_bias, bool relu, Tensor weight, Tensor? bias, Tensor target, "
+      "Tensor? pixel_weight, int ignore_index, int reduction, bool want_grad) -> "
+      "(Tensor loss, Tensor grad_features, Tensor grad_feature_bias, Tensor grad_weight, Tensor grad_bias)");
 }

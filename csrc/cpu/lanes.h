@@ -34,4 +34,26 @@ UF_INLINE void for_lanes(int64_t count, F f) {
   for (; c < count; ++c) f.template piece<1>(c);
 }
 
+// The sum of 16 numbers by halves, in registers.
+template <class A>
+UF_INLINE A lane_sum(const A lanes[16]) {
+#if defined(__GNUC__)
+  typedef A Half16 __attribute__((vector_size(8 * sizeof(A))));
+  typedef A Quarter16 __attribute__((vector_size(4 * sizeof(A))));
+  Half16 low, high;
+  __builtin_memcpy(&low, lanes, sizeof low);
+  __builtin_memcpy(&high, lanes + 8, sizeof high);
+  low += high;
+  Quarter16 four, other;
+  __builtin_memcpy(&four, &low, sizeof four);
+  __builtin_memcpy(&other, reinterpret_cast<const char*>(&low) + sizeof four, sizeof other);
+  four += other;
+  return (four[0] + four[1]) + (four[2] + four[3]);
+#else
+  A sum[8];
+  for (int j = 0; j < 8; ++j) sum[j] = lanes[j] + lanes[j + 8];
+  return ((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7]));
+#endif
+}
+
 }  // namespace uf

@@ -163,12 +163,12 @@ def _backward(
     if grad_output is None:
         return None, None, None, None, None, None
     (grad,) = ctx.saved_tensors
-    if not (ctx.may_share and _is_plain_one(grad_output)):
+    if not (ctx.may_share and is_plain_one(grad_output)):
         grad = torch.ops.unet_fast.weighted_cross_entropy_backward(grad_output, grad).to(ctx.dtype)
     return grad, None, None, None, None, None
 
 
-def _is_plain_one(grad_output: torch.Tensor) -> bool:
+def is_plain_one(grad_output: torch.Tensor) -> bool:
     """Whether a look at the value is free (eager, on the CPU) and says that there is nothing to scale."""
     return (
         type(grad_output) is torch.Tensor

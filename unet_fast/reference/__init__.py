@@ -7,6 +7,7 @@ from unet_fast.reference.conv_bias_relu import conv_bias_relu
 from unet_fast.reference.crop_concat import crop_concat
 from unet_fast.reference.distance_transform import distance_transform
 from unet_fast.reference.elastic_warp import elastic_warp
+from unet_fast.reference.head_cross_entropy import head_cross_entropy
 from unet_fast.reference.nearest_two import nearest_two
 from unet_fast.reference.relu_pool_skip import relu_pool_skip
 from unet_fast.reference.up_conv_crop_concat import up_conv_crop_concat
@@ -20,6 +21,7 @@ __all__ = [
     "crop_concat",
     "distance_transform",
     "elastic_warp",
+    "head_cross_entropy",
     "nearest_two",
     "relu_pool_skip",
     "up_conv_crop_concat",

@@ -1,0 +1,231 @@
+"""head_cross_entropy against torch's convolution and cross-entropy: values, gradients, layouts, registration, bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.devices import DEVICES
+from tests.tolerances import CROSS_ENTROPY, HEAD_GRADIENT
+from unet_fast import reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops import head_cross_entropy, use_backend
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+def wide(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def draw(generator, n, c, k, size, *, dtype=torch.float32, channels_last=False, device="cpu"):
+    """features, weight, bias, target (some ignored), pixel weights, feature bias."""
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(device, wide(dtype))
+
+    features = normal(n, c, *size).to(dtype)
+    if channels_last:
+        features = features.to(memory_format=torch.channels_last)
+    target = torch.randint(0, k, (n, *size), generator=generator).to(device)
+    target[torch.rand(target.shape, generator=generator).to(device) < 0.2] = -100
+    return features, normal(k, c), normal(k), target, normal(n, *size).abs(), normal(c)
+
+
+def plain(features, weight, bias, target, pixel_weight, feature_bias, relu, reduction):
+    """torch's own convolution and loss, in float64."""
+    y = features.double()
+    if relu:
+        y = F.relu(y + feature_bias.double()[:, None, None])
+    logits = F.conv2d(y, weight.double()[:, :, None, None], bias.double())
+    loss = F.cross_entropy(logits, target, reduction="none") * pixel_weight.double()
+    if reduction == "sum":
+        return loss.sum()
+    counted = target != -100
+    return loss.sum() / (counted.sum() if reduction == "mean" else pixel_weight.double()[counted].sum())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("case", "reduction"),
+    [
+        ((2, 16, 2, (9, 11)), "mean"),
+        ((1, 33, 5, (40, 30)), "weight_mean"),
+        ((3, 1, 2, (1, 7)), "sum"),
+        ((1, 7, 20, (5, 5)), "mean"),
+    ],
+)
+def test_matches_torch(case, reduction, relu, channels_last, dtype, device, generator):
+    features, weight, bias, target, pixels, extra = draw(
+        generator, *case, dtype=dtype, channels_last=channels_last, device=device
+    )
+    leaves = [features, weight, bias, *([extra] if relu else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    loss = head_cross_entropy(
+        features, weight, bias, target, pixels, relu=relu, feature_bias=extra if relu else None, reduction=reduction
+    )
+    expected = plain(features, weight, bias, target, pixels, extra, relu, reduction)
+    assert loss.dtype == wide(dtype)
+    torch.testing.assert_close(loss.double(), expected, **CROSS_ENTROPY[dtype])
+    got = torch.autograd.grad(loss * 0.75, leaves)
+    want = torch.autograd.grad(expected * 0.75, leaves)
+    for a, b, leaf in zip(got, want, leaves, strict=True):
+        assert a.dtype == leaf.dtype and a.shape == leaf.shape
+        error = (a.double() - b.double()).abs().max() / b.double().abs().max()
+        assert error <= HEAD_GRADIENT[leaf.dtype], (error, leaf.shape)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    n=st.integers(1, 3),
+    c=st.integers(1, 70),
+    k=st.integers(2, 9),
+    size=st.tuples(st.integers(1, 20), st.integers(1, 30)),
+    last=st.booleans(),
+    relu=st.booleans(),
+    reduction=st.sampled_from(["sum", "mean", "weight_mean"]),
+    seed=st.integers(0, 2**31),
+)
+def test_random_shapes(n, c, k, size, last, relu, reduction, seed):
+    features, weight, bias, target, pixels, extra = draw(
+        torch.Generator().manual_seed(seed), n, c, k, size, channels_last=last
+    )
+    leaves = [t.requires_grad_() for t in (features, weight, bias)]
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    options = {"relu": relu, "feature_bias": extra if relu else None, "reduction": reduction}
+    got = head_cross_entropy(*leaves, target.int(), pixels, **options)
+    want = reference.head_cross_entropy(*exact, target, pixels, **options)
+    torch.testing.assert_close(got.double(), want, **CROSS_ENTROPY[torch.float32])
+    for a, b in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(want, exact), strict=True):
+        assert (a - b).abs().max() <= HEAD_GRADIENT[torch.float32] * max(b.abs().max(), 0.1)
+
+
+def test_ignored_pixels_count_for_nothing(generator):
+    features, weight, bias, target, pixels, extra = draw(generator, 1, 8, 3, (6, 7))
+    target[0, :2] = -100
+    results = []
+    for poison in (0.0, float("nan")):
+        for last in (False, True):
+            x = features.masked_fill((target == -100)[:, None], poison)
+            x = x.to(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
+            w = weight.clone().requires_grad_()
+            loss = head_cross_entropy(x, w, bias, target, pixels, relu=True, feature_bias=extra)
+            results.append((loss, *torch.autograd.grad(loss, (x, w))))
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other)
+    none = head_cross_entropy(features, weight.requires_grad_(), None, torch.full_like(target, -100))
+    assert none == 0
+    none.backward()
+    assert weight.grad.eq(0).all()
+
+
+def test_empty_volumes_slices_and_shapes_of_the_weight(generator):
+    features, weight, bias, target, pixels, _ = draw(generator, 2, 6, 3, (8, 9))
+    loss = head_cross_entropy(features, weight, bias, target, pixels)
+    torch.testing.assert_close(head_cross_entropy(features, weight[:, :, None, None], bias, target, pixels), loss)
+    volume = head_cross_entropy(
+        features.reshape(2, 6, 2, 4, 9), weight, bias, target.reshape(2, 2, 4, 9), pixels.reshape(2, 2, 4, 9)
+    )
+    torch.testing.assert_close(volume, loss)
+    wide_features = torch.cat([features, features], 1).repeat_interleave(2, 3)
+    for view in (wide_features[:, 3:9, :, ::2], wide_features.to(memory_format=torch.channels_last)[:, 3:9, :, ::2]):
+        torch.testing.assert_close(
+            head_cross_entropy(view, weight, bias, target), reference.head_cross_entropy(view, weight, bias, target)
+        )
+    empty = features[:0].clone().requires_grad_()
+    weight.requires_grad_()
+    loss = head_cross_entropy(empty, weight, bias, target[:0])
+    loss.backward()
+    assert loss == 0 and empty.grad.shape == empty.shape and weight.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_result_does_not_depend_on_the_number_of_threads(channels_last, generator):
+    features, weight, bias, target, pixels, _ = draw(generator, 2, 24, 3, (70, 90), channels_last=channels_last)
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            results.append(
+                torch.ops.unet_fast.head_cross_entropy(
+                    features, None, True, weight, bias, target, pixels, -100, 2, True
+                )
+            )
+        finally:
+            torch.set_num_threads(1)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_gradients_of_leaves_do_not_share_memory(generator):
+    features, weight, bias, target, *_ = draw(generator, 1, 4, 2, (5, 5))
+    weight.requires_grad_()
+    loss = head_cross_entropy(features, weight, bias, target)
+    loss.backward(retain_graph=True)
+    once = weight.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(weight.grad, 2 * once)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradcheck_and_registration(channels_last, generator):
+    features, weight, bias, target, pixels, extra = draw(
+        generator, 2, 3, 3, (3, 4), dtype=torch.float64, channels_last=channels_last
+    )
+    leaves = [t.requires_grad_() for t in (features, weight, bias, extra)]
+    assert torch.autograd.gradcheck(
+        lambda f, w, b, e: head_cross_entropy(f, w, b, target, pixels, relu=True, feature_bias=e), leaves
+    )
+    op = torch.ops.unet_fast.head_cross_entropy.default
+    torch.library.opcheck(op, (features, extra, True, weight, bias, target, pixels, -100, 2, True))
+    torch.library.opcheck(op, (features.detach(), None, False, weight.detach(), None, target, None, -100, 1, False))
+
+
+def test_compiles_and_second_derivative_raises(generator):
+    features, weight, bias, target, pixels, extra = draw(generator, 1, 4, 2, (6, 5))
+    features.requires_grad_()
+
+    def loss(x):
+        return head_cross_entropy(x * 2, weight, bias, target, pixels, relu=True, feature_bias=extra)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    want = torch.autograd.grad(loss(features), features)
+    torch.testing.assert_close(torch.autograd.grad(compiled(features), features), want)
+    with pytest.raises(InputError, match="head_cross_entropy has no second derivative"):
+        torch.autograd.grad(loss(features), features, create_graph=True)
+    with use_backend("reference"):
+        torch.testing.assert_close(torch.autograd.grad(loss(features), features, create_graph=True), want)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"features": torch.zeros(2, 3)}, InputError, "features has 2 dimensions"),
+        ({"weight": torch.zeros(1, 3)}, InputError, r"weight has shape \(1, 3\), expected \(K, 3\)"),
+        ({"weight": torch.zeros(2, 3, 3, 3)}, InputError, r"weight has shape \(2, 3, 3, 3\)"),
+        ({"bias": torch.zeros(3)}, InputError, r"bias has shape \(3,\), expected \(2,\)"),
+        ({"target": torch.zeros(1, 4, 5).long()}, InputError, r"target has shape \(1, 4, 5\), expected \(1, 4, 4\)"),
+        ({"target": torch.zeros(1, 4, 4)}, InputTypeError, "target has dtype float32"),
+        ({"target": torch.full((1, 4, 4), 2)}, InputError, "target contains 2, expected classes 0 to 1"),
+        ({"pixel_weight": torch.zeros(1, 4)}, InputError, r"pixel_weight has shape \(1, 4\)"),
+        ({"pixel_weight": torch.zeros(1, 4, 4).requires_grad_()}, InputError, "pixel_weight requires gradients"),
+        ({"feature_bias": torch.zeros(3)}, InputError, "without relu=True"),
+        ({"reduction": "none"}, InputError, "reduction is 'none', expected one of 'sum'"),
+        ({"ignore_index": 1.5}, InputTypeError, "ignore_index is 1.5"),
+    ],
+)
+def test_bad_input(changes, error, message):
+    given = {
+        "features": torch.zeros(1, 3, 4, 4),
+        "weight": torch.zeros(2, 3),
+        "bias": None,
+        "target": torch.zeros(1, 4, 4).long(),
+    } | changes
+    with pytest.raises(error, match=message):
+        head_cross_entropy(**given)

@@ -1,0 +1,206 @@
+"""The 1x1 head of a network and its weighted softmax loss in one pass over the features; the logits are never stored.
+
+Kernels: csrc/cpu/head_cross_entropy.cpp; truth: unet_fast/reference/head_cross_entropy.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast import checks, reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops import _backends, _layout, _library
+from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
+from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, is_plain_one
+
+_backends.register("head_cross_entropy")
+
+
+def head_cross_entropy(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    target: torch.Tensor,
+    pixel_weight: torch.Tensor | None = None,
+    *,
+    relu: bool = False,
+    feature_bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """The loss of ``conv1x1(features)`` for training: :func:`weighted_cross_entropy` of logits that nobody else needs.
+
+    Args:
+        features: (N, C, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16, contiguous or
+            channels-last or a slice of either (other layouts are copied).
+        weight: (K, C) or (K, C, 1, ...), K >= 2 classes; floating: the weight of a 1x1 convolution. It and the biases
+            are taken in float32 (float64 for float64 features), also under autocast, and so are the logits.
+        bias: (K,) floating, or None.
+        target: (N, *S) int64, int32 or uint8 class map with values 0 to K - 1, or ``ignore_index``.
+        pixel_weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets
+            no gradient.
+        relu: the features are those in front of a ReLU, which is then part of the pass.
+        feature_bias: (C,) added to the features in front of that ReLU; with ``relu`` only.
+        ignore_index: pixels with this target count for nothing, whatever their features and weights, NaN included.
+        reduction: "mean" (over counted pixels), "weight_mean" or "sum", as in :func:`weighted_cross_entropy`.
+
+    Returns:
+        The loss, a scalar, float64 for float64 features, else float32. When no pixel is counted, or the weights sum to
+        0, the means are 0 and so are the gradients. The gradients of the features, the weight and the biases come from
+        the same pass, so the backward only scales them. Second derivatives raise;
+        ``unet_fast.reference.head_cross_entropy`` has them. Meant for few classes: the work is 6 K C a pixel.
+
+    Raises:
+        InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text), pixel weights that require
+            gradients, ``feature_bias`` without ``relu``.
+        InputTypeError: not tensors, or a dtype that is not in the lists above.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), "1x1 convolution" and equation 1.
+
+    Equivalent to::
+
+        y = F.relu(features + feature_bias[:, None, None]) if relu else features
+        weighted_cross_entropy(F.conv2d(y, weight.view(K, C, 1, 1), bias), target, pixel_weight)
+    """
+    _check(features, weight, target, pixel_weight, ignore_index, reduction)
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    weight = weight.flatten(1).to(wide)
+    bias = None if bias is None else wide_bias(bias, features, weight.shape[0])
+    if feature_bias is not None:
+        if not relu:
+            raise InputError(
+                "feature_bias was given without relu=True; add it to the convolution that made the features"
+            )
+        feature_bias = wide_bias(feature_bias, features, features.shape[1])
+    pixel_weight = None if pixel_weight is None else pixel_weight.detach().to(wide)
+    if _backends.choose("head_cross_entropy", features.device.type) == "reference":
+        return reference.head_cross_entropy(
+            features,
+            weight,
+            bias,
+            target,
+            pixel_weight,
+            relu=relu,
+            feature_bias=feature_bias,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+    inputs = (features, weight, bias, feature_bias)
+    want_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    code = REDUCTIONS.index(reduction)
+    arguments = (features, feature_bias, relu, weight, bias, target, pixel_weight, ignore_index, code, want_grad)
+    if torch.compiler.is_compiling():
+        return torch.ops.unet_fast.head_cross_entropy(*arguments)[0]
+    try:
+        return torch.ops.unet_fast.head_cross_entropy(*arguments)[0]
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        if "target contains" in text:  # the kernel looks at the values, so that nothing else has to
+            raise InputError(text[text.index("target contains") :]) from None
+        raise
+
+
+def _check(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    pixel_weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: str,
+) -> None:
+    for name, tensor in (("features", features), ("weight", weight), ("target", target)):
+        checks.check_tensor(name, tensor)
+        checks.check_same_device("features", features, name, tensor)
+    checks.check_dtype("features", features, checks.FLOATING)
+    checks.check_dtype("weight", weight, checks.FLOATING)
+    checks.check_dtype("target", target, TARGET_DTYPES)
+    checks.check_rank("features", features, (3, 4, 5), "(N, C, H, W), or one or three spatial dimensions")
+    checks.check_choice("reduction", reduction, REDUCTIONS[1:])
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+    channels = features.shape[1]
+    if weight.dim() < 2 or weight.shape[0] < 2 or weight.shape[1] != channels or weight.shape[2:].numel() != 1:
+        raise InputError(
+            f"weight has shape {tuple(weight.shape)}, expected (K, {channels}) or (K, {channels}, 1, 1) with at least "
+            "2 classes K"
+        )
+    pixels = (features.shape[0], *features.shape[2:])
+    if target.shape != pixels:
+        raise InputError(
+            f"target has shape {tuple(target.shape)}, expected {tuple(pixels)}: "
+            f"that of the features {tuple(features.shape)} without the channels"
+        )
+    if pixel_weight is None:
+        return
+    checks.check_tensor("pixel_weight", pixel_weight)
+    checks.check_dtype("pixel_weight", pixel_weight, checks.FLOATING)
+    checks.check_same_device("features", features, "pixel_weight", pixel_weight)
+    if pixel_weight.shape != pixels:
+        raise InputError(f"pixel_weight has shape {tuple(pixel_weight.shape)}, expected {tuple(pixels)}")
+    if pixel_weight.requires_grad and torch.is_grad_enabled():
+        raise InputError("pixel_weight requires gradients, which this loss does not have; pass pixel_weight.detach()")
+
+
+_DIFFERENTIABLE = (0, 1, 3, 4)  # of the operator's arguments: features, feature_bias, weight, bias
+
+
+def _fake(
+    features: torch.Tensor,
+    feature_bias: torch.Tensor | None,
+    relu: bool,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    target: torch.Tensor,
+    pixel_weight: torch.Tensor | None,
+    ignore_index: int,
+    reduction: int,
+    want_grad: bool,
+) -> tuple[torch.Tensor, ...]:
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    loss = features.new_empty((), dtype=wide)
+    if not want_grad:
+        return loss, features.new_empty(0), *(features.new_empty(0, dtype=wide) for _ in range(3))
+    # as in weighted_cross_entropy: the gradient of a mean over many pixels lies below the range of float16
+    grad = torch.empty(
+        features.shape,
+        dtype=wide if features.dtype == torch.float16 else features.dtype,
+        device=features.device,
+        memory_format=_layout.dense_format(features),
+    )
+    k, c = weight.shape
+    shapes: tuple[tuple[int, ...], ...] = ((c,), (k, c), (k,))
+    return loss, grad, *(features.new_empty(shape, dtype=wide) for shape in shapes)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    features, ctx.want_grad = inputs[0], inputs[-1]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.leaves = [index for index in _DIFFERENTIABLE if inputs[index] is not None and inputs[index].is_leaf]
+    ctx.dtype = features.dtype
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward(ctx: Any, grad_output: torch.Tensor | None, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    no_second_derivative("head_cross_entropy")
+    if not ctx.want_grad:
+        raise RuntimeError("head_cross_entropy was called with want_grad=False, so it has no gradient")
+    grads: list[torch.Tensor | None] = [None] * 10
+    if grad_output is None:
+        return tuple(grads)
+    one = is_plain_one(grad_output)
+    for index, grad in zip(_DIFFERENTIABLE, ctx.saved_tensors, strict=True):
+        if ctx.needs_input_grad[index]:
+            # autograd may keep the gradient of a leaf and add to it in place: a leaf never gets the saved tensor
+            grads[index] = grad if one and index not in ctx.leaves else grad * grad_output
+    if grads[0] is not None:
+        grads[0] = grads[0].to(ctx.dtype)
+    return tuple(grads)
+
+
+if _library.CPU.error is None:
+    torch.library.register_fake("unet_fast::head_cross_entropy", _fake)
+    torch.library.register_autograd("unet_fast::head_cross_entropy", _backward, setup_context=_setup_context)

@@ -1,0 +1,34 @@
+"""ReLU, 1x1 convolution and loss one after the other, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
+
+
+def head_cross_entropy(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    target: torch.Tensor,
+    pixel_weight: torch.Tensor | None = None,
+    *,
+    relu: bool = False,
+    feature_bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """See :func:`unet_fast.ops.head_cross_entropy`. Differentiable any number of times."""
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    # ignored pixels are cut off before anything is computed: not even a NaN there may reach a gradient
+    y = features.to(wide).where((target != ignore_index).unsqueeze(1), 0.0)
+    one_a_channel = [-1, *[1] * (features.dim() - 2)]
+    if feature_bias is not None:
+        y = y + feature_bias.to(wide).view(one_a_channel)
+    if relu:
+        y = y.relu()
+    logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(wide))
+    if bias is not None:
+        logits = logits + bias.to(wide).view(one_a_channel)
+    return weighted_cross_entropy(logits, target, pixel_weight, ignore_index=ignore_index, reduction=reduction)
