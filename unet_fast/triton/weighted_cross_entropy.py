@@ -26,10 +26,10 @@ _NONE, _SUM, _MEAN, _WEIGHT_MEAN = (tl.constexpr(value) for value in range(4))
 _DIVISOR_PROGRAMS = 256  # few: every program of the loss adds up their sums
 _DIVISOR_PIXELS = 2048
 _LOSS_PROGRAMS = 4096  # more pixels than that many tiles hold are a loop, so that the sum of the sums stays short
-_WARPS = 8  # of a program with three classes and more
-_TILE = (
-    8192  # bytes of its logits, in the precision of the arithmetic: 8 float32 numbers a thread, no spilled registers
-)
+_WARPS = 8  # of a program of the loss
+# bytes of the logits of a program with more than two classes, in the precision of the arithmetic: 8 float32 numbers a
+# thread, no spilled registers
+_TILE = 8192
 _MOST_PIXELS = 1024
 _MOST_CLASSES = 64  # in one tile; more are read twice, the second time from the caches
 _SCALED = 4096  # elements of one program of the backward: 32 for each of 128 threads
@@ -135,15 +135,16 @@ def _place_of(tile, pixels, PIXELS: tl.constexpr):
 
 @triton.jit
 def _store_sums(sums, losses, shares):
-    tl.store(sums + 2 * tl.program_id(0), tl.sum(losses))
-    tl.store(sums + 2 * tl.program_id(0) + 1, tl.sum(shares))
+    tl.store(sums + 2 * tl.program_id(0), losses)
+    tl.store(sums + 2 * tl.program_id(0) + 1, shares)
 
 
 # Loss and gradient of tiles of pixels, each of one image, with both classes, from one read of the logits.
 # Bytes a pixel: K logits read and K gradients written, target (1 to 8) and weight (4 or 8) read. Limit: those bytes,
 # and those of sum_divisors before a gradient of a mean, / copy bandwidth: 28 + 8 for float32, two classes, int64.
-# Tile: 1,024 pixels, 8 for each of 128 threads, so that every dtype is read 16 bytes at a time. Interleaved classes
-# (PAIRS) are read as pairs and split in registers. No atomics: a pair of sums a program, added up by add_sums.
+# Tile: 1,024 pixels, 4 for each of 256 threads, read 8 (16 bits a logit) to 32 bytes at a time; 8 a thread would take
+# registers from half of the threads. Interleaved classes (PAIRS) are read as pairs and split in registers. No atomics: a
+# pair of sums a program, added up by add_sums.
 @triton.jit
 def cross_entropy_of_two(
     logits, target, weight, divisors, loss, grad, sums, images, pixels, ignore_index, divisor_programs, programs,
@@ -151,8 +152,8 @@ def cross_entropy_of_two(
     REDUCTION: tl.constexpr, WIDE: tl.constexpr, PAIRS: tl.constexpr, PIXELS: tl.constexpr, DIVISORS: tl.constexpr,
 ):  # fmt: skip
     scale = _scale_of(divisors, divisor_programs, DIVISORS, WIDE)
-    losses = tl.zeros([PIXELS], tl.float64)
-    shares = tl.zeros([PIXELS], tl.float64)
+    losses = tl.full([], 0.0, tl.float64)
+    shares = tl.full([], 0.0, tl.float64)
     for tile in range(tl.program_id(0), images * tl.cdiv(pixels, PIXELS), programs):
         n, p, inside = _place_of(tile, pixels, PIXELS)
         t, counted, plain, w = _read_pixels(target, weight, n * pixels + p, inside, ignore_index, 2, WIDE)
@@ -177,8 +178,9 @@ def cross_entropy_of_two(
         value = tl.where(counted, value * w, 0.0)
         if REDUCTION == _NONE:
             tl.store(loss + n * pixels + p, value, mask=inside)
-        losses += value.to(tl.float64)
-        shares += _share(counted, plain, REDUCTION)
+        if REDUCTION != _NONE:
+            losses += tl.sum(value.to(tl.float64))
+            shares += tl.sum(_share(counted, plain, REDUCTION))
     if REDUCTION != _NONE:
         _store_sums(sums, losses, shares)
 
@@ -209,8 +211,8 @@ def cross_entropy_of_many(
     DIVISORS: tl.constexpr,
 ):  # fmt: skip
     scale = _scale_of(divisors, divisor_programs, DIVISORS, WIDE)
-    losses = tl.zeros([PIXELS], tl.float64)
-    shares = tl.zeros([PIXELS], tl.float64)
+    losses = tl.full([], 0.0, tl.float64)
+    shares = tl.full([], 0.0, tl.float64)
     k = tl.arange(0, BLOCK)[:, None]
     for tile in range(tl.program_id(0), images * tl.cdiv(pixels, PIXELS), programs):
         n, p, inside = _place_of(tile, pixels, PIXELS)
@@ -250,8 +252,9 @@ def cross_entropy_of_many(
         value = tl.where(counted, ((m - mine) + log1p_nonnegative(rest, y, inverse)) * w, 0.0)
         if REDUCTION == _NONE:
             tl.store(loss + n * pixels + p, value, mask=inside)
-        losses += value.to(tl.float64)
-        shares += _share(counted, plain, REDUCTION)
+        if REDUCTION != _NONE:
+            losses += tl.sum(value.to(tl.float64))
+            shares += tl.sum(_share(counted, plain, REDUCTION))
     if REDUCTION != _NONE:
         _store_sums(sums, losses, shares)
 
@@ -345,16 +348,14 @@ def weighted_cross_entropy(
             images, pixels, ignore_index, divisor_programs, programs,
             logits.stride(0), logits.stride(1), _even_step(logits),
         )  # fmt: skip
-        options |= {"PIXELS": tile, "DIVISORS": _DIVISOR_PROGRAMS}
+        options |= {"PIXELS": tile, "DIVISORS": _DIVISOR_PROGRAMS, "num_warps": _WARPS}
         interleaved = layout != torch.contiguous_format
         if classes == 2:
             pairs = interleaved and logits.stride(1) == 1
             cross_entropy_of_two[(programs,)](*arguments, PAIRS=pairs, **options)
         else:
             steps = (1, classes) if interleaved else (pixels, 1)
-            cross_entropy_of_many[(programs,)](
-                *arguments, *steps, CLASSES=classes, BLOCK=block, num_warps=_WARPS, **options
-            )
+            cross_entropy_of_many[(programs,)](*arguments, *steps, CLASSES=classes, BLOCK=block, **options)
     if reduction != _NONE.value:
         add_sums[(1,)](sums, loss, programs, REDUCTION=reduction, BLOCK=_SUMS)
     return loss, grad
