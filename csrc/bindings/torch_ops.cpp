@@ -29,6 +29,9 @@ STABLE_TORCH_LIBRARY(unet_fast, m) {
   m.def("bias_relu_(Tensor(a!) x, Tensor? bias) -> ()");
   m.def("bias_relu_backward(Tensor grad, Tensor out, bool want_bias) -> (Tensor grad_x, Tensor grad_bias)");
   m.def("conv_bias_relu(Tensor x, Tensor weight, Tensor? bias, SymInt padding) -> Tensor");
+  m.def(
+      "conv_bias_relu_backward(Tensor grad, Tensor x, Tensor weight, Tensor out, SymInt padding, bool want_x, "
+      "bool want_weight, bool want_bias) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   m.def("up_conv_into(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) buffer) -> ()");
   m.def(
       "up_conv_into_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, bool want_bias) -> "

@@ -1,6 +1,7 @@
 """A convolution with bias and ReLU as one operator: the two are part of the convolution's epilogue, or one pass in place.
 
-Truth: unet_fast/reference/conv_bias_relu.py. The convolution itself is torch's.
+Kernels: csrc/bindings/torch_cpu/conv_bias_relu.cpp, where torch's own convolution is called, and csrc/cpu/bias_relu.cpp;
+truth: unet_fast/reference/conv_bias_relu.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _library
 from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
+
+_backends.register("conv_bias_relu")
 
 
 def conv_bias_relu(
@@ -61,7 +64,7 @@ def conv_bias_relu(
             )
     if bias is not None:
         bias = wide_bias(bias, x, weight.shape[0])
-    if _backends.choose("bias_relu", x.device.type) == "reference":
+    if _backends.choose("conv_bias_relu", x.device.type) == "reference":
         return reference.conv_bias_relu(x, weight, bias, padding=padding)
     return torch.ops.unet_fast.conv_bias_relu(x, weight, bias, padding)
 
@@ -80,27 +83,6 @@ def _plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pad
     return torch.ops.aten.convolution(x, weight, bias, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
 
 
-def _onednn_can(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether oneDNN takes this convolution and fuses what follows it; it does when torch itself would use it."""
-    if x.device.type != "cpu" or not x.numel() or not weight.numel():
-        return False
-    mkldnn = torch.backends.mkldnn
-    if not (mkldnn.is_available() and mkldnn.enabled):
-        return False
-    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
-    if _onednn_can(x, weight):
-        narrow = None if bias is None else bias.to(x.dtype)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, weight, narrow, [padding, padding], [1, 1], [1, 1], 1, "relu", [], ""
-        )
-    out = _plain(x, weight, None, padding)
-    torch.ops.unet_fast.bias_relu_(out, bias)
-    return out
-
-
 def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
     return _plain(x, weight, None, padding)
 
@@ -110,21 +92,43 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
     ctx.save_for_backward(x, weight, output)
 
 
-def _backward(
-    ctx: Any, grad: torch.Tensor
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, None]:
+def _fake_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    padding: int,
+    want_x: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        torch.empty_like(out),
+        x,
+        weight,
+        None,
+        [1, 1],
+        [padding, padding],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [True, True, False],
+    )
+    none, wide = x.new_empty(0), torch.float64 if x.dtype == torch.float64 else torch.float32
+    grad_bias = x.new_empty(weight.shape[0] if want_bias else 0, dtype=wide)
+    return grad_x if want_x else none, grad_weight if want_weight else none, grad_bias
+
+
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     no_second_derivative("conv_bias_relu")
     x, weight, out = ctx.saved_tensors
-    want_x, want_weight, want_bias, _ = ctx.needs_input_grad
-    grad, grad_bias = torch.ops.unet_fast.bias_relu_backward(grad, out, want_bias)
-    padding = [ctx.padding, ctx.padding]
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [want_x, want_weight, False]
-    )
-    return grad_x, grad_weight, grad_bias if want_bias else None, None
+    want = ctx.needs_input_grad[:3]
+    grads = torch.ops.unet_fast.conv_bias_relu_backward(grad, x, weight, out, ctx.padding, *want)
+    return *(g if wanted else None for g, wanted in zip(grads, want, strict=True)), None
 
 
 if _library.CPU.error is None:
-    torch.library.impl("unet_fast::conv_bias_relu", ("cpu", "cuda"))(_kernel)
     torch.library.register_fake("unet_fast::conv_bias_relu", _fake)
+    torch.library.register_fake("unet_fast::conv_bias_relu_backward", _fake_backward)
     torch.library.register_autograd("unet_fast::conv_bias_relu", _backward, setup_context=_setup_context)

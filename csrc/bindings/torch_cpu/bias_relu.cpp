@@ -1,6 +1,7 @@
 #include "cpu/bias_relu.h"
 
 #include "bindings/junction_call.h"
+#include "bindings/torch_cpu/bias_relu.h"
 #include "bindings/torch_cpu/channel_gradient.h"
 
 namespace uf::bindings {
@@ -27,13 +28,19 @@ Tensor bias_relu_cpu(const Tensor& x_in, std::optional<Tensor> bias) {
   return out;
 }
 
-void bias_relu_in_place_cpu(Tensor x, std::optional<Tensor> bias) {
+void bias_relu_in_place_cpu(Tensor x, std::optional<Tensor> bias) { bias_relu_in_place(x, bias); }
+
+}  // namespace
+
+void bias_relu_in_place(const Tensor& x, const std::optional<Tensor>& bias) {
   const Tensor dense = torch::stable::contiguous(x, layout_of(x));
   apply(dense, bias, dense);
-  if (dense.const_data_ptr() != x.const_data_ptr()) torch::stable::copy_(x, dense);
+  if (dense.const_data_ptr() == x.const_data_ptr()) return;
+  Tensor target = x;
+  torch::stable::copy_(target, dense);
 }
 
-std::tuple<Tensor, Tensor> bias_relu_backward_cpu(const Tensor& grad_in, const Tensor& out_in, bool want_bias) {
+std::tuple<Tensor, Tensor> bias_relu_gradients(const Tensor& grad_in, const Tensor& out_in, bool want_bias) {
   const MemoryFormat format = layout_of(out_in);
   const Tensor grad = torch::stable::contiguous(grad_in, format), out = torch::stable::contiguous(out_in, format);
   const Tensor grad_x = new_tensor(grad, sizes(grad), std::nullopt, format);
@@ -44,12 +51,10 @@ std::tuple<Tensor, Tensor> bias_relu_backward_cpu(const Tensor& grad_in, const T
   return {grad_x, bias.tensor(grad_x)};
 }
 
-}  // namespace
-
 STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
   m.impl("bias_relu", TORCH_BOX(&bias_relu_cpu));
   m.impl("bias_relu_", TORCH_BOX(&bias_relu_in_place_cpu));
-  m.impl("bias_relu_backward", TORCH_BOX(&bias_relu_backward_cpu));
+  m.impl("bias_relu_backward", TORCH_BOX(&bias_relu_gradients));
 }
 
 }  // namespace uf::bindings
