@@ -1,6 +1,6 @@
 # make demo    install into .venv, train on synthetic images, predict, score, write a picture report to demo/report
 # make test    install into .venv with what the tests need, lint, type checks, all tests
-# make bench   install, run the CPU benchmarks, write benchmarks/results
+# make bench   install, run the benchmarks (BENCH="weight_map --quick" for some), write benchmarks/results
 # make build   compile what changed in csrc
 # make cuda-check   compile the CUDA kernels for every architecture (nvcc, no GPU); fails on register spills
 # PYTHON=...   the interpreter that .venv is made from; VENV=... another folder for it; TORCH=... another torch to install
@@ -58,7 +58,8 @@ cuda-check: install
 	$(PY) csrc/cuda/check.py --jobs $(JOBS)
 
 bench: build $(VENV)/.tested
-	$(PY) -m benchmarks
+	@$(PY) -m pip install --group bench $(QUIETLY)
+	$(PY) -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) build *.egg-info unet_fast/*.so unet_fast/_build_info.json

@@ -1,24 +1,28 @@
-"""Every benchmark, then the tables of the README: ``python -m benchmarks [NAME ...]``."""
+"""Every benchmark, then the tables of the README: ``python -m benchmarks [NAME ...] [--device cuda] [--quick]``."""
 
 from __future__ import annotations
 
-import runpy
+import importlib
 import sys
 from pathlib import Path
 
 from benchmarks import tables
+from benchmarks.common import parse
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the benchmarks of these ops, all by default."""
+    names, options = parse(arguments, "Benchmarks of the operators and of the network.")
     available = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
     unknown = set(names) - set(available)
     if unknown:
         sys.exit(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(available)}")
-    for name in names or available:
-        runpy.run_module(f"benchmarks.bench_{name}", run_name="__main__")
-    tables.main()
+    for number, name in enumerate(names or available, 1):
+        print(f"[{number}/{len(names or available)}] {name} on {options.device}", flush=True)
+        importlib.import_module(f"benchmarks.bench_{name}").main(options)
+    if not options.quick:
+        tables.main()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

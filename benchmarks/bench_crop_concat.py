@@ -1,10 +1,15 @@
-"""crop_concat against slice and torch.cat, and the limit: a copy of the bytes that the op must move."""
+"""crop_concat against slice and torch.cat, eager and compiled, and the limit: a copy of the bytes that the op must move.
+
+python -m benchmarks.bench_crop_concat
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from benchmarks.common import Suite
+from benchmarks.common import Options, Suite, run, sweep
 from unet_fast import ops, reference
 
 CASES = [  # skip (C, H), up (C, h): the two widest concats of a 572 tile, and a same-padding one
@@ -12,40 +17,58 @@ CASES = [  # skip (C, H), up (C, h): the two widest concats of a 572 tile, and a
     ((128, 280), (128, 200)),
     ((64, 192), (64, 192)),
 ]
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
-def main() -> None:
-    suite = Suite("crop_concat")
+def main(options: Options) -> None:
+    suite = Suite("crop_concat", options)
+    # a GPU is filled by the batch of a training step in the dtype of autocast
+    batch, dtype = (8, torch.bfloat16) if options.device == "cuda" else (1, torch.float32)
     for (c1, large), (c2, small) in CASES:
-        for name, form in (("NCHW", torch.contiguous_format), ("channels-last", torch.channels_last)):
-            skip, up = torch.rand(1, c1, large, large), torch.rand(1, c2, small, small)
+        for name, form in LAYOUTS.items():
+            make = {"dtype": dtype, "device": options.device}
+            skip, up = torch.rand(batch, c1, large, large, **make), torch.rand(batch, c2, small, small, **make)
             skip, up = (t.to(memory_format=form).requires_grad_() for t in (skip, up))
-            grad = torch.rand(1, c1 + c2, small, small).to(memory_format=form)
+            grad = torch.rand(batch, c1 + c2, small, small, **make).to(memory_format=form)
             torch.testing.assert_close(ops.crop_concat(skip, up), reference.crop_concat(skip, up))
             buffer = torch.empty_like(grad)
-            case = f"{c1}x{large}x{large} + {c2}x{small}x{small}, {name}"
+            case = f"{batch} x {c1}x{large}x{large} + {c2}x{small}x{small}, {name}"
+            size = grad.element_size()
+            compiled = torch.compile(reference.crop_concat)
             with torch.no_grad():
                 suite.measure(
                     f"{case}, forward",
                     {
-                        "crop_concat": lambda s=skip, u=up: ops.crop_concat(s, u),
+                        **options.ours("crop_concat", lambda s=skip, u=up: ops.crop_concat(s, u)),
                         "slice + torch.cat": lambda s=skip, u=up: reference.crop_concat(s, u),
+                        "the same, torch.compile": lambda s=skip, u=up, c=compiled: c(s, u),
                         "copy of the result": lambda b=buffer, g=grad: b.copy_(g),
                     },
+                    least_bytes=2 * grad.numel() * size,
                 )
 
-            def both(function, s=skip, u=up, g=grad):
+            def both(function: Any, s=skip, u=up, g=grad) -> Any:
                 return torch.autograd.grad(function(s, u), (s, u), g)
 
             suite.measure(
                 f"{case}, forward + backward",
                 {
-                    "crop_concat": lambda b=both: b(ops.crop_concat),
+                    **options.ours("crop_concat", lambda b=both: b(ops.crop_concat)),
                     "slice + torch.cat": lambda b=both: b(reference.crop_concat),
+                    "the same, torch.compile": lambda b=both, c=compiled: b(c),
                 },
+                least_bytes=(2 * grad.numel() + grad.numel() + skip.numel() + up.numel()) * size,
             )
     suite.finish()
 
+    def sizes(n: int, side: int) -> tuple[dict[str, Any], float]:
+        skip, up = (torch.rand(n, 16, s, s, device=options.device) for s in (side, side - 32))
+        ours = options.ours("crop_concat", lambda: ops.crop_concat(skip, up))
+        return {**ours, "slice + torch.cat": lambda: reference.crop_concat(skip, up)}, 2 * 4.0 * 2 * up.numel()
+
+    with torch.no_grad():  # 16 + 16 channels
+        sweep("crop_concat", options, 1 << (26 if options.device == "cuda" else 22), sizes)
+
 
 if __name__ == "__main__":
-    main()
+    run(main)

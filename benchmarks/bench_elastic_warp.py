@@ -1,5 +1,7 @@
 """elastic_warp of an image (bilinear) and its labels (nearest) by one 3x3 bicubic field, against OpenCV and others.
 
+OpenCV, torch and SciPy are given the same field; MONAI and kornia draw fields of their own kind and are only timed.
+
 python -m benchmarks.bench_elastic_warp
 """
 
@@ -15,15 +17,17 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 
-from benchmarks.common import Suite
+from benchmarks import peers
+from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast.ops import elastic_warp
 
-SIZE = 512
+SIDE = 512
+INTERPOLATION = ("bilinear", "nearest")
 
 
 def by_opencv(image: np.ndarray, labels: np.ndarray, points: np.ndarray, grid: np.ndarray) -> tuple[Any, Any]:
     """The usual recipe: resize the control points to a field, add the pixel grid, remap twice."""
-    field = cv2.resize(points, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(points, image.shape[::-1], interpolation=cv2.INTER_CUBIC)
     y, x = grid[0] + field[..., 0], grid[1] + field[..., 1]
     mirrored = {"borderMode": cv2.BORDER_REFLECT_101}
     return cv2.remap(image, x, y, cv2.INTER_LINEAR, **mirrored), cv2.remap(labels, x, y, cv2.INTER_NEAREST, **mirrored)
@@ -31,8 +35,9 @@ def by_opencv(image: np.ndarray, labels: np.ndarray, points: np.ndarray, grid: n
 
 def by_grid_sample(image: torch.Tensor, labels: torch.Tensor, points: torch.Tensor, grid: torch.Tensor) -> Any:
     """PyTorch alone: labels have to become floats and back."""
-    field = F.interpolate(points, (SIZE, SIZE), mode="bicubic", align_corners=True)
-    where = ((grid + field[0]).flip(0).permute(1, 2, 0)[None] * (2 / (SIZE - 1))) - 1
+    side = image.shape[-1]
+    field = F.interpolate(points, (side, side), mode="bicubic", align_corners=True)
+    where = (grid + field).flip(1).permute(0, 2, 3, 1) * (2 / (side - 1)) - 1
     options = {"padding_mode": "reflection", "align_corners": True}
     warped = F.grid_sample(labels.float(), where, mode="nearest", **options)
     return F.grid_sample(image, where, **options), warped.to(labels.dtype)
@@ -40,47 +45,108 @@ def by_grid_sample(image: torch.Tensor, labels: torch.Tensor, points: torch.Tens
 
 def by_scipy(image: np.ndarray, labels: np.ndarray, points: np.ndarray, grid: np.ndarray) -> tuple[Any, Any]:
     """map_coordinates with the same field."""
-    where = grid + cv2.resize(points, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1)
+    where = grid + cv2.resize(points, image.shape[::-1], interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1)
     return map_coordinates(image, where, order=1, mode="mirror"), map_coordinates(labels, where, order=0, mode="mirror")
 
 
-def main() -> None:
+def by_monai(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """MONAI's elastic deformation of a dictionary: random offsets on a coarse grid, resampled with grid_sample."""
+    transforms = peers.optional("monai.transforms")
+    if transforms is None:
+        return {}
+    deform = transforms.Rand2DElasticd(
+        keys=("image", "labels"), spacing=(SIDE // 2, SIDE // 2), magnitude_range=(10, 10), prob=1.0,
+        mode=("bilinear", "nearest"), padding_mode="reflection", device=image.device,
+    )  # fmt: skip
+    sample = {"image": image[0], "labels": labels[0]}
+    return {"MONAI Rand2DElasticd": lambda: deform(sample)}
+
+
+def by_kornia(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+    """kornia's elastic transform: noise at every pixel, smoothed by a Gaussian; the same noise for both."""
+    transform = peers.optional("kornia.geometry.transform")
+    if transform is None:
+        return {}
+    noise = torch.rand(len(image), 2, *image.shape[2:], device=image.device) * 2 - 1
+    floats = labels.float()
+
+    def both() -> Any:
+        deform = transform.elastic_transform2d
+        return deform(image, noise), deform(floats, noise, mode="nearest").to(labels.dtype)
+
+    return {"kornia elastic_transform2d": both}
+
+
+def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     points = rng.normal(0, 10, (3, 3, 2)).astype(np.float32)
-    image = rng.random((SIZE, SIZE), dtype=np.float32)
-    labels = rng.integers(0, 60, (SIZE, SIZE)).astype(np.uint8)
-    grid = np.mgrid[:SIZE, :SIZE].astype(np.float32)
-    displacement = torch.from_numpy(points.transpose(2, 0, 1)[None].copy())
-    image_tensor, label_tensor = (torch.from_numpy(array)[None, None] for array in (image, labels))
-    grid_tensor = torch.from_numpy(grid)
-    interpolation = ("bilinear", "nearest")
+    image = rng.random((SIDE, SIDE), dtype=np.float32)
+    labels = rng.integers(0, 60, (SIDE, SIDE)).astype(np.uint8)
+    grid = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+
+    def on_device(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(options.device)
+
+    displacement = on_device(points.transpose(2, 0, 1)[None].copy())
+    image_tensor, label_tensor, grid_tensor = (
+        on_device(image)[None, None],
+        on_device(labels)[None, None],
+        on_device(grid),
+    )
+    tensors = (image_tensor, label_tensor, displacement, grid_tensor)
 
     def ours() -> Any:
-        return elastic_warp((image_tensor, label_tensor), displacement, interpolation=interpolation)
+        return elastic_warp((image_tensor, label_tensor), displacement, interpolation=INTERPOLATION)
 
     compiled = torch.compile(by_grid_sample)
-    truth = by_grid_sample(image_tensor, label_tensor, displacement, grid_tensor)
-    for warped, expected in zip(ours(), truth, strict=True):
+    for warped, expected in zip(ours(), by_grid_sample(*tensors), strict=True):
         # float32 coordinates: a pixel in a thousand may round to the other neighbour
         assert (warped.float() - expected.float()).abs().gt(1e-3).float().mean() < 2e-3
-    candidates: dict[str, Callable[[], Any]] = {
-        "elastic_warp": ours,
+    host: dict[str, Callable[[], Any]] = {
         "OpenCV resize + 2 remap, float32 image": lambda: by_opencv(image, labels, points, grid),
         "OpenCV resize + 2 remap, uint8 image": lambda: by_opencv(labels, labels, points, grid),
-        "torch interpolate + 2 grid_sample": lambda: by_grid_sample(
-            image_tensor, label_tensor, displacement, grid_tensor
-        ),
-        "the same, torch.compile": lambda: compiled(image_tensor, label_tensor, displacement, grid_tensor),
         "SciPy map_coordinates": lambda: by_scipy(image, labels, points, grid),
         "elasticdeform, order 1 and 0": lambda: elasticdeform.deform_grid(
             [image, labels], points.transpose(2, 0, 1), order=[1, 0], mode="mirror"
         ),
     }
-    suite = Suite("elastic_warp")
-    suite.measure(f"{SIZE}x{SIZE}, float32 image + uint8 labels", candidates)
+    suite = Suite("elastic_warp", options)
+    suite.measure(
+        f"{SIDE}x{SIDE}, float32 image + uint8 labels",
+        {
+            **options.ours("elastic_warp", ours),
+            **{name: Candidate(call, host=True) for name, call in host.items()},
+            "torch interpolate + 2 grid_sample": lambda: by_grid_sample(*tensors),
+            "the same, torch.compile": lambda: compiled(*tensors),
+            **by_monai(image_tensor, label_tensor),
+            **by_kornia(image_tensor, label_tensor),
+        },
+        least_bytes=2 * (4 + 1) * SIDE * SIDE,
+    )
     suite.finish()
+
+    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
+        images = torch.rand(batch, 1, side, side, device=options.device)
+        maps = torch.randint(0, 60, images.shape, dtype=torch.uint8, device=options.device)
+        field = 10 * torch.randn(batch, 2, 3, 3, device=options.device)
+        pixels = torch.from_numpy(np.mgrid[:side, :side].astype(np.float32)).to(options.device)
+
+        def call() -> Any:
+            return elastic_warp((images, maps), field, interpolation=INTERPOLATION)
+
+        found = options.ours("elastic_warp", call)
+        if options.device == "cpu":
+            arrays = [array[:, 0].numpy() for array in (images, maps)]
+            coarse, fine = field.permute(0, 2, 3, 1).numpy(), pixels.numpy()
+            found["OpenCV resize + 2 remap"] = Candidate(
+                lambda: [by_opencv(i, m, p, fine) for i, m, p in zip(*arrays, coarse, strict=True)]
+            )
+        found["torch interpolate + 2 grid_sample"] = Candidate(lambda: by_grid_sample(images, maps, field, pixels))
+        return found, 2 * 5.0 * images.numel()
+
+    sweep("elastic_warp", options, 1 << (28 if options.device == "cuda" else 24), sizes)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

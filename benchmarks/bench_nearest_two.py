@@ -5,22 +5,31 @@ python -m benchmarks.bench_nearest_two
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
-from benchmarks.common import Suite
+from benchmarks.common import Candidate, Options, Suite, run, sweep
 from tests.instance_maps import two_distances, voronoi_cells
 from tests.tolerances import DISTANCE
 from unet_fast.ops import nearest_two
 
 
+def opencv_edt(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
 def by_opencv(labels: np.ndarray) -> np.ndarray:
     masks = [(labels != label).astype(np.uint8) for label in np.unique(labels[labels != 0])]
-    distances = np.stack([cv2.distanceTransform(m, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for m in masks])
-    return np.partition(distances, 1, axis=0)[:2]
+    return np.partition(np.stack([opencv_edt(m) for m in masks]), 1, axis=0)[:2]
+
+
+def by_scipy(labels: np.ndarray) -> list[np.ndarray]:
+    return [distance_transform_edt(labels != label) for label in np.unique(labels[labels != 0])]
 
 
 def far_corners(side: int) -> torch.Tensor:
@@ -30,40 +39,50 @@ def far_corners(side: int) -> torch.Tensor:
     return labels
 
 
-def main() -> None:
+def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
-    suite = Suite("nearest_two")
+    suite = Suite("nearest_two", options)
     few, many = (voronoi_cells(rng, (512, 512), n, 4.0) for n in (60, 600))
-    tensors = [torch.from_numpy(labels)[None] for labels in (few, many)]
+    tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
     for result, truth in zip(nearest_two(tensors[0]), two_distances(few[None]), strict=True):
-        np.testing.assert_allclose(result, truth, **DISTANCE)
+        np.testing.assert_allclose(result.cpu(), truth, **DISTANCE)
     mask = (few != 0).astype(np.uint8)
     suite.measure(
         "512x512",
         {
-            "one binary OpenCV EDT (precise)": lambda: cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE),
-            "nearest_two, 60 cells": lambda: nearest_two(tensors[0]),
-            "nearest_two, 600 cells": lambda: nearest_two(tensors[1]),
-            "unet_fast.numpy.nearest_two, 60 cells": lambda: unet_fast.numpy.nearest_two(few),
+            "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
+            **options.ours("nearest_two, 60 cells", lambda: nearest_two(tensors[0])),
+            **options.ours("nearest_two, 600 cells", lambda: nearest_two(tensors[1])),
+            "unet_fast.numpy.nearest_two, 60 cells": Candidate(lambda: unet_fast.numpy.nearest_two(few), host=True),
         },
     )
     suite.measure(
         "512x512, 60 cells",
         {
-            "nearest_two": lambda: nearest_two(tensors[0]),
-            "an OpenCV EDT for each cell": lambda: by_opencv(few),
-            "a SciPy EDT for each cell": lambda: [distance_transform_edt(few != i) for i in np.unique(few[few != 0])],
+            **options.ours("nearest_two", lambda: nearest_two(tensors[0])),
+            "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),
+            "a SciPy EDT for each cell": Candidate(lambda: by_scipy(few), host=True),
         },
         rounds=3,
     )
-    worst = {side: far_corners(side) for side in (512, 1024, 2048)}
-    suite.measure(
-        "two far corners",
-        {f"{side}x{side}": lambda labels=labels: nearest_two(labels) for side, labels in worst.items()},
-    )
+    for side in (512, 1024, 2048):
+        labels = far_corners(side).to(options.device)
+        suite.measure(
+            f"{side}x{side}, two far corners", options.ours("nearest_two", lambda labels=labels: nearest_two(labels))
+        )
     suite.finish()
+
+    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
+        cells = voronoi_cells(rng, (side, side), side * side // 4096, 4.0)
+        labels = torch.from_numpy(cells).expand(batch, -1, -1).contiguous().to(options.device)
+        binary = (cells != 0).astype(np.uint8)
+        opencv = Candidate(lambda: [opencv_edt(binary) for _ in range(batch)], host=True)
+        ours = options.ours("nearest_two", lambda: nearest_two(labels))
+        return {"one binary OpenCV EDT an image": opencv, **ours}, 12.0 * labels.numel()
+
+    sweep("nearest_two", options, 1 << (26 if options.device == "cuda" else 24), sizes)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,9 +1,11 @@
-"""weight_map of a 512x512 image against one binary OpenCV EDT, one EDT for each cell, and the number of cells.
+"""weight_map against ONE binary EDT (OpenCV; CuPy on a GPU), against one EDT for each cell, and by the number of cells.
 
 python -m benchmarks.bench_weight_map
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
-from benchmarks.common import Suite
+from benchmarks import peers
+from benchmarks.bench_distance_transform import by_cupy
+from benchmarks.bench_nearest_two import opencv_edt
+from benchmarks.common import Candidate, Options, Suite, run, sweep
 from tests.instance_maps import voronoi_cells
 from tests.tolerances import WEIGHT_MAP
 from unet_fast.ops import weight_map
@@ -19,8 +24,8 @@ from unet_fast.ops import weight_map
 
 def by_opencv(labels: np.ndarray) -> np.ndarray:
     """The usual recipe: an EDT for each cell, sorted."""
-    masks = [(labels != label).astype(np.uint8) for label in np.unique(labels[labels != 0])]
-    return by_distances(labels, [cv2.distanceTransform(m, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for m in masks])
+    cells = np.unique(labels[labels != 0])
+    return by_distances(labels, [opencv_edt((labels != label).astype(np.uint8)) for label in cells])
 
 
 def by_scipy(labels: np.ndarray) -> np.ndarray:
@@ -33,38 +38,75 @@ def by_distances(labels: np.ndarray, distances: list[np.ndarray]) -> np.ndarray:
     return 1 + np.where(labels == 0, 10 * np.exp(-((d1 + d2) ** 2) / 50), 0)
 
 
-def main() -> None:
+def by_cupy_cells(labels: torch.Tensor) -> dict[str, Any]:
+    """The usual recipe on the GPU: CuPy's EDT for each cell of one image."""
+    ndimage = peers.optional("cupyx.scipy.ndimage") if labels.is_cuda else None
+    cupy = peers.optional("cupy") if labels.is_cuda else None
+    if ndimage is None or cupy is None:
+        return {}
+    array = cupy.from_dlpack(labels)
+    cells = [int(cell) for cell in labels.unique() if cell]
+
+    def distances() -> Any:
+        edt = [ndimage.distance_transform_edt(array != cell, float64_distances=False) for cell in cells]
+        d1, d2 = cupy.partition(cupy.stack(edt), 1, axis=0)[:2]
+        return 1 + cupy.where(array == 0, 10 * cupy.exp(-((d1 + d2) ** 2) / 50), 0)
+
+    return {"a CuPy EDT for each cell": distances}
+
+
+def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     few, many = (voronoi_cells(rng, (512, 512), n, 4.0) for n in (60, 600))
     mask = (few == 0).astype(np.uint8)
-    tensors = [torch.from_numpy(labels)[None] for labels in (few, many)]
-    batch = torch.stack([tensors[0][0]] * 8)
+    tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
+    batch = torch.stack([tensors[0][0]] * (16 if options.device == "cuda" else 8))
     for labels, tensor in zip((few, many), tensors, strict=True):
-        np.testing.assert_allclose(weight_map(tensor)[0], by_opencv(labels), **WEIGHT_MAP)
-    suite = Suite("weight_map")
+        np.testing.assert_allclose(weight_map(tensor)[0].cpu(), by_opencv(labels), **WEIGHT_MAP)
+    suite = Suite("weight_map", options)
     suite.measure(
         "512x512",
         {
-            "one binary OpenCV EDT (precise)": lambda: cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE),
-            "weight_map, 60 cells": lambda: weight_map(tensors[0]),
-            "weight_map, 600 cells": lambda: weight_map(tensors[1]),
-            "weight_map, 60 cells, sigma 20": lambda: weight_map(tensors[0], sigma=20.0),
-            "weight_map, 60 cells, batch of 8": lambda: weight_map(batch),
-            "unet_fast.numpy.weight_map, 60 cells": lambda: unet_fast.numpy.weight_map(few),
+            "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
+            **options.ours("weight_map, 60 cells", lambda: weight_map(tensors[0])),
+            **options.ours("weight_map, 600 cells", lambda: weight_map(tensors[1])),
+            **options.ours("weight_map, 60 cells, sigma 20", lambda: weight_map(tensors[0], sigma=20.0)),
+            "unet_fast.numpy.weight_map, 60 cells": Candidate(lambda: unet_fast.numpy.weight_map(few), host=True),
         },
+    )
+    suite.measure(
+        f"{len(batch)} x 512x512, 60 cells each",
+        {
+            f"{len(batch)} binary OpenCV EDTs": Candidate(lambda: [opencv_edt(mask) for _ in batch], host=True),
+            **options.ours("weight_map", lambda: weight_map(batch)),
+            **by_cupy((batch == 0).byte()),
+        },
+        least_bytes=8.0 * batch.numel(),
     )
     suite.measure(
         "512x512, 60 cells",
         {
-            "weight_map": lambda: weight_map(tensors[0]),
-            "an OpenCV EDT for each cell": lambda: by_opencv(few),
-            "a SciPy EDT for each cell": lambda: by_scipy(few),
+            **options.ours("weight_map", lambda: weight_map(tensors[0])),
+            "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),
+            "a SciPy EDT for each cell": Candidate(lambda: by_scipy(few), host=True),
+            **by_cupy_cells(tensors[0][0]),
         },
         rounds=3,
     )
     suite.finish()
 
+    def sizes(n: int, side: int) -> tuple[dict[str, Any], float]:
+        cells = voronoi_cells(rng, (side, side), side * side // 4096, 4.0)
+        labels = torch.from_numpy(cells).expand(n, -1, -1).contiguous().to(options.device)
+        binary = (cells == 0).astype(np.uint8)
+        return {
+            "one binary OpenCV EDT an image": Candidate(lambda: [opencv_edt(binary) for _ in range(n)], host=True),
+            **options.ours("weight_map", lambda: weight_map(labels)),
+        }, 8.0 * labels.numel()
+
+    sweep("weight_map", options, 1 << (26 if options.device == "cuda" else 24), sizes)
+
 
 if __name__ == "__main__":
-    main()
+    run(main)

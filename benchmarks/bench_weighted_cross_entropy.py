@@ -1,4 +1,4 @@
-"""Forward and backward of the weighted loss on 512x512 logits against torch's eager cross-entropy times a weight.
+"""Forward and backward of the weighted loss on logits against torch's cross-entropy times a weight, eager and compiled.
 
 python -m benchmarks.bench_weighted_cross_entropy
 """
@@ -6,11 +6,12 @@ python -m benchmarks.bench_weighted_cross_entropy
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import Suite
+from benchmarks.common import Options, Suite, run, sweep
 from tests.tolerances import CROSS_ENTROPY
 from unet_fast.ops import weighted_cross_entropy
 
@@ -31,33 +32,51 @@ def step(loss: Loss, leaf: torch.Tensor, target: torch.Tensor, weight: torch.Ten
     return run
 
 
-def main() -> None:
-    suite = Suite("weighted_cross_entropy")
-    generator = torch.Generator().manual_seed(0)
+def problem(
+    options: Options, batch: int, classes: int, side: int, dtype: torch.dtype, layout: torch.memory_format
+) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], float]:
+    """Logits, target and weight, and the least bytes: all three read, the gradient written."""
+    logits = torch.randn(batch, classes, side, side, device=options.device)
+    leaf = logits.to(dtype, memory_format=layout).requires_grad_()
+    target = torch.randint(0, classes, (batch, side, side), device=options.device)
+    weight = torch.rand(batch, side, side, device=options.device) + 1
+    return (leaf, target, weight), 2 * leaf.nbytes + target.nbytes + weight.nbytes
+
+
+def main(options: Options) -> None:
+    torch.manual_seed(0)
+    suite = Suite("weighted_cross_entropy", options)
+    many = 64 if options.device == "cuda" else 4
     for batch, classes, dtype, layout in (
         (1, 2, torch.float32, torch.contiguous_format),
-        (4, 2, torch.float32, torch.contiguous_format),
-        (4, 2, torch.float32, torch.channels_last),
-        (4, 2, torch.bfloat16, torch.channels_last),
+        (many, 2, torch.float32, torch.contiguous_format),
+        (many, 2, torch.float32, torch.channels_last),
+        (many, 2, torch.bfloat16, torch.channels_last),
         (1, 8, torch.float32, torch.contiguous_format),
     ):
-        logits = torch.randn(batch, classes, 512, 512, generator=generator)
-        leaf = logits.to(dtype, memory_format=layout).requires_grad_()
-        target = torch.randint(0, classes, (batch, 512, 512), generator=generator)
-        weight = torch.rand(batch, 512, 512, generator=generator) + 1
-        truth = eager(leaf.detach().double(), target, weight)
-        torch.testing.assert_close(weighted_cross_entropy(leaf, target, weight).double(), truth, **CROSS_ENTROPY[dtype])
+        tensors, least = problem(options, batch, classes, 512, dtype, layout)
+        truth = eager(tensors[0].detach().double(), *tensors[1:])
+        torch.testing.assert_close(weighted_cross_entropy(*tensors).double(), truth, **CROSS_ENTROPY[dtype])
         name = f"{batch}x{classes}x512x512 {str(dtype).removeprefix('torch.')} {str(layout).removeprefix('torch.')}"
         suite.measure(
             name,
             {
-                "weighted_cross_entropy": step(weighted_cross_entropy, leaf, target, weight),
-                "F.cross_entropy * weight": step(eager, leaf, target, weight),
-                "copy of the logits": lambda leaf=leaf: leaf.detach().clone(),
+                **options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors)),
+                "F.cross_entropy * weight": step(eager, *tensors),
+                "the same, torch.compile": step(torch.compile(eager), *tensors),
+                "copy of the logits": lambda leaf=tensors[0]: leaf.detach().clone(),
             },
+            least_bytes=least,
         )
     suite.finish()
 
+    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
+        tensors, least = problem(options, batch, 2, side, torch.float32, torch.contiguous_format)
+        ours = options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors))
+        return {**ours, "F.cross_entropy * weight": step(eager, *tensors)}, least
+
+    sweep("weighted_cross_entropy", options, 1 << (30 if options.device == "cuda" else 24), sizes)
+
 
 if __name__ == "__main__":
-    main()
+    run(main)

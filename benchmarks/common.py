@@ -1,4 +1,4 @@
-"""What every benchmark shares: one timer, one table, one kind of result file.
+"""What every benchmark shares: its options, one table, one kind of result file.
 
 Candidates are timed in turn, round after round, so that a machine that slows down slows all of them; figures are medians
 over the rounds, with the quartiles as spread. A benchmark checks its candidates against each other before it times them.
@@ -6,13 +6,15 @@ over the rounds, with the quartiles as spread. A benchmark checks its candidates
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,51 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.benchmark import Timer
+
+from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
+from unet_fast.ops import use_backend
 
 RESULTS = Path(__file__).parent / "results"
+SIZES = (256, 512, 1024, 2048, 4096)
+BATCHES = (1, 4, 16, 64)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a benchmark is asked for."""
+
+    device: str = "cpu"
+    quick: bool = False  # fewer rounds and sizes, to see that all runs, or where time is short
+    sizes: tuple[int, ...] = SIZES
+    batches: tuple[int, ...] = BATCHES
+
+    def grid(self, most_pixels: int) -> list[tuple[int, int]]:
+        """The batches and sides of a sweep that stay below a number of pixels, small ones first."""
+        pairs = [(batch, side) for side in self.sizes for batch in self.batches if batch * side * side <= most_pixels]
+        return pairs[:: max(1, len(pairs) // 3)] if self.quick else pairs
+
+    def ours(self, name: str, call: Call) -> dict[str, Candidate]:
+        """``call`` on each compiled backend of the device: one on the CPU; CUDA and Triton on a GPU."""
+        if self.device != "cuda":
+            return {name: Candidate(call)}
+        op = name.split(",")[0].split(" ")[0]
+        return {f"{name} ({backend})": Candidate(call, backend) for backend in gpu_backends(op)}
+
+
+def gpu_backends(op: str) -> list[str]:
+    """The backends that can run ``op`` on the GPU here."""
+    from unet_fast.ops import _backends
+
+    return [name for name in ("cuda", "triton") if op in _backends.KERNELS and not _backends.why_not(name, op, "cuda")]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A call, the backend that it is to run on, and whether it works on the host although a GPU is measured."""
+
+    call: Call
+    backend: str | None = None
+    host: bool = False
 
 
 @dataclass
@@ -35,39 +79,58 @@ class Row:
     low: float
     high: float
     ratio: float
+    share: float | None = None  # of the limit: time that a copy of the least bytes would take over the median
+    method: str = "timer"  # or "graph" or "events" on a GPU
 
 
 @dataclass
 class Suite:
-    """The rows of one benchmark file."""
+    """The rows of one result file."""
 
     name: str
+    options: Options = field(default_factory=Options)
     rows: list[Row] = field(default_factory=list)
 
     def measure(
-        self, case: str, candidates: dict[str, Callable[[], Any]], *, rounds: int = 15, seconds: float = 0.02
+        self,
+        case: str,
+        candidates: dict[str, Any],
+        *,
+        rounds: int = 15,
+        seconds: float = 0.02,
+        least_bytes: float | None = None,
     ) -> None:
-        """Time the candidates of one case; the first is what the others are compared with."""
-        timers = {
-            name: Timer("f()", globals={"f": call}, num_threads=torch.get_num_threads())
-            for name, call in candidates.items()
-        }
+        """Time the candidates of one case; the first is what the others are compared with.
+
+        ``least_bytes``: what any implementation has to read and write, from which the share of the limit is computed.
+        """
+        rounds = min(rounds, 5) if self.options.quick else rounds
+        entries = {name: c if isinstance(c, Candidate) else Candidate(c) for name, c in candidates.items()}
+        clocks: dict[str, tuple[Clock, str]] = {}
         repeats = {}
-        for name, timer in timers.items():
-            once = timer.timeit(2).median  # also warms up
-            repeats[name] = max(1, round(seconds / max(once, 1e-9)))
-        times: dict[str, list[float]] = {name: [] for name in timers}
+        for name, entry in entries.items():
+            with use_backend(entry.backend or "auto"):
+                on_gpu = self.options.device == "cuda" and not entry.host
+                clocks[name] = gpu_clock(entry.call) if on_gpu else (host_clock(entry.call), "timer")
+                once = clocks[name][0](2)  # also warms up
+            repeats[name] = max(1, round(seconds * 1e3 / max(once, 1e-6)))
+        times: dict[str, list[float]] = {name: [] for name in clocks}
         for _ in range(rounds):
-            for name, timer in timers.items():
-                times[name].append(timer.timeit(repeats[name]).median * 1e3)
+            for name, (clock, _method) in clocks.items():
+                with use_backend(entries[name].backend or "auto"):
+                    times[name].append(clock(repeats[name]))
         first = float(np.median(next(iter(times.values()))))
+        limit = least_bytes / bandwidth(self.options.device) * 1e3 if least_bytes else None
         for name, values in times.items():
             low, median, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
-            self.rows.append(Row(case, name, median, low, high, median / first))
+            share = limit / median if limit and not entries[name].host else None
+            self.rows.append(Row(case, name, median, low, high, median / first, share, clocks[name][1]))
 
     def finish(self) -> None:
-        """Print the table and write the result file."""
-        table = Table("case", "candidate", "ms (median)", "quartiles", "ratio", title=self.name)
+        """Print the table, write the result file and its picture."""
+        from benchmarks import plots
+
+        table = Table("case", "candidate", "ms (median)", "quartiles", "ratio", "of limit", title=self.name)
         previous = None
         for row in self.rows:
             table.add_row(
@@ -76,13 +139,51 @@ class Suite:
                 f"{row.median:.3f}",
                 f"{row.low:.3f} - {row.high:.3f}",
                 f"{row.ratio:.2f}",
+                "" if row.share is None else f"{row.share:.0%}",
             )
             previous = row.case
-        Console(file=sys.stdout).print(table)
-        path = RESULTS / machine_name() / f"{self.name}.json"
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150).print(table)
+        path = RESULTS / machine_name(self.options.device) / f"{self.name}{'.quick' if self.options.quick else ''}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**conditions(), "rows": [asdict(row) for row in self.rows]}, indent=1) + "\n")
-        print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+        result = {**conditions(self.options.device), "rows": [asdict(row) for row in self.rows]}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"wrote {path} and {plots.draw(self.name, result, path.with_suffix('.png'))}", flush=True)
+
+
+def sweep(
+    name: str, options: Options, most_pixels: int, make: Callable[[int, int], tuple[dict[str, Any], float | None]]
+) -> None:
+    """One result file over batches and sides: ``make(batch, side)`` gives the candidates and their least bytes."""
+    suite = Suite(f"{name}_sizes", options)
+    for batch, side in options.grid(most_pixels):
+        candidates, least_bytes = make(batch, side)
+        suite.measure(f"{batch} x {side}x{side}", candidates, rounds=5, seconds=0.01, least_bytes=least_bytes)
+    suite.finish()
+
+
+def run(benchmark: Callable[[Options], None], arguments: Sequence[str] | None = None) -> None:
+    """The command line of a single benchmark file."""
+    benchmark(parse(arguments)[1])
+
+
+def parse(arguments: Sequence[str] | None = None, description: str = "") -> tuple[list[str], Options]:
+    """The names and the options on a command line."""
+    parser = argparse.ArgumentParser(description=description or None)
+    parser.add_argument("names", nargs="*", help="benchmarks to run; all by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="few rounds and sizes; written to *.quick.json")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the images in the sweeps")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images a call in the sweeps")
+    given = parser.parse_args(arguments)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
+    return given.names, Options(given.device, given.quick, tuple(given.sizes), tuple(given.batches))
+
+
+@cache
+def bandwidth(device: str) -> float:
+    """:func:`copy_bandwidth`, measured once a process."""
+    return copy_bandwidth(device)
 
 
 def processor() -> str:
@@ -96,9 +197,9 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine_name() -> str:
+def machine_name(device: str) -> str:
     """A folder name for this machine's results: the GPU's name, or the kind and number of processors."""
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.get_device_name().lower().replace(" ", "-")
     return f"cpu-{platform.machine()}-{os.cpu_count()}"
 
@@ -110,13 +211,16 @@ def commit() -> str:
         head = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
         )
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+        sources = ["--", "../csrc", "../unet_fast", "../setup.py", "*.py"]
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno", *sources], cwd=here, capture_output=True, text=True
+        )
         return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
-def conditions() -> dict[str, Any]:
+def conditions(device: str) -> dict[str, Any]:
     """What must be known to read a figure."""
     return {
         "commit": commit(),
@@ -125,5 +229,6 @@ def conditions() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "copy_bandwidth": bandwidth(device),
     }

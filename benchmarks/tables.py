@@ -1,4 +1,4 @@
-"""Writes the tables of the README from the result files: ``python -m benchmarks.tables``.
+"""Writes the tables of the README and of docs/ from the result files: ``python -m benchmarks.tables``.
 
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; NAME is a machine's folder below benchmarks/results and
 the name of a benchmark, such as ``cpu-x86_64-2/weight_map``. What is not in a result file cannot get into a table.
@@ -13,35 +13,51 @@ from typing import Any
 
 from benchmarks.common import RESULTS
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def table(result: dict[str, Any]) -> str:
     """One result file as Markdown, with its conditions below."""
-    lines = ["| case | candidate | ms (median) | quartiles | ratio |", "|---|---|---:|---:|---:|"]
+    limit = any(row.get("share") is not None for row in result["rows"])
+    lines = [
+        "| case | candidate | ms (median) | quartiles | ratio |" + (" of the limit |" if limit else ""),
+        "|---|---|---:|---:|---:|" + ("---:|" if limit else ""),
+    ]
     previous = None
     for row in result["rows"]:
         case = row["case"] if row["case"] != previous else ""
         previous = row["case"]
-        spread = f"{row['low']:.2f} - {row['high']:.2f}"
-        lines.append(f"| {case} | {row['candidate']} | {row['median']:.2f} | {spread} | {row['ratio']:.2f} |")
+        spread = f"{row['low']:.3g} - {row['high']:.3g}"
+        line = f"| {case} | {row['candidate']} | {row['median']:.3g} | {spread} | {row['ratio']:.2f} |"
+        if limit:
+            share = row.get("share")
+            line += f" {'' if share is None else f'{share:.0%}'} |"
+        lines.append(line)
     where = result["gpu"] or f"{result['processor']}, {result['threads']} threads"
-    lines.append(f"\nCommit {result['commit']}, {where}, torch {result['torch']}, Python {result['python']}.")
+    copies = f"; the limit is a copy at {result['copy_bandwidth'] / 1e9:.1f} GB/s, read and written" if limit else ""
+    lines.append(f"\nCommit {result['commit']}, {where}, torch {result['torch']}, Python {result['python']}{copies}.")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Rewrite the README in place and say which tables were written."""
-    written = []
+    """Rewrite the pages in place and say which tables were written."""
+    for page in pages():
+        written = []
 
-    def fill(match: re.Match[str]) -> str:
-        name = match["name"]
-        written.append(name)
-        return match[1] + table(json.loads((RESULTS / f"{name}.json").read_text())) + match[3]
+        def fill(match: re.Match[str], written: list[str] = written) -> str:
+            written.append(match["name"])
+            return match[1] + table(json.loads((RESULTS / f"{match['name']}.json").read_text())) + match[3]
 
-    README.write_text(PLACE.sub(fill, README.read_text()))
-    print(f"wrote {README.name}: {', '.join(written) or 'no tables'}")
+        text = page.read_text()
+        page.write_text(PLACE.sub(fill, text))
+        if written:
+            print(f"wrote {page}: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from unet_fast import cli, data
 from unet_fast.data import synthetic
 
-VERBS = ("demo", "train", "predict", "evaluate", "preview", "info")
+VERBS = ("demo", "train", "predict", "evaluate", "preview", "bench", "info")
 
 
 def run(*arguments: object, fails: bool = False) -> str:

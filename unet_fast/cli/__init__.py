@@ -1,14 +1,14 @@
-"""The command line: ``unet-fast demo | train | recipes | compare | predict | evaluate | preview | info``."""
+"""The command line: ``unet-fast demo | train | recipes | compare | predict | evaluate | preview | bench | info``."""
 
 from __future__ import annotations
 
 import sys
 
-from unet_fast.cli import look, predict, training
+from unet_fast.cli import bench, look, predict, training
 from unet_fast.cli._app import app
 from unet_fast.errors import BackendError, InputError
 
-__all__ = ["app", "look", "main", "predict", "training"]
+__all__ = ["app", "bench", "look", "main", "predict", "training"]
 
 
 def main() -> None:

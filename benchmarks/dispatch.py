@@ -1,0 +1,63 @@
+"""What a call costs before any pixel is touched: the smallest tensors, measured by pytest-benchmark.
+
+python -m pytest benchmarks/dispatch.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unet_fast import ops
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    make: dict[str, Any] = {"device": DEVICE}
+    return {
+        "skip": torch.rand(1, 2, 4, 4, **make),
+        "up": torch.rand(1, 2, 2, 2, **make),
+        "image": torch.rand(1, 1, 4, 4, **make),
+        "labels": torch.ones(1, 4, 4, dtype=torch.int32, **make),
+        "field": torch.zeros(1, 2, 3, 3, **make),
+        "logits": torch.rand(1, 2, 4, 4, **make),
+        "target": torch.zeros(1, 4, 4, dtype=torch.int64, **make),
+        "kernel": torch.rand(2, 2, 2, 2, **make),
+        "features": torch.rand(1, 2, 2, 2, **make),
+    }
+
+
+CALLS: dict[str, Callable[[dict[str, torch.Tensor]], Any]] = {
+    "torch: F.relu": lambda t: F.relu(t["skip"]),
+    "torch: slice + torch.cat": lambda t: torch.cat([t["skip"][:, :, 1:3, 1:3], t["up"]], 1),
+    "torch: F.cross_entropy": lambda t: F.cross_entropy(t["logits"], t["target"]),
+    "torch: F.grid_sample": lambda t: F.grid_sample(t["image"], t["image"].expand(2, 1, 4, 4).permute(1, 2, 3, 0)),
+    "torch: F.conv_transpose2d": lambda t: F.conv_transpose2d(t["features"], t["kernel"], stride=2),
+    "crop_concat": lambda t: ops.crop_concat(t["skip"], t["up"]),
+    "elastic_warp": lambda t: ops.elastic_warp((t["image"], t["labels"][:, None]), t["field"], interpolation="nearest"),
+    "nearest_two": lambda t: ops.nearest_two(t["labels"]),
+    "distance_transform": lambda t: ops.distance_transform(t["labels"]),
+    "weight_map": lambda t: ops.weight_map(t["labels"]),
+    "weighted_cross_entropy": lambda t: ops.weighted_cross_entropy(t["logits"], t["target"]),
+    "bias_relu": lambda t: ops.bias_relu(t["skip"]),
+    "relu_pool_skip": lambda t: ops.relu_pool_skip(t["skip"]),
+    "up_conv_crop_concat": lambda t: ops.up_conv_crop_concat(t["features"], t["kernel"], None, t["skip"]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_dispatch(benchmark: Any, name: str) -> None:
+    given, call = tensors(), CALLS[name]
+
+    def run() -> None:
+        call(given)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    with torch.no_grad():
+        benchmark(run)
