@@ -33,7 +33,11 @@ def by_cupy(masks: torch.Tensor) -> dict[str, Any]:
     if ndimage is None or cupy is None:
         return {}
     arrays = [cupy.from_dlpack(mask) for mask in masks]
-    return {"CuPy": lambda: [ndimage.distance_transform_edt(array, float64_distances=False) for array in arrays]}
+
+    def edt() -> Any:
+        return [ndimage.distance_transform_edt(array, float64_distances=False) for array in arrays]
+
+    return {"CuPy": Candidate(edt, capture=False)}
 
 
 def candidates(options: Options, mask: np.ndarray, batch: int = 1, *, scipy: bool = True) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def by_monai(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
         mode=("bilinear", "nearest"), padding_mode="reflection", device=image.device,
     )  # fmt: skip
     sample = {"image": image[0], "labels": labels[0]}
-    return {"MONAI Rand2DElasticd": lambda: deform(sample)}
+    return {"MONAI Rand2DElasticd": Candidate(lambda: deform(sample), capture=False)}
 
 
 def by_kornia(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def by_cupy_cells(labels: torch.Tensor) -> dict[str, Any]:
         d1, d2 = cupy.partition(cupy.stack(edt), 1, axis=0)[:2]
         return 1 + cupy.where(array == 0, 10 * cupy.exp(-((d1 + d2) ** 2) / 50), 0)
 
-    return {"a CuPy EDT for each cell": distances}
+    return {"a CuPy EDT for each cell": Candidate(distances, capture=False)}
 
 
 def main(options: Options) -> None:

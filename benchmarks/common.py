@@ -62,11 +62,12 @@ def gpu_backends(op: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A call, the backend that it is to run on, and whether it works on the host although a GPU is measured."""
+    """A call, the backend that it is to run on, and how it is to be timed."""
 
     call: Call
     backend: str | None = None
-    host: bool = False
+    host: bool = False  # it works on the host although a GPU is measured
+    capture: bool = True  # False: another library's launches, or random host work, which no graph would hold
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Suite:
         for name, entry in entries.items():
             with use_backend(entry.backend or "auto"):
                 on_gpu = self.options.device == "cuda" and not entry.host
-                clocks[name] = gpu_clock(entry.call) if on_gpu else (host_clock(entry.call), "timer")
+                clocks[name] = gpu_clock(entry.call, entry.capture) if on_gpu else (host_clock(entry.call), "timer")
                 once = clocks[name][0](2)  # also warms up
             repeats[name] = max(1, round(seconds * 1e3 / max(once, 1e-6)))
         times: dict[str, list[float]] = {name: [] for name in clocks}

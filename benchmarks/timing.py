@@ -22,9 +22,9 @@ def host_clock(call: Call) -> Clock:
     return lambda repeats: timer.timeit(repeats).median * 1e3
 
 
-def gpu_clock(call: Call) -> tuple[Clock, str]:
+def gpu_clock(call: Call, capture: bool = True) -> tuple[Clock, str]:
     """Time between two CUDA events around replays of ``call`` captured as a graph, or around calls; and which it is."""
-    captured = _capture(call)
+    captured = _capture(call) if capture else None
     run, method = (captured.replay, "graph") if captured is not None else (call, "events")
 
     def clock(repeats: int) -> float:
