@@ -60,6 +60,14 @@ def test_loss_curve_from_csv_equals_rows_and_leaves_out_what_is_missing(tmp_path
     assert count(from_csv, BLUE) > 100 and count(from_csv, ORANGE) == 0
 
 
+def test_loss_curve_has_a_panel_for_the_heads(tmp_path: Path) -> None:
+    rows = [{**row, "loss_head_1": 1 / (i + 1), "loss_head_2": 2 / (i + 1)} for i, row in enumerate(curve_rows())]
+    rows[0]["loss_head_2"] = ""
+    picture = read(plots.loss_curve(rows, tmp_path / "loss.png"))
+    assert picture.shape == (340 + 250 + 250 + 120 + 70, 1000, 3)
+    assert count(picture[380:640], "#440154") > 100  # the first of the colours, in the panel of the heads
+
+
 @pytest.mark.parametrize("n", [1, 2, 31])
 def test_loss_curve_of_few_steps_and_odd_values(tmp_path: Path, n: int) -> None:
     rows = curve_rows(n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from scipy import ndimage
 from typer.testing import CliRunner
 
@@ -121,6 +123,31 @@ def test_all_heads_train(pair, name):
     assert (torch.stack(history[-4:]).mean(0) < history[0]).all()
     if name == "unet3+":
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.classify.parameters())
+
+
+@pytest.mark.parametrize("name", ["unet++", "unet3+", "unet-dental"])
+def test_the_log_shows_that_every_head_learns(pair, tmp_path, name):
+    config = tiny(
+        model=name, loss="bce_dice", depth=3, steps=40, learning_rate=1e-2, schedule="constant", base_channels=4,
+        validations=1,
+    )  # fmt: skip
+    train(config, pair, None, tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["loss"]]
+    heads = [key for key in rows[0] if key.startswith("loss_head_")]
+    assert heads == [f"loss_head_{n}" for n in range(1, {"unet++": 3, "unet3+": 4, "unet-dental": 3}[name] + 1)]
+    for row in rows:
+        assert sum(float(row[head]) for head in heads) == pytest.approx(float(row["loss"]), abs=1e-4)
+    for head in heads:
+        values = np.array([float(row[head]) for row in rows])
+        assert values[-10:].mean() < values[:10].mean() - 0.02, f"{head} does not fall: {values}"
+    picture = np.asarray(Image.open(tmp_path / "run" / "loss.png"))
+    assert picture.shape[0] == 340 + 250 + 120 + 70, "a panel for the heads"
+
+
+def test_a_run_with_one_head_logs_no_heads(pair, tmp_path):
+    train(tiny(), pair, None, tmp_path / "run", progress=False)
+    assert "head" not in (tmp_path / "run" / "metrics.csv").read_text()
 
 
 def test_head_weights(pair):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Rows = Iterable[Mapping[str, Any]]
 
+HEAD = "loss_head_"
 SCORES = {"val_pixel_error": ("pixel error", GREEN, "s"), "val_rand_error": ("Rand error", VERMILLION, "D")}
 
 
@@ -52,12 +53,13 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str]) -> Path:
-    """Loss, validation scores and learning rate over the steps of a run, as a PNG 1,000 pixels wide.
+    """Losses, validation scores and learning rate over the steps of a run, as a PNG 1,000 pixels wide.
 
     Args:
         source: path of a CSV file with a header, or rows as mappings; keys ``step``, ``seconds``, ``loss``, ``lr``,
-            ``val_loss``, ``val_pixel_error``, ``val_rand_error``. Only ``step`` has to be there; what is missing or
-            empty is left out, and so is a panel with nothing to show.
+            ``val_loss``, ``val_pixel_error``, ``val_rand_error``, and ``loss_head_1`` and so on for the heads of a
+            network with several. Only ``step`` has to be there; what is missing or empty is left out, and so is a
+            panel with nothing to show.
         out: path of the PNG.
 
     Returns:
@@ -69,7 +71,8 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
     """
     rows = _read_rows(source)
     step = _column(rows, "step")
-    columns = {key: _column(rows, key) for key in ("seconds", "loss", "lr", "val_loss", *SCORES)}
+    heads = sorted({key for row in rows for key in row if key.startswith(HEAD)}, key=lambda key: (len(key), key))
+    columns = {key: _column(rows, key) for key in ("seconds", "loss", "lr", "val_loss", *SCORES, *heads)}
 
     def points(key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         kept = np.isfinite(step) & np.isfinite(columns[key])
@@ -83,7 +86,13 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         raise InputError(f"{named} holds no row with a step and a loss ({len(rows)} rows); train at least one step")
 
     scores = [key for key in SCORES if key in drawn]
-    heights = {"loss": 340, **({"scores": 250} if scores else {}), **({"lr": 120} if "lr" in drawn else {})}
+    heads = [key for key in heads if key in drawn]
+    heights = {
+        "loss": 340,
+        **({"heads": 250} if heads else {}),
+        **({"scores": 250} if scores else {}),
+        **({"lr": 120} if "lr" in drawn else {}),
+    }
     figure = new_figure(1000, sum(heights.values()) + 70)
     grid = figure.subplots(len(heights), 1, sharex=True, height_ratios=list(heights.values()), squeeze=False)
     panels: dict[str, Axes] = dict(zip(heights, grid[:, 0], strict=True))
@@ -106,6 +115,8 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
     axes.set_ylabel("loss")
     axes.legend(loc="upper right", frameon=False)
 
+    if heads:
+        _draw_heads(panels["heads"], {key.removeprefix(HEAD): series[key] for key in heads})
     for key in scores:
         name, colour, marker = SCORES[key]
         x, y = series[key]
@@ -136,6 +147,20 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         title += f" in {seconds:.0f} s" if seconds < 100 else f" in {seconds / 60:.1f} min"
     figure.suptitle(title, fontsize=12)
     return save(figure, out)
+
+
+def _draw_heads(axes: Axes, series: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
+    """The smoothed loss of each head, by its number; the first is the main one."""
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(series)))
+    for (number, (x, y)), colour in zip(series.items(), colours, strict=True):
+        many = x.size > 30
+        label = f"head {number}" + (", the main one" if number == "1" else "")
+        axes.plot(x, smooth(y) if many else y, color=colour, linewidth=1.5, marker="" if many else ".", label=label)
+    _scale_losses(axes, np.concatenate([y for _, y in series.values()]))
+    axes.set_ylabel("loss of each head")
+    axes.legend(loc="upper right", frameon=False)
 
 
 def _mark_best(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str) -> int:

@@ -179,7 +179,7 @@ class _Run:
         self.trainer, self.validation, self.folder, self.announce = trainer, validation, folder, announce
         self.config = trainer.config
         self.log = MetricsLog(folder)
-        self.losses: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []  # of the steps since the last row, with those of all heads behind
         self.last_loss = math.nan
         self.best: Validation | None = None
 
@@ -213,7 +213,8 @@ class _Run:
         row = int(trainer.progress() * LOG_ROWS)
         turn = int(trainer.progress() * config.validations)
         while trainer.progress() < 1:
-            self.losses.append(trainer.train_step())
+            loss, heads = trainer.train_step().view(1), trainer.loss.head_losses
+            self.losses.append(loss if heads is None or len(heads) == 1 else torch.cat([loss, heads]))
             done = trainer.progress()
             bar.update((trainer.step if by_steps else min(bar.total, trainer.seconds)) - bar.n)
             due = int(done * config.validations) > turn and done < 1
@@ -237,9 +238,10 @@ class _Run:
         trainer = self.trainer
         row = {"step": trainer.step, "seconds": trainer.seconds, "lr": trainer.optimizer.param_groups[0]["lr"]}
         if self.losses:
-            self.last_loss = float(torch.stack(self.losses).double().mean())
+            self.last_loss, *heads = torch.stack(self.losses).double().mean(0).tolist()
             self.losses.clear()
             row["loss"] = self.last_loss
+            row.update({f"{run_folder.HEAD}{number}": value for number, value in enumerate(heads, start=1)})
             if not math.isfinite(self.last_loss):
                 raise InputError(
                     f"training diverged: the loss is {self.last_loss} at step {trainer.step}; "

@@ -1,7 +1,8 @@
 """The files of a run: what they are called, what is in them, and how a trained network is read back.
 
 config.json              the TrainConfig
-metrics.csv              a row per log interval: step, seconds, loss, lr, and validation scores where one was made
+metrics.csv              a row per log interval: step, seconds, loss, lr, validation scores where one was made, and the
+                         loss of each head of a network with several, before weighting: loss_head_1 is the main one
 model.safetensors        the best weights so far (by validation score), for prediction
 checkpoint.safetensors   everything that --resume needs
 loss.png preview.png overlay.png
@@ -25,6 +26,7 @@ from unet_fast.train.config import TrainConfig
 
 CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
 COLUMNS = ("step", "seconds", "loss", "lr", "val_loss", "val_pixel_error", "val_rand_error", "val_dice")
+HEAD = "loss_head_"  # and a number from 1
 
 
 def read_config(folder: str | Path) -> TrainConfig:
@@ -85,7 +87,9 @@ class MetricsLog:
         """Add a row and write the file."""
         self.rows.append(values)
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        heads = max(sum(name.startswith(HEAD) for name in row) for row in self.rows)
+        columns = [*COLUMNS, *(f"{HEAD}{number}" for number in range(1, heads + 1))]
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
             writer.writerow({key: f"{value:.0f}" if key == "step" else f"{value:.6g}" for key, value in row.items()})

@@ -34,9 +34,6 @@ def _average_function(decay: float) -> Any:
         if not averaged[0].is_floating_point():  # lists come by dtype; batch normalisation counts its batches
             torch._foreach_copy_(averaged, current)
             return
-        if not averaged[0].is_floating_point():  # counters of batch normalisation
-            torch._foreach_copy_(averaged, current)
-            return
         n = float(count)
         torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
 
