@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/huge_pages.h"
 #include "cpu/parallel.h"
 
 namespace uf::bindings {
@@ -46,8 +47,12 @@ inline MemoryFormat channels_last_format(int64_t dims) {
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape,
                          std::optional<ScalarType> dtype = std::nullopt,
                          MemoryFormat format = MemoryFormat::Contiguous) {
-  return torch::stable::empty(shape, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
-                              format);
+  Tensor tensor = torch::stable::empty(shape, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
+                                       format);
+  if (tensor.is_cpu()) {
+    prefer_huge_pages(tensor.mutable_data_ptr(), tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+  }
+  return tensor;
 }
 
 // Whether a (N, C, [D,] H, W) tensor steps through memory channels first of all, as torch's channels-last formats do.

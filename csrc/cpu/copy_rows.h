@@ -7,6 +7,15 @@
 
 namespace uf {
 
+constexpr int64_t kShortRow = 1024;  // bytes; the channels of one pixel, too short for a call each
+
+// width bytes, a multiple of 16.
+UF_INLINE void copy_short(char* target, const char* source, int64_t width) {
+  int64_t byte = 0;
+  for (; byte + 64 <= width; byte += 64) __builtin_memcpy(target + byte, source + byte, 64);
+  for (; byte < width; byte += 16) __builtin_memcpy(target + byte, source + byte, 16);
+}
+
 // rows of `width` bytes; pitches in bytes. A block without gaps is one memcpy, which streams large blocks past the cache.
 UF_INLINE void copy_rows(char* target, int64_t target_pitch, const char* source, int64_t source_pitch, int64_t width,
                          int64_t rows) {
@@ -14,17 +23,12 @@ UF_INLINE void copy_rows(char* target, int64_t target_pitch, const char* source,
     std::memcpy(target, source, static_cast<size_t>(width * rows));
     return;
   }
-  if (width % 16 == 0 && width <= 256) {  // the channels of one pixel: too short for a call each
-    for (int64_t row = 0; row < rows; ++row) {
-      char* to = target + row * target_pitch;
-      const char* from = source + row * source_pitch;
-      for (int64_t byte = 0; byte < width; byte += 16) __builtin_memcpy(to + byte, from + byte, 16);
-    }
+  if (width % 16 == 0 && width <= kShortRow) {
+    for (int64_t row = 0; row < rows; ++row) copy_short(target + row * target_pitch, source + row * source_pitch, width);
     return;
   }
   for (int64_t row = 0; row < rows; ++row)
     std::memcpy(target + row * target_pitch, source + row * source_pitch, static_cast<size_t>(width));
 }
-
 
 }  // namespace uf

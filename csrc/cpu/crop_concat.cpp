@@ -1,4 +1,4 @@
-// Every part of the work is a block of equally long rows, so both layouts share two primitives (copy_rows, clear_rows):
+// Every part of the work is a block of equally long rows (cpu/copy_rows.h), in both layouts:
 //   planar         a block is one channel plane, a row is one image row
 //   channels last  a block is one image row, a "row" is the channels of one pixel
 // Each output byte is written once and each input byte inside the crop is read once, which is the limit of the op.
@@ -27,6 +27,26 @@ int64_t offset(const int64_t stride[kDims], int64_t n, int64_t c, int64_t z, int
   return n * stride[kBatch] + c * stride[kChannel] + z * stride[kDepth] + y * stride[kHeight] + x * stride[kWidth];
 }
 
+// The channels of the pixels of one row: where they are, from one pixel to the next, how many bytes.
+struct Channels {
+  const char* from;
+  int64_t pitch, width;
+};
+
+// Pixel by pixel, so that the result is written in one stream.
+UF_MULTIVERSION void join_pixels(const Channels& a, const Channels& b, int64_t pixels, char* to) {
+  const int64_t width = a.width + b.width;
+  if (a.width % 16 == 0 && b.width % 16 == 0 && a.width <= kShortRow && b.width <= kShortRow) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      copy_short(to + x * width, a.from + x * a.pitch, a.width);
+      copy_short(to + x * width + a.width, b.from + x * b.pitch, b.width);
+    }
+    return;
+  }
+  copy_rows(to, width, a.from, a.pitch, a.width, pixels);
+  copy_rows(to + a.width, width, b.from, b.pitch, b.width, pixels);
+}
+
 }  // namespace
 
 void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t skip_stride[kDims], const void* up,
@@ -45,9 +65,8 @@ void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t s
         const int64_t y = unit % height, z = unit / height % depth, n = unit / height / depth;
         char* row = to + unit * width * channels * e;
         const int64_t s = offset(skip_stride, n, 0, z + start.depth, y + start.height, start.width);
-        copy_rows(row, channels * e, from_skip + s * e, skip_stride[kWidth] * e, c1 * e, width);
-        copy_rows(row + c1 * e, channels * e, from_up + offset(up_stride, n, 0, z, y, 0) * e, up_stride[kWidth] * e,
-                  c2 * e, width);
+        const Channels first{from_skip + s * e, skip_stride[kWidth] * e, c1 * e};
+        join_pixels(first, {from_up + offset(up_stride, n, 0, z, y, 0) * e, up_stride[kWidth] * e, c2 * e}, width, row);
       }
     });
     return;
