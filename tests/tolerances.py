@@ -23,8 +23,18 @@ METRIC = {"rel": 1e-12, "abs": 1e-12}
 # A whole network in float32: dozens of sums of up to thousands of terms, in an order that the convolution library chooses.
 NETWORK_FLOAT32 = {"rtol": 1e-4, "atol": 1e-4}
 
+# The same in float64, gradients included.
+NETWORK_FLOAT64 = {"rtol": 1e-9, "atol": 1e-9}
+
 # A whole network in bfloat16 against float32, root mean square error over root mean square: 8 bits a layer, 10 layers.
 NETWORK_LOW_PRECISION = 0.03
+
+# A fused network's error against float64, over that of the plain network in the same precision: of one tensor, which may
+# be a bias of 8 numbers, and the mean over all; and the part of the value below which no error counts. The two round at
+# other places, neither more often.
+NETWORK_ERROR_RATIO = 4.0
+NETWORK_MEAN_ERROR_RATIO = 1.2
+NETWORK_ERROR_FLOOR = 2e-6
 
 # Distances: exact integers or float64 up to one rounding to float32.
 DISTANCE = {"rtol": 2e-7, "atol": 0.0}

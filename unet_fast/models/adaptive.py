@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SegmentationModel
-from unet_fast.models.blocks import ConvBlock, Up, init_he, level_widths
+from unet_fast.models.blocks import ConvBlock, SkipBuffer, Up, init_he, level_widths, run_and_pool
+from unet_fast.models.fusion import Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -33,6 +34,8 @@ class UNetBN(SegmentationModel):
         num_classes: channels of the logits; 1 is read through a sigmoid.
         base_channels: channels of the first level; each level below has twice as many.
         depth: the largest number of halvings.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank or channel count, an empty image, or in
@@ -46,10 +49,12 @@ class UNetBN(SegmentationModel):
         num_classes: int = 1,
         base_channels: int = 64,
         depth: int = 4,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         geometry = dataclasses.replace(unet_geometry(depth, "same"), any_from=1)
-        super().__init__(in_channels, num_classes, geometry, {"base_channels": base_channels, "depth": depth})
+        options = {"base_channels": base_channels, "depth": depth}
+        super().__init__(in_channels, num_classes, geometry, options, fused)
         self.depth = depth
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
@@ -75,13 +80,19 @@ class UNetBN(SegmentationModel):
         size = x.shape[2:]
         depth = self.used_depth(*size)
         self.check_batch_statistics(x, depth)
-        skips: list[Tensor] = []
+        fusion = self.fusion(x)
+        skips: list[Tensor | SkipBuffer] = []
         for level in range(depth):
-            skips.append(self.levels[level](x))
-            x = self.pool(skips[-1])
-        x = self.levels[depth](x)
+            up = self.up[level]
+            assert isinstance(up, Up)
+            # a row that is lost in a pooling below is missing here on the way up
+            lost = any(length % (1 << (depth - level)) for length in x.shape[2:])
+            room = 0 if lost else up.room(fusion)
+            skip, x = run_and_pool(self.levels[level], self.pool, x, fusion, up_channels=room)
+            skips.append(skip)
+        x = self.levels[depth](x, fusion)
         for level in reversed(range(depth)):
-            x = self.up[level](x, skips.pop())
+            x = self.up[level](x, skips.pop(), fusion)
         return _resized(self.head(x), size)
 
 
@@ -91,14 +102,15 @@ class _ResizedUp(Up):
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__(in_channels, width, width, "same", "batch")
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Up-sample ``x`` and merge it with ``skip``."""
-        up = self.up(x)
-        return self.block(self.concat(_resized(skip, up.shape[2:]), up))
+    def join(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion) -> Tensor:
+        """[skip, resized to the up-sampled ``x``; up-sampled ``x``] in one map."""
+        if isinstance(skip, Tensor):
+            skip = _resized(skip, tuple(2 * length for length in x.shape[2:]))
+        return super().join(x, skip, fusion)
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """``x`` at ``size``, bilinear; itself where it has that size."""
-    if x.shape[2:] == size:
+    if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models.fusion import Fusion, check_fused, fusion_for, untouched
 from unet_fast.models.geometry import Geometry
+from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
 
 
 class SegmentationModel(nn.Module):
@@ -25,12 +27,33 @@ class SegmentationModel(nn.Module):
 
     name: ClassVar[str]
 
-    def __init__(self, in_channels: int, num_classes: int, geometry: Geometry, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        geometry: Geometry,
+        options: dict[str, Any],
+        fused: bool | str = False,
+    ) -> None:
         super().__init__()
+        self.fused = fused
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.geometry = geometry
         self._options = dict(options)
+
+    @property
+    def fused(self) -> bool | str:
+        """Whether the junctions run as fused operators: True, False or "auto"; may be set at any time."""
+        return self._fused
+
+    @fused.setter
+    def fused(self, value: bool | str) -> None:
+        self._fused = check_fused(value)
+
+    def fusion(self, x: Tensor) -> Fusion:
+        """What is fused for an input like ``x``."""
+        return fusion_for(self._fused, x)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,3 +130,58 @@ class SegmentationModel(nn.Module):
                 f"one image of {height} x {width} pixels leaves one pixel at the lowest level, which batch "
                 "normalisation cannot train on; use a larger batch or larger images"
             )
+
+
+class SingleHeadModel(SegmentationModel):
+    """A network that ends in one 1x1 convolution, ``head``; a subclass computes what it reads in :meth:`features`."""
+
+    head: nn.Conv2d
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> what the head reads, (N, C, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+        return self.head(self.features(x))
+
+    def loss(
+        self,
+        images: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """The weighted softmax cross-entropy of the network's logits, for training; they are not stored when fused.
+
+        Args:
+            images: (N, in_channels, H, W), as for ``forward``.
+            target: (N, h, w) class map of the output's size; int64, int32 or uint8.
+            weight: (N, h, w) floating, or None for 1; gets no gradient.
+            ignore_index: pixels with this target count for nothing.
+            reduction: "mean" (over counted pixels), "weight_mean" or "sum".
+
+        Returns:
+            A scalar, float32 (float64 for float64 weights). Call it outside of ``torch.autocast`` or inside, the loss is
+            computed in float32. Under DistributedDataParallel, which counts on ``forward``, take the logits instead.
+
+        Raises:
+            InputError: a network of one class, whose output is read through a sigmoid; what
+                :func:`~unet_fast.ops.weighted_cross_entropy` refuses.
+
+        Equivalent to::
+
+            uf.ops.weighted_cross_entropy(net(images), target, weight)
+        """
+        if self.num_classes < 2:
+            raise InputError(
+                "this network has one output channel, read through a sigmoid; a softmax over it means nothing: "
+                "give the network num_classes=2 or use unet_fast.nn.BCEWithLogitsLoss"
+            )
+        features = self.features(images)
+        options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction}
+        if self.fusion(images).head and reduction != "none" and untouched(self.head, nn.Conv2d):
+            return head_cross_entropy(features, self.head.weight, self.head.bias, target, weight, **options)
+        return weighted_cross_entropy(self.head(features), target, weight, **options)

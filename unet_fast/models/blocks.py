@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from unet_fast.models.fusion import PLAIN, Fusion, fusible_convolution, fusible_up_convolution, is_active, untouched
 from unet_fast.nn.crop_concat import CropConcat
+from unet_fast.ops import conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 
 PADDINGS = ("valid", "same")
 NORMS = ("batch", "instance", "group")
@@ -57,6 +61,76 @@ class ConvBlock(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
+    @property
+    def lost(self) -> int:
+        """Rows and columns that the output is smaller than the input."""
+        return sum(
+            layer.kernel_size[0] - 1 - 2 * int(layer.padding[0]) for layer in self if isinstance(layer, nn.Conv2d)
+        )
+
+    def forward(self, x: Tensor, fusion: Fusion = PLAIN) -> Tensor:
+        """Run the layers, a convolution and the ReLU behind it as one operator where ``fusion`` says so."""
+        return self._run(x, len(self), fusion)
+
+    def before_relu(self, x: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor | None]:
+        """What the last ReLU is applied to, in two summands: a map and a bias (C,), or None for no bias."""
+        last = self[-2]
+        if not fusible_convolution(last, JoinConv2d):
+            return self._run(x, len(self) - 1, fusion), None
+        x = self._run(x, len(self) - 2, fusion)
+        return nn.functional.conv2d(x, _kernel(last), None, padding=int(last.padding[0])), last.bias
+
+    def _run(self, x: Tensor, count: int, fusion: Fusion) -> Tensor:
+        """The first ``count`` layers."""
+        index = 0
+        while index < count:
+            layer = self[index]
+            if index + 1 < count and untouched(self[index + 1], nn.ReLU) and _is_worth_fusing(layer, x, fusion):
+                x = conv_bias_relu(x, _kernel(layer), layer.bias, padding=int(layer.padding[0]))
+                index += 2
+            else:
+                x = layer(x)
+                index += 1
+        return x
+
+
+class JoinConv2d(nn.Conv2d):
+    """A valid 3x3 convolution of [skip, up] whose weights are kept for [up, skip].
+
+    The fused crop and concatenation puts the skip first. Turning the weights round, which are small beside the maps,
+    computes the same as turning the maps round, and the stored order stays the one of the source.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, skip_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3)
+        self.skip_channels = skip_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_skip + C_up, H, W) -> (N, C_out, H - 2, W - 2)."""
+        return nn.functional.conv2d(x, _kernel(self), self.bias)
+
+
+def _kernel(layer: nn.Module) -> Tensor:
+    """The weights of a convolution, in the order of the channels that it is given."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.roll(layer.skip_channels, 1) if isinstance(layer, JoinConv2d) else weight
+
+
+def _is_worth_fusing(layer: nn.Module, x: Tensor, fusion: Fusion) -> TypeGuard[nn.Conv2d]:
+    """Whether this convolution of ``x`` is to run as one operator with the ReLU behind it."""
+    if fusion.convolutions is None or not fusible_convolution(layer, JoinConv2d):
+        return False
+    # the size of the input is that of the output but for the rim
+    return fusion.convolutions == 0 or x.numel() // x.shape[1] * layer.out_channels >= fusion.convolutions
+
+
+class SkipBuffer(NamedTuple):
+    """A skip connection that already lies where :func:`~unet_fast.ops.up_conv_into` completes it."""
+
+    buffer: Tensor
+    """(N, C_skip + C_up, h, w): the cropped skip, and room for the up-sampled map."""
+
 
 class Down(nn.Module):
     """One level of the contracting path: (N, C_in, H, W) -> the block's output, for the skip, and its 2x2 max-pool.
@@ -77,10 +151,41 @@ class Down(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.pool = nn.MaxPool2d(2)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (skip, pooled)."""
-        skip = self.dropout(self.block(x))
-        return skip, self.pool(skip)
+    def forward(
+        self, x: Tensor, fusion: Fusion = PLAIN, skip_size: Sequence[int] | None = None, up_channels: int = 0
+    ) -> tuple[Tensor | SkipBuffer, Tensor]:
+        """Return (skip, pooled); see :func:`run_and_pool` for the last three arguments."""
+        if is_active(self.dropout):
+            skip = self.dropout(self.block(x, fusion))
+            return skip, self.pool(skip)
+        return run_and_pool(self.block, self.pool, x, fusion, skip_size, up_channels)
+
+
+def run_and_pool(
+    block: nn.Module,
+    pool: nn.Module,
+    x: Tensor,
+    fusion: Fusion,
+    skip_size: Sequence[int] | None = None,
+    up_channels: int = 0,
+) -> tuple[Tensor | SkipBuffer, Tensor]:
+    """The output of a :class:`ConvBlock`, for the skip, and its max-pool.
+
+    Where ``fusion`` joins the two, the skip is cropped to ``skip_size`` (None: not cropped), and lies in a buffer with
+    room for ``up_channels`` more (0: no buffer).
+    """
+    if not (
+        fusion.contracting
+        and isinstance(block, ConvBlock)
+        and untouched(block, ConvBlock)
+        and untouched(block[-1], nn.ReLU)
+        and untouched(pool, nn.MaxPool2d)
+    ):
+        skip = block(x, fusion)
+        return skip, pool(skip)
+    x, bias = block.before_relu(x, fusion)
+    pooled, buffer = relu_pool_skip(x, bias, skip_size=skip_size, up_channels=up_channels)
+    return SkipBuffer(buffer) if up_channels else buffer, pooled
 
 
 class Up(nn.Module):
@@ -111,9 +216,22 @@ class Up(nn.Module):
         self.concat = CropConcat()
         self.block = ConvBlock(skip_channels + width, out_channels, padding, norm)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion = PLAIN) -> Tensor:
         """Up-sample ``x`` and merge it with ``skip``."""
-        return self.block(self.concat(skip, self.up(x)))
+        return self.block(self.join(x, skip, fusion), fusion)
+
+    def room(self, fusion: Fusion) -> int:
+        """The channels that :meth:`join` can write into a :class:`SkipBuffer`; 0 where it needs the skip by itself."""
+        fits = fusion.expanding and fusible_up_convolution(self.up) and untouched(self.concat, CropConcat)
+        return self.up.out_channels if fits else 0
+
+    def join(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion) -> Tensor:
+        """[skip, up-sampled ``x``] in one map."""
+        if isinstance(skip, SkipBuffer):
+            return up_conv_into(x, self.up.weight, self.up.bias, skip.buffer, fresh=True)
+        if self.room(fusion):
+            return up_conv_crop_concat(x, self.up.weight, self.up.bias, skip)
+        return self.concat(skip, self.up(x))
 
 
 def level_widths(base_channels: int, depth: int) -> list[int]:
@@ -121,13 +239,36 @@ def level_widths(base_channels: int, depth: int) -> list[int]:
     return [base_channels * 2**level for level in range(depth + 1)]
 
 
-def contract(levels: nn.ModuleList, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Run the :class:`Down` levels; return their skips, from the finest on, and the last pooled map."""
-    skips: list[Tensor] = []
-    for down in levels:
-        skip, x = down(x)
+def contract(
+    levels: nn.ModuleList, bottom: ConvBlock, ups: nn.ModuleList, x: Tensor, fusion: Fusion = PLAIN
+) -> tuple[list[Tensor | SkipBuffer], Tensor]:
+    """Run the :class:`Down` levels; return their skips, from the finest on, and the last pooled map.
+
+    ``bottom`` and ``ups``, from the coarsest to the finest, are what will follow: they tell how large a skip will be
+    wanted, and how many channels will stand behind it.
+    """
+    downs, after = [level for level in levels if isinstance(level, Down)], [up for up in ups if isinstance(up, Up)]
+    sizes: list[tuple[int, ...] | None] = [None] * len(downs)
+    if fusion.contracting:
+        sizes = [*_skip_sizes(downs, bottom, after, tuple(x.shape[2:]))]
+    skips: list[Tensor | SkipBuffer] = []
+    for down, up, size in zip(downs, reversed(after), sizes, strict=True):
+        skip, x = down(x, fusion, size, up.room(fusion))
         skips.append(skip)
     return skips, x
+
+
+def _skip_sizes(downs: list[Down], bottom: ConvBlock, ups: list[Up], size: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The size of the concatenated map of each level, from the finest on, for an image of ``size``."""
+    for down in downs:
+        size = tuple((length - down.block.lost) // 2 for length in size)
+    size = tuple(length - bottom.lost for length in size)
+    sizes: list[tuple[int, ...]] = []
+    for up in ups:
+        size = tuple(2 * length for length in size)
+        sizes.append(size)
+        size = tuple(length - up.block.lost for length in size)
+    return sizes[::-1]
 
 
 @torch.no_grad()

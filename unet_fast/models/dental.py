@@ -33,6 +33,8 @@ class UNetDental(SegmentationModel):
         num_classes: channels of the logits.
         base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -45,10 +47,12 @@ class UNetDental(SegmentationModel):
         num_classes: int = 7,
         base_channels: int = 64,
         depth: int = 4,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         geometry = unet_geometry(depth, "same", up_kernel=_UP_KERNEL)
-        super().__init__(in_channels, num_classes, geometry, {"base_channels": base_channels, "depth": depth})
+        options = {"base_channels": base_channels, "depth": depth}
+        super().__init__(in_channels, num_classes, geometry, options, fused)
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
         self.down = nn.ModuleList(Down(inputs[level], widths[level], "same") for level in range(depth))
@@ -64,11 +68,12 @@ class UNetDental(SegmentationModel):
     def forward(self, x: Tensor) -> Tensor | HeadOutputs:
         """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), with the auxiliary ones in training mode."""
         self.check_input(x)
-        skips, x = contract(self.down, x)
-        x = self.bottom(x)
+        fusion = self.fusion(x)
+        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
+        x = self.bottom(x, fusion)
         maps: list[Tensor] = []
         for up in self.up:
-            x = up(x, skips.pop())
+            x = up(x, skips.pop(), fusion)
             maps.append(x)
         logits = self.head(x)
         if not self.training:

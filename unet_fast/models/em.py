@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts
-from unet_fast.models.base import SegmentationModel
+from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import ConvBlock, Down, Up, contract, init_he, level_widths
 from unet_fast.models.geometry import Geometry, unet_geometry, unet_reach
 from unet_fast.models.registry import register
@@ -15,7 +15,7 @@ _EXTRA_CONVOLUTIONS = 2
 
 
 @register("unet-em")
-class UNetEM(SegmentationModel):
+class UNetEM(SingleHeadModel):
     """A U-Net with zero-padded convolutions, two more 3x3 convolutions before the last layer, and one sigmoid channel.
 
     Images (N, in_channels, H, W) -> logits (N, num_classes, H - 188, W - 188) at depth 4: 700 -> 512, 16k + 188 -> 16k.
@@ -32,6 +32,8 @@ class UNetEM(SegmentationModel):
         num_classes: channels of the logits; 1 is read through a sigmoid.
         base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -49,9 +51,11 @@ class UNetEM(SegmentationModel):
         num_classes: int = 1,
         base_channels: int = 64,
         depth: int = 4,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
-        super().__init__(in_channels, num_classes, _geometry(depth), {"base_channels": base_channels, "depth": depth})
+        options = {"base_channels": base_channels, "depth": depth}
+        super().__init__(in_channels, num_classes, _geometry(depth), options, fused)
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
         self.down = nn.ModuleList(Down(inputs[level], widths[level]) for level in range(depth))
@@ -61,14 +65,15 @@ class UNetEM(SegmentationModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
         self.check_input(x)
-        skips, x = contract(self.down, x)
-        x = self.bottom(x)
+        fusion = self.fusion(x)
+        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
+        x = self.bottom(x, fusion)
         for up in self.up:
-            x = up(x, skips.pop())
-        return self.head(self.extra(x))
+            x = up(x, skips.pop(), fusion)
+        return self.extra(x, fusion)
 
 
 def _geometry(depth: int) -> Geometry:

@@ -11,7 +11,8 @@ from unet_fast.checks import check_choice
 from unet_fast.errors import InputError
 from unet_fast.models.arguments import check_counts, check_flag, check_norm
 from unet_fast.models.base import SegmentationModel
-from unet_fast.models.blocks import ConvBlock, Up, init_he, level_widths
+from unet_fast.models.blocks import ConvBlock, Up, init_he, level_widths, run_and_pool
+from unet_fast.models.fusion import PLAIN, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs, mean_logits
 from unet_fast.models.registry import register
@@ -49,6 +50,8 @@ class UNetPlusPlus(SegmentationModel):
         mode: what eval mode returns, "accurate" or "fast"; the same with one head.
         prune: level 1 ... depth to prune to; ``None`` for the full network.
         norm: ``None``, "batch", "instance" or "group", between each 3x3 convolution and its ReLU.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -65,6 +68,7 @@ class UNetPlusPlus(SegmentationModel):
         mode: str = "accurate",
         prune: int | None = None,
         norm: str | None = None,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_flag("deep_supervision", deep_supervision)
@@ -86,7 +90,7 @@ class UNetPlusPlus(SegmentationModel):
             "prune": prune,
             "norm": norm,
         }
-        super().__init__(in_channels, num_classes, geometry, options)
+        super().__init__(in_channels, num_classes, geometry, options, fused)
         self.last, self.mode, self._batch_norm = last, mode, norm == "batch"
 
         widths = level_widths(base_channels, depth)
@@ -110,12 +114,15 @@ class UNetPlusPlus(SegmentationModel):
         if self._batch_norm:
             self.check_batch_statistics(x, self.last)
         levels: list[list[Tensor]] = []  # levels[i] = X(i, 0), X(i, 1), ...
-        for i, block in enumerate(self.encoder):
-            x = block(x if i == 0 else self.pool(x))
-            levels.append([x])
+        fusion = self.fusion(x)
+        for block in self.encoder[:-1]:
+            skip, x = run_and_pool(block, self.pool, x, fusion)
+            assert isinstance(skip, Tensor)
+            levels.append([skip])
+        levels.append([self.encoder[-1](x, fusion)])
         for j in range(1, self.last + 1):
             for i in range(self.last + 1 - j):
-                levels[i].append(self.nodes[_key(i, j)](levels[i + 1][j - 1], levels[i]))
+                levels[i].append(self.nodes[_key(i, j)](levels[i + 1][j - 1], levels[i], fusion))
         if not self.training and self.mode == "fast":
             return self.heads[str(self.last)](levels[0][self.last])
         logits, *auxiliary = (self.heads[str(j)](levels[0][j]) for j in self.head_levels)
@@ -153,11 +160,13 @@ class UNetPlusPlus(SegmentationModel):
 class _Node(Up):
     """A node X(i, j): the up-sampled node below, joined with all earlier nodes of its level, [X(i, 0), ..., up]."""
 
-    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:  # type: ignore[override]  # several skips, not one
+    def forward(  # type: ignore[override]  # several skips, not one
+        self, x: Tensor, skips: list[Tensor], fusion: Fusion = PLAIN
+    ) -> Tensor:
         """``x`` = X(i + 1, j - 1), ``skips`` = X(i, 0 ... j - 1) -> X(i, j)."""
-        up = self.up(x)
-        # several maps of equal size: one pass, where crop_concat would need the skips joined first
-        return self.block(self.concat(skips[0], up) if len(skips) == 1 else torch.cat([*skips, up], 1))
+        # several maps of equal size: one pass, where the fused operators would need the skips joined first
+        joined = self.join(x, skips[0], fusion) if len(skips) == 1 else torch.cat([*skips, self.up(x)], 1)
+        return self.block(joined, fusion)
 
 
 def _key(i: int, j: int) -> str:

@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.models.arguments import check_counts, check_probability
-from unet_fast.models.base import SegmentationModel
-from unet_fast.models.blocks import ConvBlock, Down, Up, contract, init_he, level_widths
+from unet_fast.models.base import SingleHeadModel
+from unet_fast.models.blocks import ConvBlock, Down, JoinConv2d, SkipBuffer, Up, contract, init_he, level_widths
+from unet_fast.models.fusion import Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
 
 @register("unet-2015-release")
-class UNet2015Release(SegmentationModel):
+class UNet2015Release(SingleHeadModel):
     """The network that Ronneberger, Fischer and Brox released with "U-Net", 2015.
 
     Sizes and widths are those of :class:`~unet_fast.models.UNet` (572 -> 388), with these differences: a ReLU after
@@ -29,6 +30,8 @@ class UNet2015Release(SegmentationModel):
         base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings.
         dropout: probability of dropping an element; 0 to less than 1.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -42,11 +45,12 @@ class UNet2015Release(SegmentationModel):
         base_channels: int = 64,
         depth: int = 4,
         dropout: float = 0.5,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_probability("dropout", dropout)
         options = {"base_channels": base_channels, "depth": depth, "dropout": float(dropout)}
-        super().__init__(in_channels, num_classes, unet_geometry(depth, "valid"), options)
+        super().__init__(in_channels, num_classes, unet_geometry(depth, "valid"), options, fused)
 
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
@@ -62,14 +66,15 @@ class UNet2015Release(SegmentationModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
         self.check_input(x)
-        skips, x = contract(self.down, x)
-        x = self.dropout(self.bottom(x))
+        fusion = self.fusion(x)
+        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
+        x = self.dropout(self.bottom(x, fusion))
         for up in self.up:
-            x = up(x, skips.pop())
-        return self.head(x)
+            x = up(x, skips.pop(), fusion)
+        return x
 
 
 class _ReleasedUp(Up):
@@ -77,24 +82,11 @@ class _ReleasedUp(Up):
 
     def __init__(self, in_channels: int, width: int, up_channels: int) -> None:
         super().__init__(in_channels, width, width, up_channels=up_channels)
-        self.block[0] = _UpFirstConv2d(width + up_channels, width, skip_channels=width)
+        self.block[0] = JoinConv2d(width + up_channels, width, skip_channels=width)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Up-sample ``x`` and merge it with ``skip``."""
-        return self.block(self.concat(skip, F.relu(self.up(x), inplace=True)))
-
-
-class _UpFirstConv2d(nn.Conv2d):
-    """A valid 3x3 convolution of [skip, up] whose weights are kept for [up, skip].
-
-    The fused crop and concatenation puts the skip first. Turning the weights round, which are small beside the maps,
-    computes the same as turning the maps round, and the stored order stays the released one.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, skip_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3)
-        self.skip_channels = skip_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_skip + C_up, H, W) -> (N, C_out, H - 2, W - 2)."""
-        return F.conv2d(x, self.weight.roll(self.skip_channels, 1), self.bias)
+    def join(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion) -> Tensor:
+        """[skip, up-sampled and rectified ``x``] in one map."""
+        if isinstance(skip, SkipBuffer):
+            # a second ReLU changes nothing in the skip, nor in its gradient, which is 0 where the skip is
+            return F.relu(super().join(x, skip, fusion), inplace=True)
+        return self.concat(skip, F.relu(self.up(x), inplace=True))

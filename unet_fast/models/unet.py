@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from unet_fast.checks import check_choice
 from unet_fast.models.arguments import check_counts, check_norm, check_probability
-from unet_fast.models.base import SegmentationModel
+from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import (
     CONVOLUTIONS_PER_BLOCK,
     PADDINGS,
@@ -22,7 +22,7 @@ from unet_fast.models.registry import register
 
 
 @register("unet")
-class UNet(SegmentationModel):
+class UNet(SingleHeadModel):
     """Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015.
 
     Images (N, in_channels, H, W) -> logits (N, num_classes, h, w), both floating; the dtype of the weights, or
@@ -41,6 +41,8 @@ class UNet(SegmentationModel):
         norm: ``None``, "batch", "instance" or "group", between each 3x3 convolution and its ReLU.
         dropout: probability of dropping an element of the lowest level's output, the end of the contracting path;
             0 to less than 1.
+        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
+            that are the faster way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size (the nearest legal
@@ -61,6 +63,7 @@ class UNet(SegmentationModel):
         padding: str = "valid",
         norm: str | None = None,
         dropout: float = 0.0,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_choice("padding", padding, PADDINGS)
@@ -80,7 +83,7 @@ class UNet(SegmentationModel):
             "norm": norm,
             "dropout": float(dropout),
         }
-        super().__init__(in_channels, num_classes, geometry, options)
+        super().__init__(in_channels, num_classes, geometry, options, fused)
 
         self._depth, self._batch_norm = depth, norm == "batch" and padding == "same"
         widths = level_widths(base_channels, depth)
@@ -94,13 +97,14 @@ class UNet(SegmentationModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
         self.check_input(x)
         if self._batch_norm:
             self.check_batch_statistics(x, self._depth)
-        skips, x = contract(self.down, x)
-        x = self.dropout(self.bottom(x))
+        fusion = self.fusion(x)
+        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
+        x = self.dropout(self.bottom(x, fusion))
         for up in self.up:
-            x = up(x, skips.pop())
-        return self.head(x)
+            x = up(x, skips.pop(), fusion)
+        return x
