@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from unet_fast import cli, data
 from unet_fast.data import synthetic
 
-VERBS = ("demo", "train", "predict", "evaluate", "preview", "bench", "info")
+VERBS = tuple(command.callback.__name__ for command in cli.app.registered_commands if command.callback)
 
 
 def run(*arguments: object, fails: bool = False) -> str:
@@ -43,6 +43,7 @@ def run(*arguments: object, fails: bool = False) -> str:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb):
+    assert {"train", "recipes", "compare", "predict", "evaluate", "preview", "info"} < set(VERBS)
     done = CliRunner().invoke(cli.app, [verb, "--help"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
     assert f"Example: unet-fast {verb}" in done.output

@@ -3,6 +3,10 @@
 Equivalent to ``unet-fast evaluate --prediction P.tif --labels L.tif --out metrics.json``::
 
     evaluate_files("P.tif", "L.tif", out="metrics.json").print()
+
+and to ``unet-fast evaluate --prediction P.tif --data DRIVE --out metrics.json``, field of view and all::
+
+    evaluate_dataset("P.tif", "DRIVE", out="metrics.json").print()
 """
 
 from __future__ import annotations
@@ -10,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,29 +21,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast import metrics
+from unet_fast._predicted import Prediction, interpret
 from unet_fast.errors import InputError
-from unet_fast.metrics._inputs import as_array, check_kind, check_probabilities, check_same_shape, is_mask, label_stack
-from unet_fast.metrics._instances import components, to_instances
+from unet_fast.metrics._inputs import as_array, check_kind, check_same_shape, is_mask, label_stack
+from unet_fast.metrics._instances import components
 from unet_fast.report import Report, SliceScores, print_report
 
 if TYPE_CHECKING:
     from unet_fast.data.labels import Kind
     from unet_fast.data.stacks import PathLike
 
-__all__ = ["Report", "SliceScores", "evaluate", "evaluate_files", "print_report"]
+__all__ = ["Report", "SliceScores", "evaluate", "evaluate_dataset", "evaluate_files", "print_report"]
 
-# data.detect_kind allows class maps of 64 classes; a uint8 prediction that stays below cannot be told from one
-_LARGEST_CLASS = 63
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    """A prediction of any kind, as foreground probability, as classes (K > 2), and as instances where it came so."""
-
-    foreground: NDArray[Any]  # (N, H, W) float in [0, 1]
-    classes: NDArray[Any] | None  # (N, H, W) integer
-    instances: NDArray[Any] | None  # (N, H, W) integer
-    shown: NDArray[Any]  # what the picture shows: foreground, or (N, K, H, W)
+_IGNORED = -1
 
 
 def evaluate(
@@ -51,6 +44,7 @@ def evaluate(
     num_classes: int | None = None,
     names: Sequence[str] | None = None,
     images: ArrayLike | None = None,
+    ignored: ArrayLike | None = None,
     picture: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Score a stack; optionally draw its worst and best slices by Rand error.
@@ -67,6 +61,7 @@ def evaluate(
         num_classes: K of class labels; default: the channels of the prediction, or as many as occur.
         names: one a slice, for the table; default 0, 1, ...
         images: ``(N, C, H, W)`` or ``(N, H, W)``, only for the picture.
+        ignored: boolean, the shape of ``labels``: pixels that no score counts, such as those outside a field of view.
         picture: path of a PNG with the worst and best slices.
 
     Pixel and Rand errors of K > 2 classes are those of the foreground, which is everything but class 0.
@@ -81,14 +76,21 @@ def evaluate(
         kind, num_classes = "classes", array.shape[1]
     kind, num_classes = _kind_of(truth, kind, num_classes)
     truth = truth != 0 if kind == "mask" else truth
+    outside = _check_ignored(ignored, truth)
+    if outside is not None:
+        truth = np.where(outside, np.zeros_like(truth), truth)
     if not truth.any():
         raise InputError("labels hold no foreground (all are 0), so there is nothing to score; check the label file")
-    predicted = _interpret(array, truth, kind, num_classes)
+    predicted = interpret(array, truth, kind, num_classes)
+    if outside is not None:
+        predicted = predicted.without(outside)
     if names is not None and len(names) != len(truth):
         raise InputError(f"names has {len(names)} entries, expected one for each of the {len(truth)} slices")
 
     foreground = predicted.foreground
-    pixel = metrics.pixel_scan(foreground, truth)
+    # pixels that do not count are background in both, to which only what counts background has to be told
+    marked = truth if outside is None else np.where(outside, _IGNORED, truth.astype(np.int64))
+    pixel = metrics.pixel_scan(foreground, marked, ignore_index=_IGNORED)
     rand = metrics.rand_scan(predicted.instances if predicted.instances is not None else foreground, truth, kind=kind)
     best = metrics.best_threshold(foreground, truth, metric="dice")
     if predicted.instances is not None:
@@ -96,10 +98,14 @@ def evaluate(
     else:
         cells = np.stack([components(p > p.dtype.type(rand.threshold)) for p in foreground])
     thinned = np.stack([metrics.thin_borders(cells_of_slice) for cells_of_slice in cells])
-    compared, true_classes = (predicted.classes, truth) if predicted.classes is not None else (foreground, truth != 0)
+    if predicted.classes is not None:
+        compared, true_classes = predicted.classes, marked
+    else:
+        compared, true_classes = foreground, np.where(marked == _IGNORED, _IGNORED, marked != 0)
     if predicted.classes is None:
         num_classes = 2
-    options: dict[str, Any] = {"num_classes": num_classes}
+    options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": _IGNORED}
+    counted = 1.0 if outside is None else 1 - outside.mean(axis=(1, 2))
     dice, iou = (f(compared, true_classes, **options) for f in (metrics.dice_per_class, metrics.iou_per_class))
     per_slice = [
         SliceScores(
@@ -127,7 +133,7 @@ def evaluate(
         rand_recall=rand.recall,
         v_rand=metrics.v_rand(thinned, truth, thin=False, kind=kind),
         v_info=metrics.v_info(thinned, truth, thin=False, kind=kind),
-        warping_error=metrics.warping_error(foreground, truth),
+        warping_error=float((metrics.warping_error_per_slice(foreground, truth) / counted).mean()),
         seg=metrics.seg(cells, truth) if kind == "instances" else None,
         dice_per_class=dice.tolist(),
         iou_per_class=iou.tolist(),
@@ -148,6 +154,7 @@ def evaluate_files(
     labels: PathLike,
     *,
     images: PathLike | None = None,
+    mask: PathLike | None = None,
     slices: str | None = None,
     out: PathLike | None = None,
     kind: Kind | None = None,
@@ -160,7 +167,8 @@ def evaluate_files(
         labels: read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A prediction
             of more than two channels implies class labels.
         images: shown in the picture.
-        slices: the slices of ``labels`` and ``images`` that were predicted, such as ``"20:25"``, where the prediction
+        mask: where it is 0 no score counts: a field of view for each image, or one for all.
+        slices: the slices of ``labels``, ``images`` and ``mask`` that were predicted, such as ``"20:25"``, where the prediction
             holds only these (see :func:`unet_fast.data.parse_slices`); default: all.
         out: path of the JSON to write; a picture of the worst and best slices goes beside it, with the suffix ``.png``.
 
@@ -171,9 +179,7 @@ def evaluate_files(
     from unet_fast.data import parse_slices, read_images, read_labels
     from unet_fast.data.stacks import list_images, load_stack
 
-    picture = None if out is None else Path(out).with_suffix(".png")
-    if out is not None and picture == Path(out):
-        raise InputError(f"out is {out}, where the picture goes; give a path such as {Path(out).stem}.json")
+    picture = _picture_beside(out)
     predicted = load_stack(list_images(prediction)).pixels  # in the stored dtype, which tells probabilities from labels
     if predicted.shape[1] > 2 and num_classes is None and kind in (None, "classes"):
         kind, num_classes = "classes", predicted.shape[1]
@@ -186,6 +192,14 @@ def evaluate_files(
         if len(pictures) != count:
             raise InputError(f"{images} holds {len(pictures)} images, but {labels} holds {count}; give the same slices")
         pictures = pictures[chosen]
+    outside = None
+    if mask is not None:
+        outside = read_labels(mask, "mask").labels == 0
+        if len(outside) not in (1, count):
+            raise InputError(
+                f"{mask} holds {len(outside)} masks, but {labels} holds {count}; give one for each, or one"
+            )
+        outside = np.broadcast_to(outside, (count, *outside.shape[1:]))[chosen]
     report = evaluate(
         predicted,
         truth.labels[chosen],
@@ -193,11 +207,90 @@ def evaluate_files(
         num_classes=truth.num_classes,
         names=[truth.names[n] for n in chosen],
         images=pictures,
+        ignored=outside,
         picture=picture,
     )
     if out is not None:
         report.save(out)
     return report
+
+
+def evaluate_dataset(
+    prediction: PathLike,
+    folder: PathLike,
+    *,
+    slices: str | None = None,
+    out: PathLike | None = None,
+    kind: Kind | None = None,
+    num_classes: int | None = None,
+) -> Report:
+    """:func:`evaluate` of a prediction of a data set's images, in the order in which training counts them.
+
+    Args:
+        prediction: a TIFF stack, or a folder with a TIFF for each image where these differ in size, both as
+            ``unet-fast predict --data`` writes them.
+        folder: of the data set, see :func:`unet_fast.data.read_dataset`; a field of view of its (DRIVE) is applied.
+        slices: the images that were predicted, such as ``"20:25"`` or ``"sequence:02"``; default: all.
+        out, kind, num_classes: as for :func:`evaluate_files`.
+
+    Raises:
+        InputError, OSError: as :func:`evaluate_files` and :func:`unet_fast.data.read_dataset`.
+    """
+    from unet_fast.data import read_dataset
+    from unet_fast.data.formats import decode_file
+    from unet_fast.data.stacks import list_images
+
+    picture = _picture_beside(out)
+    dataset = read_dataset(folder, kind=kind, num_classes=num_classes)
+    chosen = dataset.choose(slices)
+    pages = [page for file in list_images(prediction) for page in decode_file(file)]
+    if len(pages) != len(chosen):
+        raise InputError(
+            f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {folder} are to be scored; "
+            "name those that were predicted by --slices"
+        )
+    for page, item in zip(pages, (dataset.items[index] for index in chosen), strict=True):
+        if page.shape[1:] != item.label.shape:
+            raise InputError(
+                f"the prediction of {item.name} is {page.shape[1]} x {page.shape[2]}, but its labels are "
+                f"{item.label.shape[0]} x {item.label.shape[1]}; were other images predicted?"
+            )
+    truth = dataset.whole(chosen)
+    height, width = truth.labels.shape[1:]
+    report = evaluate(
+        # beyond a smaller image the pixels are ignored
+        np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages]),
+        truth.labels,
+        kind=truth.kind,
+        num_classes=truth.num_classes,
+        names=truth.names,
+        images=truth.images,
+        ignored=truth.ignored,
+        picture=picture,
+    )
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def _picture_beside(out: PathLike | None) -> Path | None:
+    picture = None if out is None else Path(out).with_suffix(".png")
+    if out is not None and picture == Path(out):
+        raise InputError(f"out is {out}, where the picture goes; give a path such as {Path(out).stem}.json")
+    return picture
+
+
+def _check_ignored(ignored: ArrayLike | None, truth: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Which pixels no score counts, (N, H, W); None where all count."""
+    if ignored is None:
+        return None
+    outside = as_array("ignored", ignored) != 0
+    check_same_shape("ignored", outside if outside.ndim == 3 else outside[None], "labels", truth)
+    outside = outside.reshape(truth.shape)
+    for n, nothing_counts in enumerate(outside.all(axis=(1, 2))):
+        if nothing_counts:
+            raise InputError(f"all pixels of slice {n} are ignored, so there is nothing to score; check the mask")
+    return outside if outside.any() else None
 
 
 def _kind_of(truth: NDArray[Any], kind: str, num_classes: int | None) -> tuple[str, int]:
@@ -212,76 +305,8 @@ def _kind_of(truth: NDArray[Any], kind: str, num_classes: int | None) -> tuple[s
     return kind, num_classes if num_classes is not None else max(int(truth.max()) + 1, 2)
 
 
-def _interpret(array: NDArray[Any], truth: NDArray[Any], kind: str, num_classes: int) -> _Prediction:
-    """Tell probabilities, masks, classes and instances apart, and check them."""
-    if array.ndim == 4 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim not in (3, 4) or array.size == 0:
-        raise InputError(f"prediction has shape {array.shape}, expected a non-empty (H, W), (N, H, W) or (N, K, H, W)")
-    check_same_shape("prediction", array if array.ndim == 3 else array[:, 0], "labels", truth)
-    bytes_like = array.dtype == np.uint8
-    if array.dtype.kind == "f" and array.max() > 1 and bool((array == np.rint(array)).all()):
-        # whole numbers that went through a float, as readers of image files like to return them
-        bytes_like = 0 <= float(array.min()) and float(array.max()) <= 255
-        array = array.astype(np.int64)
-
-    if array.ndim == 4:
-        if array.dtype.kind != "f":
-            array = array.astype(np.float32) / (255 if array.max() > 1 else 1)
-        array = check_probabilities("prediction", array)
-        if kind == "classes" and array.shape[1] != num_classes:
-            raise InputError(f"prediction has {array.shape[1]} channels, but the labels have {num_classes} classes")
-        foreground = 1 - array[:, 0]
-        classes = array.argmax(axis=1) if kind == "classes" and num_classes > 2 else None
-        return _Prediction(foreground, classes, None, array if classes is not None else foreground)
-
-    if array.dtype.kind == "f":
-        foreground = check_probabilities("prediction", array)
-        if kind == "classes" and num_classes > 2:
-            raise InputError(
-                f"prediction has one channel of probabilities, but the labels have {num_classes} classes; "
-                "give (N, K, H, W) probabilities or class numbers"
-            )
-        return _Prediction(foreground, None, None, foreground)
-    label_stack("prediction", array)
-    largest = int(array.max())
-    multiclass = kind == "classes" and num_classes > 2
-    if multiclass and largest < num_classes:
-        hard = (array != 0).astype(np.float32)
-        one_hot = (array[:, None] == np.arange(num_classes)[:, None, None]).astype(np.float32)
-        return _Prediction(hard, array, None, one_hot)
-    if multiclass:
-        raise InputError(
-            f"prediction holds class {largest}, but the labels have {num_classes} classes, 0..{num_classes - 1}"
-        )
-    if is_mask(array) and largest in (0, 1, 255):
-        hard = (array != 0).astype(np.float32)
-        return _Prediction(hard, None, None, hard)
-    if bytes_like and largest > _LARGEST_CLASS and not _look_like_instances(array):
-        foreground = array.astype(np.float32) / 255
-        return _Prediction(foreground, None, None, foreground)
-    if kind == "instances" or _look_like_instances(array):
-        hard = (array != 0).astype(np.float32)
-        return _Prediction(hard, None, to_instances(array, "instances"), hard)
-    raise InputError(
-        f"prediction holds integers up to {largest} of dtype {array.dtype}, which are neither probabilities (0..255), "
-        f"nor a mask (0/1 or 0/255), nor instances; expected one of these for labels of kind {kind!r}"
-    )
-
-
-def _look_like_instances(array: NDArray[Any]) -> bool:
-    from unet_fast.data import detect_kind
-
-    try:
-        return detect_kind(array) == "instances"
-    except InputError:
-        return False
-
-
 def _draw(
-    report: Report, predicted: _Prediction, truth: NDArray[Any], images: ArrayLike | None, out: str | os.PathLike[str]
+    report: Report, predicted: Prediction, truth: NDArray[Any], images: ArrayLike | None, out: str | os.PathLike[str]
 ) -> None:
     from unet_fast.plots import worst_best
 

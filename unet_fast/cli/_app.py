@@ -18,9 +18,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Images = Annotated[Path, typer.Option("--images", help="TIFF stack, or folder of TIFF or PNG files.")]
-LabelsPath = Annotated[
-    Path, typer.Option("--labels", help="Labels of the same images: classes, a 0/255 mask, or instances.")
+SomeImages = Annotated[Path | None, typer.Option("--images", help="TIFF stack, or folder of TIFF or PNG files.")]
+SomeLabels = Annotated[
+    Path | None, typer.Option("--labels", help="Labels of the same images: classes, a 0/255 mask, or instances.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Kind = Annotated[

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from unet_fast.data import Pair
     from unet_fast.recipes import Recipe
 
-_SEQUENCE = "sequence:"
-
 
 class Source:
     """Labelled images that were named by ``--data``, or by ``--images`` and ``--labels``.
@@ -65,18 +63,17 @@ class Source:
     def held_out(self, text: str | None, recipe: Recipe | None) -> tuple[list[int], list[int]]:
         """(validation, test) indices of ``--val``; neither is trained on."""
         from unet_fast import data
+        from unet_fast.data.datasets import SEQUENCE
         from unet_fast.train import default_validation
 
         if text is None:
             return (default_validation(len(self)), []) if recipe is None else recipe.split_slices(len(self))
         if text == "none":
             return [], []
-        if text.startswith(_SEQUENCE):
-            if self.dataset is None:
-                raise InputError(
-                    f"--val is {text!r}, but sequences are known only of --data; give slices such as 20:25"
-                )
-            return self.dataset.of_sequence(text.removeprefix(_SEQUENCE)), []
+        if self.dataset is not None:
+            return self.dataset.choose(text), []
+        if text.startswith(SEQUENCE):
+            raise InputError(f"--val is {text!r}, but sequences are known only of --data; give slices such as 20:25")
         return data.parse_slices(text, len(self)), []
 
     def split(self, validation: Sequence[int], test: Sequence[int]) -> tuple[Pair, Pair | None]:

@@ -7,31 +7,61 @@ from typing import Annotated
 
 import typer
 
-from unet_fast.cli._app import Images, Kind, LabelsPath, app, label_kind_of, say
+from unet_fast.cli._app import Data, Kind, SomeImages, SomeLabels, app, label_kind_of, say
+from unet_fast.cli._sources import Source
+from unet_fast.errors import InputError
 
 
-@app.command(epilog="Example: `unet-fast evaluate --prediction P.tif --labels L.tif --out metrics.json`")
+@app.command(
+    epilog="Example: `unet-fast evaluate --prediction P.tif --labels L.tif --out metrics.json`, "
+    "`unet-fast evaluate --prediction P.tif --data FOLDER --slices 20:25`"
+)
 def evaluate(
-    prediction: Annotated[Path, typer.Option(help="TIFF of predict: probabilities or labels.")],
-    labels: LabelsPath,
+    prediction: Annotated[
+        Path, typer.Option(help="What predict wrote: probabilities, labels or instances; a TIFF or a folder of them.")
+    ],
+    labels: SomeLabels = None,
     images: Annotated[Path | None, typer.Option(help="The images, shown in the picture.")] = None,
-    slices: Annotated[str | None, typer.Option(help="Compare with these slices of the labels (and images).")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Field of view: where it is 0 nothing counts. --data finds that of DRIVE itself."),
+    ] = None,
+    data: Data = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(help="The images that were predicted, such as 20:25; of --data also sequence:02. Default: all."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="JSON to write; the picture goes beside it.")] = Path("metrics.json"),
     label_kind: Kind = None,
 ) -> None:
-    """Score a prediction: pixel error, Rand error, Dice, IoU, best threshold."""
-    from unet_fast.evaluate import evaluate_files
+    """Score a prediction: pixel, Rand and warping error, Dice, IoU, V_Rand, V_Info, SEG, best threshold."""
+    from unet_fast.evaluate import evaluate_dataset, evaluate_files
 
     kind = label_kind_of(label_kind)
-    report = evaluate_files(prediction, labels, images=images, slices=slices, out=out, kind=kind)
+    if (data is None) == (labels is None):
+        raise InputError(
+            "give the truth either as --labels (with --images and --mask, if you like) or as --data FOLDER"
+        )
+    if data is not None:
+        if images is not None or mask is not None:
+            raise InputError("--data brings images and masks along; leave --images and --mask out")
+        report = evaluate_dataset(prediction, data, slices=slices, out=out, kind=kind)
+    else:
+        assert labels is not None
+        report = evaluate_files(prediction, labels, images=images, mask=mask, slices=slices, out=out, kind=kind)
     report.print()
     say(f"wrote {out} and {out.with_suffix('.png')}")
 
 
-@app.command(epilog="Example: `unet-fast preview --images A.tif --labels B.tif --out preview.png`")
+@app.command(
+    epilog="Example: `unet-fast preview --images A.tif --labels B.tif --out preview.png`, "
+    "`unet-fast preview --data FOLDER --recipe em`"
+)
 def preview(
-    images: Images,
-    labels: LabelsPath,
+    images: SomeImages = None,
+    labels: SomeLabels = None,
+    data: Data = None,
+    recipe: Annotated[str | None, typer.Option(help="A name of `unet-fast recipes`: as it would train.")] = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
     tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
     elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
@@ -41,12 +71,14 @@ def preview(
     seed: Annotated[int | None, typer.Option(help="Seed of the augmentation.")] = None,
 ) -> None:
     """Show augmented tiles with their labels and weight maps, before training on them."""
-    from unet_fast import data
+    from unet_fast import recipes
     from unet_fast import train as training
 
-    pair = data.read_pair(images, labels, kind=label_kind_of(label_kind))
+    source = Source(data, images, labels, label_kind_of(label_kind), None)
+    say(source.describe())
+    pair = source.all
     config = training.default_config(
-        "auto", steps=1, in_channels=pair.images.shape[1], num_classes=pair.num_classes,
+        "auto", steps=1, recipe=None if recipe is None else recipes.get(recipe), in_channels=pair.images.shape[1], num_classes=pair.num_classes,
         tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
     )  # fmt: skip
     training.write_preview(config, pair, out)

@@ -8,14 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from unet_fast.cli._app import Data, Device, Epochs, Kind, Minutes, Steps, Val, app, label_kind_of, say
+from unet_fast.cli._app import (
+    Data,
+    Device,
+    Epochs,
+    Kind,
+    Minutes,
+    SomeImages,
+    SomeLabels,
+    Steps,
+    Val,
+    app,
+    label_kind_of,
+    say,
+)
 from unet_fast.cli._sources import Source
 from unet_fast.errors import InputError
-
-SomeImages = Annotated[Path | None, typer.Option("--images", help="TIFF stack, or folder of TIFF or PNG files.")]
-SomeLabels = Annotated[
-    Path | None, typer.Option("--labels", help="Labels of the same images: classes, a 0/255 mask, or instances.")
-]
 
 
 @app.command(epilog="Example: `unet-fast demo --out demo`")

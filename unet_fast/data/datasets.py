@@ -12,10 +12,12 @@ import numpy as np
 from unet_fast.data.datasets_layouts import LAYOUTS, Item
 from unet_fast.data.labels import Kind, interpret_labels
 from unet_fast.data.pairs import Pair
-from unet_fast.data.stacks import PathLike, Stack, to_float
+from unet_fast.data.stacks import PathLike, Stack, parse_slices, to_float
 from unet_fast.errors import InputError
 
 __all__ = ["Dataset", "Item", "read_dataset"]
+
+SEQUENCE = "sequence:"
 
 
 @dataclass
@@ -54,6 +56,14 @@ class Dataset:
             raise InputError(f"there is no sequence {name!r}; sequences of this data: {', '.join(known) or 'none'}")
         return [index for index, item in enumerate(self.items) if item.sequence == name]
 
+    def choose(self, text: str | None) -> list[int]:
+        """Indices of the images that ``text`` names: ``"20:25"``, ``"3,7"``, ``"sequence:02"``; None names all."""
+        if text is None:
+            return list(range(len(self)))
+        if text.startswith(SEQUENCE):
+            return self.of_sequence(text.removeprefix(SEQUENCE))
+        return parse_slices(text, len(self))
+
     def pair(self, indices: Sequence[int] | None = None) -> Pair:
         """The images ``indices`` (default all) as one stack of :attr:`size`.
 
@@ -72,6 +82,16 @@ class Dataset:
         images = Stack(np.stack([piece.image for piece in pieces]), [piece.name for piece in pieces])
         labels = np.stack([piece.label for piece in pieces]).astype(np.int32)
         return Pair(to_float(images, self.layout), labels, self.kind, self.num_classes, images.names, masks)
+
+    def whole(self, indices: Sequence[int] | None = None) -> Pair:
+        """The images ``indices`` (default all), each in one piece, as a stack of the greatest height and width.
+
+        Smaller ones are continued by their mirror image, whose pixels are ignored: the form to score predictions in.
+        """
+        chosen = [self.items[index] for index in (range(len(self)) if indices is None else indices)]
+        shapes = [item.label.shape for item in chosen]
+        largest = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
+        return replace(self, items=[_continued(item, largest) for item in chosen]).pair()
 
 
 def read_dataset(path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None) -> Dataset:
@@ -147,19 +167,9 @@ def _one_colour(items: list[Item]) -> list[Item]:
 
 def _pieces(item: Item, size: tuple[int, int]) -> list[Item]:
     """``item`` as pieces of ``size``."""
-    shape = item.label.shape
-    if shape == size:
+    if item.label.shape == size:
         return [item]
-    missing = [max(0, wanted - length) for wanted, length in zip(size, shape, strict=True)]
-    if any(missing):
-        border = [(0, missing[0]), (0, missing[1])]
-        outside = np.pad(np.zeros(shape, bool) if item.ignored is None else item.ignored, border, constant_values=True)
-        item = replace(
-            item,
-            image=np.pad(item.image, [(0, 0), *border], mode="reflect"),
-            label=np.pad(item.label, border),
-            ignored=outside,
-        )
+    item = _continued(item, size)
     return [
         replace(
             item,
@@ -171,6 +181,20 @@ def _pieces(item: Item, size: tuple[int, int]) -> list[Item]:
         for y in _starts(item.label.shape[0], size[0])
         for x in _starts(item.label.shape[1], size[1])
     ]
+
+
+def _continued(item: Item, size: tuple[int, int]) -> Item:
+    """``item`` with at least ``size``: its mirror image below and to the right, ignored."""
+    shape = item.label.shape
+    border = [(0, max(0, wanted - length)) for wanted, length in zip(size, shape, strict=True)]
+    if not any(after for _, after in border):
+        return item
+    return replace(
+        item,
+        image=np.pad(item.image, [(0, 0), *border], mode="reflect"),
+        label=np.pad(item.label, border),
+        ignored=np.pad(np.zeros(shape, bool) if item.ignored is None else item.ignored, border, constant_values=True),
+    )
 
 
 def _starts(length: int, size: int) -> list[int]:

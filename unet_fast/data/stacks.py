@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,22 +28,34 @@ class Stack:
     names: list[str]
 
 
-def list_images(path: PathLike) -> list[Path]:
-    """``[path]`` for a file; for a folder its TIFF and PNG files in natural order (hidden files are left out)."""
+def list_images(path: PathLike, *, nested: bool = False) -> list[Path]:
+    """``[path]`` for a file; for a folder its TIFF and PNG files in natural order (hidden files are left out).
+
+    ``nested``: of a folder without any, those in ``ID/images`` of all its folders ID (2018 Data Science Bowl).
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path")
     if not path.is_dir():
         return [path]
     try:
-        files = [
-            p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-        ]
+        files = _images_in(path)
+        if nested and not files:
+            cases = sorted((case for case in path.iterdir() if (case / "images").is_dir()), key=_natural)
+            return [file for case in cases for file in list_images(case / "images")] or list_images(path)
     except OSError as error:
         raise OSError(f"cannot read the folder {path}: {error.strerror or error}; check its permissions") from error
     if not files:
         raise InputError(f"the folder {path} holds no TIFF or PNG file; give the folder in which the images lie")
-    return sorted(files, key=lambda file: natural_key(file.name))
+    return sorted(files, key=_natural)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+
+
+def _natural(path: Path) -> Any:
+    return natural_key(path.name)
 
 
 def load_stack(files: list[Path], *, indexed: bool = False) -> Stack:
@@ -59,6 +72,29 @@ def load_stack(files: list[Path], *, indexed: bool = False) -> Stack:
         parts.append(part)
         names += [file.stem] if len(part) == 1 else [f"{file.stem}[{i}]" for i in range(len(part))]
     return Stack(parts[0] if len(parts) == 1 else np.concatenate(parts), names)
+
+
+def load_each(files: list[Path]) -> list[tuple[str, np.ndarray]]:
+    """Name and float32 ``(C, H, W)`` of every image, which may differ in size; checked as by :func:`read_images`."""
+    images = []
+    for file in files:
+        part = load_stack([file])
+        images += list(zip(part.names, to_float(part, file), strict=True))
+    return images
+
+
+def match_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """``image (C, H, W)`` with as many ``channels`` as a network takes: grey is repeated, equal channels are one.
+
+    Raises :class:`InputError` where that would lose or invent something.
+    """
+    if len(image) == channels:
+        return image
+    if len(image) == 1:
+        return np.repeat(image, channels, axis=0)
+    if channels == 1 and bool((image == image[:1]).all()):
+        return image[:1]
+    raise InputError(f"the image {name} has {len(image)} channels that differ, but the network takes {channels}")
 
 
 def to_float(stack: Stack, path: PathLike) -> np.ndarray:
@@ -82,13 +118,14 @@ def read_images(path: PathLike) -> np.ndarray:
 
     Any integer, 1-bit or real dtype; any compression that imagecodecs knows; BigTIFF and OME-TIFF. Channel and colour
     axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Files of a folder come in natural order,
-    ``img2`` before ``img10``; a file of several pages gives several images.
+    ``img2`` before ``img10``; a file of several pages gives several images. In a folder of folders ``ID/images`` (2018
+    Data Science Bowl) these are read.
 
     Raises ``FileNotFoundError`` for a missing path, ``OSError`` for an unreadable one, and :class:`InputError` for a
     file that is not an image, truncated or damaged, an empty folder, images of different sizes, NaN or infinite
     values, and complex values.
     """
-    return to_float(load_stack(list_images(path)), path)
+    return to_float(load_stack(list_images(path, nested=True)), path)
 
 
 def normalize(images: np.ndarray) -> np.ndarray:
