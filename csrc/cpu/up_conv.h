@@ -4,16 +4,13 @@
 
 #include "common/cross_entropy_types.h"
 #include "common/junction_types.h"
+#include "common/up_conv_types.h"
 #include "cpu/parallel.h"
 
 namespace uf {
 
-// The product is (N, y, x, 2, 2, C) for channels last and (N, 2, 2, C, y, x) for planar, dense; height and width are those of the input.
-struct UpConvShape {
-  int64_t batch, channels, height, width;
-  bool channels_last;
-};
-
+// The product is (N, y, x, 2, 2, C) for channels last and (N, 2, 2, C, y, x) for planar, dense.
+//
 // image[n, c, 2y + dy, 2x + dx] = product[n, y, x, dy, dx, c] + bias[c]; bias is wide or null
 void up_conv_scatter(const UpConvShape& shape, FloatType type, const void* product, const void* bias, void* image,
                      const ImageStride& stride, const Parallel& parallel);

@@ -233,7 +233,8 @@ cudaError_t crop_concat(const CropConcatShape& shape, const void* skip, const in
     if (d != kChannel) boxes[0].source += crop_start(shape.skip_size[d], size) * skip_stride[d] * element;
     const int64_t first_size = d == kChannel ? skip_channels : size;
     boxes[0].add(first_size, layout.stride[d], skip_stride[d] * element, 0, first_size);
-    boxes[1].add(size, layout.stride[d], up_stride[d] * element, 0, size);
+    const int64_t up_size = up ? size : 0;  // an empty box copies nothing
+    boxes[1].add(up_size, layout.stride[d], up ? up_stride[d] * element : 0, 0, up_size);
   }
   return fits_32_bits({&boxes[0], &boxes[1]}) ? launch_forward<uint32_t>(boxes[0], boxes[1], element, stream)
                                               : launch_forward<uint64_t>(boxes[0], boxes[1], element, stream);

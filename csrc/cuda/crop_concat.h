@@ -10,7 +10,7 @@ namespace uf::cuda {
 // Strides are those of any strided tensor; inputs that step by one element along the innermost dimension of the layout
 // are fastest. No workspace; empty tensors launch nothing.
 //
-// out (N, C1 + C2, *s) <- skip (N, C1, *S), up (N, C2, *s)
+// out (N, C1 + C2, *s) <- skip (N, C1, *S), up (N, C2, *s); a null `up` (and its strides) leaves its channels as they are
 cudaError_t crop_concat(const CropConcatShape& shape, const void* skip, const int64_t skip_stride[kDims],
                         const void* up, const int64_t up_stride[kDims], void* out, cudaStream_t stream);
 

@@ -1,6 +1,8 @@
 // The functions of torch's CUDA library that the bindings call, for a machine without it: one device, one stream.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 #include <torch/csrc/stable/c/shim.h>
 
 #include <cstdio>
@@ -26,3 +28,11 @@ AOTITorchError torch_c10_cuda_check_msg(int32_t error, const char*, const char* 
 }
 
 void torch_c10_cuda_free_error_msg(char* text) { std::free(text); }
+
+AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle out, AtenTensorHandle left, AtenTensorHandle right) {
+  return aoti_torch_cpu_mm_out(out, left, right);
+}
+
+AOTITorchError aoti_torch_cuda_bmm_out(AtenTensorHandle out, AtenTensorHandle left, AtenTensorHandle right) {
+  return aoti_torch_cpu_bmm_out(out, left, right);
+}

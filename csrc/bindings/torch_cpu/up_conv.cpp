@@ -6,47 +6,16 @@
 
 #include "bindings/junction_call.h"
 #include "bindings/torch_cpu/channel_gradient.h"
+#include "bindings/up_conv_matrix.h"
 #include "common/crop.h"
 #include "cpu/copy_rows.h"
 
 namespace uf::bindings {
 namespace {
 
-struct Matrix {
-  const Tensor& storage;
-  int64_t rows, columns, row_stride, column_stride, offset = 0;
-
-  Matrix transposed() const { return {storage, columns, rows, column_stride, row_stride, offset}; }
-
-  Tensor view() const {
-    char* data = static_cast<char*>(const_cast<void*>(storage.const_data_ptr()));
-    return torch::stable::from_blob(data + offset * static_cast<int64_t>(storage.element_size()), {rows, columns},
-                                    {row_stride, column_stride}, storage.device(), storage.scalar_type());
-  }
-};
-
 void multiply(const Matrix& a, const Matrix& b, const Matrix& out) {
   const Tensor to = out.view(), left = a.view(), right = b.view();
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(to.get(), left.get(), right.get()));
-}
-
-UpConvShape shape_of(const UpConvCall& call) {
-  return {call.batch, call.channels, call.height, call.width, call.channels_last};
-}
-
-char* first_channel(const UpConvCall& call, const Tensor& image) {
-  return static_cast<char*>(const_cast<void*>(image.const_data_ptr())) +
-         call.offset * static_cast<int64_t>(image.element_size());
-}
-
-// (C_in, 4 C); the rows of a product of one pixel, or of one channel of an image, are its columns.
-Matrix weight_matrix(const UpConvCall& call, const Tensor& weight) {
-  return {weight, call.in_channels, 4 * call.channels, 4 * call.channels, 1};
-}
-
-// Image n of a dense planar (N, channels, pixels).
-Matrix plane_matrix(const Tensor& tensor, int64_t n, int64_t channels, int64_t pixels) {
-  return {tensor, channels, pixels, pixels, 1, n * channels * pixels};
 }
 
 Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
