@@ -88,7 +88,7 @@ def test_registration(matrix, rng):
         + ([5, 5, 7, 9, 12, 3], [1, 0, 2], [0.0, 0.0, 0.5], 0, 1),
     )
     torch.library.opcheck(
-        OP.elastic_warp_backward.default, ([image, image[:, :1].detach()], displacement, m, [9, 9], [1, 2], 1, 0)
+        OP.elastic_warp_backward.default, ([image, image[:, :1].detach()], displacement, m, [9, 9], [1, 2], 1, 0, True)
     )
 
 

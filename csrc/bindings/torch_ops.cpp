@@ -18,7 +18,7 @@ STABLE_TORCH_LIBRARY(unet_fast, m) {
       "float[] fill, int field, int padding) -> Tensor[]");
   m.def(
       "elastic_warp_backward(Tensor[] grads, Tensor displacement, Tensor? matrix, SymInt[] input_size, "
-      "int[] interpolation, int field, int padding) -> Tensor[]");
+      "int[] interpolation, int field, int padding, bool deterministic) -> Tensor[]");
   m.def(
       "relu_pool_skip(Tensor x, Tensor? bias, SymInt[] skip_size, SymInt up_channels, bool want_code) -> "
       "(Tensor pooled, Tensor buffer, Tensor code)");

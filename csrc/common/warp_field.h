@@ -17,16 +17,28 @@ namespace uf {
 
 enum class Field : int64_t { kBicubic = 0, kBSpline = 1, kBSplineSmooth = 2 };
 
-// The four control points, of g, that act on `pixel` of an axis of n pixels, and their weights. Outside the image the
-// field keeps its border value.
-UF_HD_INLINE void control_taps(Field field, int64_t pixel, int64_t n, int64_t g, int64_t index[4], double weight[4]) {
+// How far along an axis of g control points, counted from the one on the first pixel, `pixel` of n lies: whole points and
+// the rest of a step. Outside the image the field keeps its border value.
+struct ControlPosition {
+  int64_t whole;
+  double rest;
+};
+
+UF_HD_INLINE ControlPosition control_position(Field field, int64_t pixel, int64_t n, int64_t g) {
   const int64_t inside = clamp_index(pixel, n);
-  const bool smooth = field == Field::kBSplineSmooth;
-  const int64_t steps = smooth ? g - 3 : g - 1;  // between the control points on the first and on the last pixel
-  // whole points and the rest come from integers: exact on every control point
+  // between the control points on the first and on the last pixel
+  const int64_t steps = field == Field::kBSplineSmooth ? g - 3 : g - 1;
+  // both come from integers: exact on every control point
   const int64_t scaled = n > 1 ? inside * steps : 0, span = n > 1 ? n - 1 : 1;
-  const int64_t base = scaled / span;
-  const double t = static_cast<double>(scaled % span) / static_cast<double>(span);
+  if (scaled > UINT32_MAX) return {scaled / span, static_cast<double>(scaled % span) / static_cast<double>(span)};
+  const uint32_t narrow = static_cast<uint32_t>(scaled), by = static_cast<uint32_t>(span);  // GPUs divide these faster
+  return {narrow / by, static_cast<double>(narrow % by) / static_cast<double>(by)};
+}
+
+// The four control points that act on a pixel, and their weights.
+UF_HD_INLINE void control_taps(Field field, int64_t pixel, int64_t n, int64_t g, int64_t index[4], double weight[4]) {
+  const bool smooth = field == Field::kBSplineSmooth;
+  const auto [base, t] = control_position(field, pixel, n, g);
   if (field == Field::kBicubic) {
     keys_weights(t, weight);
   } else {
@@ -36,6 +48,21 @@ UF_HD_INLINE void control_taps(Field field, int64_t pixel, int64_t n, int64_t g,
     const int64_t i = base + k - (smooth ? 0 : 1);
     index[k] = field == Field::kBSpline ? mirror_index(i, g) : clamp_index(i, g);
   }
+}
+
+// Control points among which are all that act on the pixels `begin` to `last`.
+struct ControlRange {
+  int64_t first, count;
+};
+
+UF_HD_INLINE ControlRange control_range(Field field, int64_t begin, int64_t last, int64_t n, int64_t g) {
+  // one or two beyond each end; a mirrored one comes back by as many
+  int64_t lowest = control_position(field, begin, n, g).whole - 1, highest = control_position(field, last, n, g).whole + 3;
+  if (lowest > g - 3) lowest = g - 3;
+  if (lowest < 0) lowest = 0;
+  if (highest < 2) highest = 2;
+  if (highest > g - 1) highest = g - 1;
+  return {lowest, highest - lowest + 1};
 }
 
 // Turns n samples into the coefficients of the cubic B-spline through them, mirror boundary, in place: one recursive pass

@@ -1,11 +1,7 @@
 #include "cpu/elastic_field.h"
 
-#include <cmath>
-
 namespace uf::warp {
 namespace {
-
-constexpr double kFarthest = 1 << 30;  // beyond this many pixels (or NaN) a block has no integer origin
 
 template <class A>
 UF_INLINE void block_coordinates_impl(const BlockRow<A>& row, Coordinates<A>& out) {
@@ -27,10 +23,6 @@ UF_INLINE void block_coordinates_impl(const BlockRow<A>& row, Coordinates<A>& ou
   }
 }
 
-int64_t origin_of(double coordinate) {
-  return std::fabs(coordinate) <= kFarthest ? floor_of(coordinate) : 0;
-}
-
 }  // namespace
 
 UF_MULTIVERSION void block_coordinates(const BlockRow<float>& row, Coordinates<float>& out) {
@@ -44,8 +36,7 @@ ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
       blocks_(columns.blocks()),
       grid_height_(frame.grid_height),
       grid_width_(frame.grid_width),
-      centre_y_(0.5 * static_cast<double>(frame.height - 1)),
-      centre_x_(0.5 * static_cast<double>(frame.width - 1)) {
+      centre_{0.5 * static_cast<double>(frame.height - 1), 0.5 * static_cast<double>(frame.width - 1)} {
   const int64_t points = grid_height_ * grid_width_, planes = 2 * frame.batch;
   control_.resize(static_cast<size_t>(planes * points));
   for (int64_t i = 0; i < planes * points; ++i) control_[static_cast<size_t>(i)] = frame.displacement[i];
@@ -107,18 +98,18 @@ template <class A>
 void ElasticField<A>::coordinates(int64_t n, int64_t y, int64_t block, const A* row, Coordinates<A>& out) const {
   const Block& b = block_[static_cast<size_t>(block - blocks_.begin)];
   const double* m = affine_[static_cast<size_t>(n)].m;
-  const double py = static_cast<double>(y) - centre_y_, px = static_cast<double>(block * kBlock) - centre_x_;
-  const double base_y = centre_y_ + (m[0] * py + m[1] * px) + m[2];
-  const double base_x = centre_x_ + (m[3] * py + m[4] * px) + m[5];
-  out.origin_y = origin_of(base_y);
-  out.origin_x = origin_of(base_x);
+  const double pixel_y = static_cast<double>(y), pixel_x = static_cast<double>(block * kBlock);
+  const BlockStart start_y = block_start(m, pixel_y, pixel_x, centre_, 0);
+  const BlockStart start_x = block_start(m + 3, pixel_y, pixel_x, centre_, 1);
+  out.origin_y = start_y.origin;
+  out.origin_x = start_x.origin;
   BlockRow<A> in;
   in.control_y = row + b.first;
   in.control_x = row + grid_width_ + b.first;
   in.weights = weights_.data() + b.weights;
   in.count = b.count;
-  in.offset_y = static_cast<A>(base_y - static_cast<double>(out.origin_y));
-  in.offset_x = static_cast<A>(base_x - static_cast<double>(out.origin_x));
+  in.offset_y = static_cast<A>(start_y.offset);
+  in.offset_x = static_cast<A>(start_x.offset);
   in.matrix_yy = static_cast<A>(m[0]);
   in.matrix_yx = in.step_y = static_cast<A>(m[1]);
   in.matrix_xy = static_cast<A>(m[3]);

@@ -4,9 +4,7 @@
 // pixel they are then summed over x with weights that a table holds for each block, only over the control points that
 // reach into the block: three products for a 3x3 grid, whatever its kernel, and no look-up.
 //
-// Blocks lie on fixed positions of the frame and are always computed whole, so that a pixel's coordinates do not depend on
-// which part of the frame is asked for. They are relative to an integer origin near the block: float32 is then exact
-// enough in an image of any size.
+// Blocks (common/warp_coordinates.h) are always computed whole.
 #pragma once
 
 #include <algorithm>
@@ -14,37 +12,10 @@
 #include <vector>
 
 #include "common/macros.h"
+#include "common/warp_coordinates.h"
 #include "cpu/elastic_warp.h"
 
 namespace uf::warp {
-
-constexpr int kBlock = 64;  // pixels
-
-inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
-
-// floor of a number that fits; std::floor is a call into the C library where SSE4.1 cannot be taken for granted.
-template <class A>
-int64_t floor_of(A value) {
-  const int64_t whole = static_cast<int64_t>(value);
-  return whole - (value < static_cast<A>(whole) ? 1 : 0);
-}
-
-// Where an axis of `full` pixels is cropped to `part`; negative where the output reaches beyond the frame.
-inline int64_t centre_start(int64_t full, int64_t part) { return floor_div(full - part, 2); }
-
-// Frame pixels begin <= p < end.
-struct Range {
-  int64_t begin, end;
-
-  static Range centred(int64_t full, int64_t part) {
-    const int64_t start = centre_start(full, part);
-    return {start, start + part};
-  }
-  Range join(Range other) const { return {std::min(begin, other.begin), std::max(end, other.end)}; }
-  bool contains(int64_t i) const { return begin <= i && i < end; }
-  // The blocks that the range touches.
-  Range blocks() const { return {floor_div(begin, kBlock), floor_div(end - 1, kBlock) + 1}; }
-};
 
 // source = origin + (y, x); A is float or double.
 template <class A>
@@ -98,7 +69,7 @@ class ElasticField {
 
   Range rows_, blocks_;
   int64_t grid_height_, grid_width_;
-  double centre_y_, centre_x_;
+  double centre_[2];
   std::vector<Affine> affine_;   // one a sample
   std::vector<double> control_;  // (N, 2, gh, gw); B-spline coefficients for Field::kBSpline
   std::vector<RowTaps> row_taps_;

@@ -189,29 +189,7 @@ Sampler<A> any_sampler(Interpolation kind, PixelType type, int64_t size) {
   }
 }
 
-template <class T>
-uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  return bits;
-}
-
 }  // namespace
-
-Fill make_fill(PixelType type, int64_t element_size, double value) {
-  switch (type) {
-    case PixelType::kHalf:
-      return {to_half(static_cast<float>(value)).bits, value};
-    case PixelType::kBFloat16:
-      return {to_bfloat16(static_cast<float>(value)).bits, value};
-    case PixelType::kFloat:
-      return {bits_of(static_cast<float>(value)), value};
-    case PixelType::kDouble:
-      return {bits_of(value), value};
-    default:
-      return {static_cast<uint64_t>(static_cast<int64_t>(value)), value};  // the low bytes are the element
-  }
-}
 
 template <>
 Sampler<float> plain_sampler<float>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent) {

@@ -10,14 +10,6 @@ namespace uf::warp {
 
 constexpr int64_t kLargestOffset = std::numeric_limits<int32_t>::max() - 64;
 
-// The fill value as bytes of the image's element, and as a number.
-struct Fill {
-  uint64_t bits;
-  double value;
-};
-
-Fill make_fill(PixelType type, int64_t element_size, double value);
-
 template <class A>
 struct SampleArgs;
 

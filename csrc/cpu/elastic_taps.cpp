@@ -1,15 +1,14 @@
 // Two ways to the same taps. Vector code serves blocks whose coordinates are finite and near enough to the image for
-// 32-bit indices and a single reflection; a plain loop in 64 bits serves the rest.
+// 32-bit indices and a single reflection; a plain loop serves the rest.
 #include "cpu/elastic_taps.h"
 
 #include <cmath>
 #include <limits>
 
+#include "common/warp_taps.h"
+
 namespace uf::warp {
 namespace {
-
-constexpr float kNear = 1 << 22;       // relative coordinates below this have fractions in float32
-constexpr double kFar = 1LL << 52;     // coordinates beyond this are integers anyway
 
 template <class A>
 using Lanes = A[kBlock];
@@ -78,30 +77,19 @@ UF_INLINE bool vector_taps(Padding padding, int64_t origin, const A* relative, i
   return true;
 }
 
-template <class A>
-void scalar_taps(Interpolation kind, Padding padding, int64_t origin, const A* relative, int64_t n, AxisTaps<A>& out) {
-  const int taps = tap_count(kind), first = first_tap(kind);
+template <Interpolation Kind, class A>
+void scalar_taps(Padding padding, int64_t origin, const A* relative, int32_t n, AxisTaps<A>& out) {
   out.outside = padding == Padding::kZeros;
   out.consecutive = false;
   for (int k = 0; k < kBlock; ++k) {
-    const double wished = static_cast<double>(origin) + static_cast<double>(relative[k]);
-    const bool is_nan = !(wished == wished);
-    const double q = is_nan ? 0.0 : (wished < -kFar ? -kFar : (wished > kFar ? kFar : wished));
-    const double whole = std::floor(q), t = q - whole;
-    int64_t point = static_cast<int64_t>(whole);
-    A w[4] = {A(1), A(0), A(0), A(0)};
-    if (kind == Interpolation::kNearest) {
-      point += t >= 0.5 ? 1 : 0;
-    } else if (kind == Interpolation::kBilinear) {
-      linear_weights(static_cast<A>(t), w);
-    } else {
-      keys_weights(static_cast<A>(t), w);
-    }
-    for (int tap = 0; tap < taps; ++tap) {
-      const int64_t i = point + first + tap;
-      out.index[tap][k] = static_cast<int32_t>(border_index(padding, i, n));
-      out.inside[tap][k] = !is_nan && i >= 0 && i < n ? 1 : 0;
-      out.weight[tap][k] = w[tap];
+    const AxisPoint<A> point = axis_point(padding, origin, relative[k], n);
+    A weight[kMaxTaps];
+    tap_weights<Kind>(point.rest, weight);
+    for (int tap = 0; tap < tap_count(Kind); ++tap) {
+      const int32_t i = first_index<Kind>(point) + tap;
+      out.index[tap][k] = tap_index(padding, i, n);
+      out.inside[tap][k] = i >= 0 && i < n ? 1 : 0;
+      out.weight[tap][k] = weight[tap];
     }
   }
 }
@@ -137,8 +125,12 @@ bool fast_taps(Interpolation kind, Padding padding, int64_t origin, const double
 
 template <class A>
 void make_taps(Interpolation kind, Padding padding, int64_t origin, const A* relative, int64_t n, AxisTaps<A>& out) {
-  if (!fast_taps(kind, padding, origin, relative, static_cast<int32_t>(n), out)) {
-    scalar_taps(kind, padding, origin, relative, n, out);
+  const int32_t side = static_cast<int32_t>(n);
+  if (fast_taps(kind, padding, origin, relative, side, out)) return;
+  switch (kind) {
+    case Interpolation::kNearest: return scalar_taps<Interpolation::kNearest>(padding, origin, relative, side, out);
+    case Interpolation::kBilinear: return scalar_taps<Interpolation::kBilinear>(padding, origin, relative, side, out);
+    default: return scalar_taps<Interpolation::kBicubic>(padding, origin, relative, side, out);
   }
 }
 

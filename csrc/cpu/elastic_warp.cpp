@@ -77,7 +77,7 @@ std::vector<Target<A>> make_targets(const WarpFrame& frame, const WarpImage* ima
     targets.push_back({&image, Window(frame, image.out_height, image.out_width),
                        choose_sampler<A>(image.interpolation, image.type, image.element_size, extent),
                        plain_sampler<A>(image.interpolation, image.type, image.element_size, extent), extent,
-                       make_fill(image.type, image.element_size, image.fill)});
+                       make_fill(image.type, image.fill)});
   }
   return targets;
 }

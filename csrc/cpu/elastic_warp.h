@@ -1,50 +1,12 @@
-// Warp of images by an elastic field and an affine matrix: output pixel p of the frame reads the input at
-//   q = c + A (p - c + u(p)) + t,   c = ((H - 1) / 2, (W - 1) / 2),   matrix = [A | t],   u = the field,
-// that is, the image is first transformed by the matrix, then deformed. Order y, x; pixels. All images of one call share
-// the frame (N, H, W) and so the coordinates, which are computed once and never stored.
+// Warp of images by an elastic field and an affine matrix: what is computed stands in common/warp_types.h.
 #pragma once
 
 #include <cstdint>
 
-#include "common/border.h"
-#include "common/interp_weights.h"
-#include "common/warp_field.h"
+#include "common/warp_types.h"
 #include "cpu/parallel.h"
 
 namespace uf {
-
-// Numbers that are given as float32 or float64.
-struct Reals {
-  const void* data;  // null: absent
-  bool wide;         // float64
-
-  double operator[](int64_t i) const {
-    return wide ? static_cast<const double*>(data)[i] : static_cast<double>(static_cast<const float*>(data)[i]);
-  }
-};
-
-struct WarpFrame {
-  int64_t batch, height, width;     // of the inputs
-  Reals displacement;               // (N, 2, grid_height, grid_width), contiguous
-  int64_t grid_height, grid_width;  // control points
-  Reals matrix;                     // (N, 2, 3), contiguous, or absent for the identity
-  Field field;
-  Padding padding;
-  bool wide;  // coordinates and sums in float64 instead of float32
-};
-
-enum class PixelType { kInteger, kHalf, kBFloat16, kFloat, kDouble };
-
-struct WarpImage {
-  const void* input;  // (N, C, H, W), any strides (in elements)
-  int64_t channels, stride[4];
-  void* output;  // (N, C, out_height, out_width), contiguous; its first pixel is frame pixel (H - out_height) // 2, ...
-  int64_t out_height, out_width;
-  PixelType type;  // kInteger only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
-  int64_t element_size;
-  Interpolation interpolation;
-  double fill;  // what lies outside the input with Padding::kZeros
-};
 
 void elastic_warp(const WarpFrame& frame, const WarpImage* images, int count, const Parallel& parallel);
 

@@ -22,6 +22,7 @@
 #define __host__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -144,6 +145,33 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
   if (mask != 0xffffffffu) std::abort();  // no kernel here exchanges lanes of half a warp
   return cuda_emulation::exchange(value, cuda_emulation::machine.current % cuda_emulation::kWarp ^ lane_mask);
+}
+
+// Threads take turns at barriers only, so that plain arithmetic is atomic.
+template <class T>
+T atomicAdd(T* address, T value) {
+  const T before = *address;
+  *address = before + value;
+  return before;
+}
+
+template <class T>
+T atomicMax(T* address, T value) {
+  const T before = *address;
+  if (value > before) *address = value;
+  return before;
+}
+
+template <class T>
+T atomicOr(T* address, T value) {
+  const T before = *address;
+  *address = before | value;
+  return before;
+}
+
+inline cudaError_t cudaMemsetAsync(void* address, int byte, size_t count, cudaStream_t) {
+  std::memset(address, byte, count);
+  return cudaSuccess;
 }
 
 template <class... Parameters, class... Arguments>

@@ -99,8 +99,10 @@ def elastic_warp(
     Returns:
         (N, C, h, w), contiguous, in the dtype of the input; a tuple when a tuple (or list) came in. Sums are made in
         float64 where an input of the call is float64, else in float32, and so are the coordinates (relative to a
-        nearby pixel: fine in large images too). Gradients reach floating inputs, any number of times; on the CPU their
-        sums have one order, whatever the number of threads.
+        nearby pixel: fine in large images too). Gradients reach floating inputs, any number of times. On the CPU
+        their sums have one order, whatever the number of threads; on a GPU it differs from run to run, and with it the
+        last bits, unless ``torch.use_deterministic_algorithms`` is on: the sums are then exact multiples of about
+        2^-40 of the largest gradient of a channel, or NaN where a gradient is not finite.
 
     Raises:
         InputError: shapes, batch sizes, devices or numbers of entries do not match, an unknown name, empty images,
@@ -218,6 +220,7 @@ def _fake_backward(
     interpolation: list[int],
     field: int,
     padding: int,
+    deterministic: bool,
 ) -> list[torch.Tensor]:
     return [grad.new_empty((*grad.shape[:2], *input_size)) for grad in grads]
 
@@ -248,6 +251,7 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, ...]:
             [ctx.interpolation[i] for i, _ in wanted],
             ctx.field,
             ctx.padding,
+            torch.are_deterministic_algorithms_enabled(),
         )
         for (i, _), grad in zip(wanted, computed, strict=True):
             result[i] = grad.to(ctx.dtypes[i])
@@ -255,7 +259,7 @@ def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, ...]:
 
 
 def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]) -> None:
-    grads, displacement, matrix, _, ctx.interpolation, ctx.field, ctx.padding = inputs
+    grads, displacement, matrix, _, ctx.interpolation, ctx.field, ctx.padding, _ = inputs
     ctx.save_for_backward(displacement, matrix)
     ctx.output_size = [side for grad in grads for side in grad.shape[2:]]
 
@@ -273,7 +277,7 @@ def _double_backward(ctx: Any, grads: list[torch.Tensor]) -> tuple[Any, ...]:
         ctx.field,
         ctx.padding,
     )
-    return (list(warped), *[None] * 6)
+    return (list(warped), *[None] * 7)
 
 
 if _library.CPU.error is None:
