@@ -27,8 +27,10 @@ def _version(package: str) -> tuple[int, ...] | None:
         return None
 
 
-def run_interpreted(*pytest_arguments: str) -> None:
+def run_interpreted(*pytest_arguments: str, cases: int = 10) -> None:
     """Run tests again, with Triton's kernels interpreted on CPU tensors; fails with the last lines of their output.
+
+    ``cases``: how many are fuzzed of each op, where tests/test_fuzz.py is among them.
 
     A process of its own: Triton decides at the definition of a kernel whether it will be compiled or interpreted.
     """
@@ -39,7 +41,7 @@ def run_interpreted(*pytest_arguments: str) -> None:
         pytest.skip(f"Triton kernels are not interpreted: the interpreter of {triton=} fails with {numpy=}")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *pytest_arguments],
-        env={**os.environ, **INTERPRETER},
+        env={**os.environ, **INTERPRETER, "FUZZ_CASES": str(cases)},
         cwd=Path(__file__).resolve().parent.parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError, InputTypeError
@@ -80,31 +78,6 @@ def test_slices_transposes_and_expanded_inputs(place, generator):
         crop_concat(base[:2, :, :5, :6], up[:, :, :5]), crop_concat(base[:2, :, :5, :6].clone(), up)
     )
     torch.testing.assert_close(crop_concat(flipped, flipped), torch.cat([flipped, flipped], 1), **EXACT)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    n=st.integers(1, 3),
-    c=st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    crop=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    extra=st.tuples(st.integers(0, 7), st.integers(0, 7)),
-    last=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_random_shapes(place, n, c, crop, extra, last, seed):
-    g = torch.Generator().manual_seed(seed)
-    skip = draw(g, n, c[0], crop[0] + extra[0], crop[1] + extra[1]).to(place).requires_grad_()
-    up = draw(g, n, c[1], *crop).to(place).requires_grad_()
-    form = torch.channels_last if last else torch.contiguous_format
-    out = crop_concat(skip.to(memory_format=form), up.to(memory_format=form))
-    torch.testing.assert_close(out.cpu().double(), expected(skip, up), **EXACT)
-    grad = draw(g, *out.shape).to(place)
-    out.backward(grad)
-    y, x = extra[0] // 2, extra[1] // 2
-    padded = torch.zeros_like(skip)
-    padded[:, :, y : y + crop[0], x : x + crop[1]] = grad[:, : c[0]]
-    torch.testing.assert_close(skip.grad, padded, **EXACT)
-    torch.testing.assert_close(up.grad, grad[:, c[0] :], **EXACT)
 
 
 @pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])

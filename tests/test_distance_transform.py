@@ -6,8 +6,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
@@ -29,28 +27,6 @@ def check(masks: np.ndarray, spacing: object = None) -> None:
     expected = truth(masks, spacing)
     assert_distances(distance_transform(torch.from_numpy(masks), spacing=spacing), expected, DISTANCE)
     assert_distances(unet_fast.numpy.distance_transform(masks, spacing=spacing), expected, DISTANCE)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    shape=st.one_of(
-        st.tuples(st.integers(1, 2), st.integers(1, 30), st.integers(1, 90)),
-        st.tuples(st.integers(1, 2), st.integers(1, 8), st.integers(1, 9), st.integers(1, 20)),
-    ),
-    zeros=st.sampled_from((0.0, 0.005, 0.05, 0.4, 0.95)),
-    spacing=st.sampled_from((None, 0.37, "uneven")),
-    thick=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_random_masks(shape, zeros, spacing, thick, seed):
-    rng = np.random.default_rng(seed)
-    masks = rng.random(shape) >= zeros
-    masks.reshape(shape[0], -1)[:, rng.integers(masks[0].size)] = False
-    if thick:
-        masks = masks.repeat(4, axis=1).repeat(5, axis=-1)
-    if spacing == "uneven":
-        spacing = tuple(float(s) for s in rng.choice([0.25, 1.0, 2.0, 3.7, 11.0], size=masks.ndim - 1))
-    check(masks, spacing)
 
 
 @pytest.mark.parametrize("shape", [(1, 201, 340), (1, 340, 67), (1, 20, 31, 42)])

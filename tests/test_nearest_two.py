@@ -8,8 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import unet_fast.numpy
 from tests.instance_maps import (
@@ -36,31 +34,6 @@ def check(labels: np.ndarray, spacing: object = None) -> None:
     ):
         for d, expected in zip(result, truth, strict=True):
             assert_distances(d, expected, DISTANCE)
-
-
-@settings(max_examples=250, deadline=None)
-@given(
-    shape=st.one_of(
-        st.tuples(st.integers(1, 2), st.integers(1, 24), st.integers(1, 40)),
-        st.tuples(st.integers(1, 2), st.integers(1, 7), st.integers(1, 9), st.integers(1, 12)),
-    ),
-    num_labels=st.integers(1, 12),
-    density=st.sampled_from((0.01, 0.05, 0.2, 0.6, 1.0)),
-    spacing=st.sampled_from(SPACINGS),
-    thick=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_random_label_maps(shape, num_labels, density, spacing, thick, seed):
-    rng = np.random.default_rng(seed)
-    labels = random_instances(rng, shape, num_labels, density)
-    if thick:
-        labels = labels.repeat(3, axis=1).repeat(2, axis=-1)
-    dims = labels.ndim - 1
-    if spacing == "uneven":
-        spacing = tuple(float(s) for s in rng.choice([0.25, 1.0, 2.0, 3.7, 11.0], size=dims))
-    elif isinstance(spacing, float):
-        spacing = (spacing,) * dims
-    check(labels, spacing)
 
 
 def stripes(shape: tuple[int, int], step: int, axis: int) -> np.ndarray:

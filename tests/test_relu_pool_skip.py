@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.devices import DEVICES
 from tests.tolerances import BY_DTYPE, CHANNEL_SUM, EXACT
@@ -126,33 +124,6 @@ def test_ties_nan_infinity_and_zeros_of_both_signs():
     assert x.grad[0, 0].tolist() == [[1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0]]
     negative_nan = torch.tensor([-1, 0, 0, 0], dtype=torch.int32).view(torch.float32).reshape(1, 1, 2, 2)
     assert relu_pool_skip(negative_nan)[0].isnan()
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    n=st.integers(1, 3),
-    c=st.integers(1, 50),
-    size=st.tuples(st.integers(2, 12), st.integers(2, 40)),
-    crop=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    up=st.integers(0, 4),
-    last=st.booleans(),
-    half=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_random_shapes(n, c, size, crop, up, last, half, seed):
-    g = torch.Generator().manual_seed(seed)
-    dtype = torch.bfloat16 if half else torch.float32
-    skip_size = tuple(1 + int(f * (s - 1)) for f, s in zip(crop, size, strict=True))
-    x = draw(g, n, c, *size, dtype=dtype, channels_last=last).requires_grad_()
-    got = relu_pool_skip(x, skip_size=skip_size, up_channels=up)
-    x2 = x.detach().clone().requires_grad_()
-    truth = reference.relu_pool_skip(x2, skip_size=skip_size, up_channels=up)
-    torch.testing.assert_close(got[0], truth[0], **EXACT)
-    torch.testing.assert_close(got[1][:, :c], truth[1][:, :c], **EXACT)
-    grads = [draw(g, *out.shape, dtype=dtype) for out in got]
-    torch.autograd.backward(got, grads)
-    torch.autograd.backward(truth, grads)
-    torch.testing.assert_close(x.grad, x2.grad, **EXACT)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -51,3 +51,6 @@ else:
         sample = "not (value_and_gradient and (none or sum or weight_mean or dtype0))"
         files = ("tests/test_triton_weighted_cross_entropy.py", "tests/test_weighted_cross_entropy.py")
         run_interpreted(*files, "-k", f"a_target_outside or ({chosen} and {sample})")
+
+    def test_fuzzed():
+        run_interpreted("tests/test_fuzz.py", "-k", "weighted_cross_entropy")

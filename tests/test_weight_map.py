@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import unet_fast.numpy
-from tests.instance_maps import random_instances, real_instances, two_distances, voronoi_cells
+from tests.instance_maps import random_instances, real_instances, voronoi_cells, weights_of
 from tests.tolerances import EXACT, WEIGHT_MAP
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -17,23 +15,8 @@ from unet_fast.nn import DistanceWeightMap
 from unet_fast.ops import nearest_two, use_backend, weight_map
 
 
-def expected(
-    labels: np.ndarray,
-    w0: float = 10.0,
-    sigma: float = 5.0,
-    class_weights: tuple[float, float] = (1.0, 1.0),
-    inside: bool = False,
-) -> np.ndarray:
-    d1, d2 = two_distances(labels)
-    border = w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))
-    border[np.isinf(d2)] = 0
-    if not inside:
-        border[labels != 0] = 0
-    return np.where(labels != 0, class_weights[1], class_weights[0]) + border
-
-
 def check(labels: np.ndarray, **options: object) -> None:
-    truth = torch.from_numpy(expected(labels, **options))
+    truth = torch.from_numpy(weights_of(labels, **options))
     if "class_weights" in options:
         options["class_weights"] = torch.tensor(options["class_weights"])
     result = weight_map(torch.from_numpy(labels), **options)
@@ -41,24 +24,6 @@ def check(labels: np.ndarray, **options: object) -> None:
     torch.testing.assert_close(result.double(), truth, **WEIGHT_MAP)
     same = unet_fast.numpy.weight_map(labels, **options)
     torch.testing.assert_close(torch.from_numpy(same), result, **WEIGHT_MAP)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 70)),
-    num_labels=st.integers(1, 12),
-    density=st.sampled_from((0.002, 0.02, 0.2, 1.0)),
-    sigma=st.sampled_from((0.3, 1.0, 5.0, 40.0)),
-    w0=st.sampled_from((0.0, 1.0, 10.0)),
-    inside=st.booleans(),
-    thick=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_random_label_maps(shape, num_labels, density, sigma, w0, inside, thick, seed):
-    labels = random_instances(np.random.default_rng(seed), shape, num_labels, density)
-    if thick:
-        labels = labels.repeat(3, axis=1).repeat(4, axis=2)
-    check(labels, sigma=sigma, w0=w0, inside=inside, class_weights=(0.5, 2.0))
 
 
 def test_crowded_cells(rng):

@@ -31,7 +31,7 @@ def conv_bias_relu(
 
     Returns:
         (N, K, H + 2 * padding - kh + 1, W + 2 * padding - kw + 1). On the CPU oneDNN adds the bias and applies the ReLU
-        while it writes the convolution's result; elsewhere one pass does it in place. The backward masks the incoming
+        while it writes the convolution's result (its ReLU makes 0 of a NaN); elsewhere one pass does it in place. The backward masks the incoming
         gradient with the output (which the next layer keeps anyway) and sums it for the bias in one pass, before the two
         products of the convolution's own backward. Second derivatives raise; ``unet_fast.reference.conv_bias_relu`` has
         them.
