@@ -16,10 +16,11 @@ UF_INLINE void block_coordinates_impl(const BlockRow<A>& row, Coordinates<A>& ou
     }
   }
   const BlockRow<A> in = row;  // a copy: the stores below cannot change it
+  out.origin_y = in.origin_y;
+  out.origin_x = in.origin_x;
   for (int k = 0; k < kBlock; ++k) {
-    const A step = static_cast<A>(k);
-    out.y[k] = in.offset_y + (in.step_y * step + (in.matrix_yy * uy[k] + in.matrix_yx * ux[k]));
-    out.x[k] = in.offset_x + (in.step_x * step + (in.matrix_xy * uy[k] + in.matrix_xx * ux[k]));
+    out.y[k] = in.offset_y + multiply_add(in.step_y, static_cast<A>(k), uy[k]);
+    out.x[k] = in.offset_x + multiply_add(in.step_x, static_cast<A>(k), ux[k]);
   }
 }
 
@@ -71,7 +72,7 @@ ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
       first = std::min(first, *std::min_element(index[k], index[k] + 4));
       last = std::max(last, *std::max_element(index[k], index[k] + 4));
     }
-    const Block block{first, last - first + 1, static_cast<int64_t>(weights_.size())};
+    const BlockTable block{first, last - first + 1, static_cast<int64_t>(weights_.size())};
     weights_.resize(weights_.size() + static_cast<size_t>(block.count * kBlock), A(0));
     A* table = weights_.data() + block.weights;
     for (int k = 0; k < kBlock; ++k) {
@@ -84,37 +85,19 @@ ElasticField<A>::ElasticField(const WarpFrame& frame, Range rows, Range columns)
 template <class A>
 void ElasticField<A>::row(int64_t n, int64_t y, A* out) const {
   const RowTaps& taps = row_taps_[static_cast<size_t>(y - rows_.begin)];
-  for (int axis = 0; axis < 2; ++axis) {
-    const double* plane = control_.data() + (2 * n + axis) * grid_height_ * grid_width_;
-    for (int64_t j = 0; j < grid_width_; ++j) {
-      double sum = 0;
-      for (int k = 0; k < 4; ++k) sum += taps.weight[k] * plane[taps.index[k] * grid_width_ + j];
-      out[axis * grid_width_ + j] = static_cast<A>(sum);
-    }
-  }
-}
-
-template <class A>
-void ElasticField<A>::coordinates(int64_t n, int64_t y, int64_t block, const A* row, Coordinates<A>& out) const {
-  const Block& b = block_[static_cast<size_t>(block - blocks_.begin)];
   const double* m = affine_[static_cast<size_t>(n)].m;
-  const double pixel_y = static_cast<double>(y), pixel_x = static_cast<double>(block * kBlock);
-  const BlockStart start_y = block_start(m, pixel_y, pixel_x, centre_, 0);
-  const BlockStart start_x = block_start(m + 3, pixel_y, pixel_x, centre_, 1);
-  out.origin_y = start_y.origin;
-  out.origin_x = start_x.origin;
-  BlockRow<A> in;
-  in.control_y = row + b.first;
-  in.control_x = row + grid_width_ + b.first;
-  in.weights = weights_.data() + b.weights;
-  in.count = b.count;
-  in.offset_y = static_cast<A>(start_y.offset);
-  in.offset_x = static_cast<A>(start_x.offset);
-  in.matrix_yy = static_cast<A>(m[0]);
-  in.matrix_yx = in.step_y = static_cast<A>(m[1]);
-  in.matrix_xy = static_cast<A>(m[3]);
-  in.matrix_xx = in.step_x = static_cast<A>(m[4]);
-  block_coordinates(in, out);
+  const int64_t points = grid_height_ * grid_width_;
+  const double* plane = control_.data() + 2 * n * points;
+  for (int64_t j = 0; j < grid_width_; ++j) {
+    double sum_y = 0, sum_x = 0;
+    for (int k = 0; k < 4; ++k) {
+      const double* point = plane + taps.index[k] * grid_width_ + j;
+      sum_y += taps.weight[k] * point[0];
+      sum_x += taps.weight[k] * point[points];
+    }
+    out[j] = static_cast<A>(m[0] * sum_y + m[1] * sum_x);
+    out[grid_width_ + j] = static_cast<A>(m[3] * sum_y + m[4] * sum_x);
+  }
 }
 
 template class ElasticField<float>;

@@ -2,7 +2,7 @@
 // interpolation), then one read per image and channel. Nothing of the size of the image is stored but the outputs.
 #include "cpu/elastic_warp.h"
 
-
+#include "cpu/elastic_strip.h"
 #include "cpu/elastic_field.h"
 #include "cpu/elastic_sample.h"
 #include "cpu/elastic_taps.h"
@@ -14,14 +14,25 @@ namespace {
 constexpr int kKinds = 3;
 constexpr int64_t kGrainPixels = 1 << 13;  // less work than this is not worth waking a second thread for
 
-// Taps of one block, made on first use for each interpolation.
+// One block of frame pixels: what the images that are read there share, made when one of them asks for it.
 template <class A>
-struct BlockTaps {
+struct Block {
+  BlockRow<A> row;
+  Coordinates<A> at;
   AxisTaps<A> y[kKinds], x[kKinds];
-  bool made[kKinds];
+  bool located, made[kKinds];
 
-  int ask(Interpolation kind, const WarpFrame& frame, const Coordinates<A>& at) {
+  void start(const BlockRow<A>& of_row) {
+    row = of_row;
+    located = false;
+    std::fill_n(made, kKinds, false);
+  }
+
+  // The place of the taps in y and x.
+  int ask(Interpolation kind, const WarpFrame& frame) {
     const int i = static_cast<int>(kind);
+    if (!located) block_coordinates(row, at);
+    located = true;
     if (!made[i]) {
       make_taps(kind, frame.padding, at.origin_y, at.y, frame.height, y[i]);
       make_taps(kind, frame.padding, at.origin_x, at.x, frame.width, x[i]);
@@ -31,14 +42,6 @@ struct BlockTaps {
   }
 };
 
-template <class A>
-struct Scratch {
-  explicit Scratch(int64_t row_size) : row(static_cast<size_t>(row_size)) {}
-  std::vector<A> row;
-  Coordinates<A> at;
-  BlockTaps<A> taps;
-};
-
 // Where the crop of an output lies in the frame.
 struct Window {
   Range rows, columns;
@@ -46,10 +49,10 @@ struct Window {
   Window(const WarpFrame& frame, int64_t out_height, int64_t out_width)
       : rows(Range::centred(frame.height, out_height)), columns(Range::centred(frame.width, out_width)) {}
 
-  // The part of a block that lies in the window, as lanes.
-  Range lanes(int64_t block) const {
-    return {std::max<int64_t>(columns.begin - block * kBlock, 0),
-            std::min<int64_t>(columns.end - block * kBlock, kBlock)};
+  // Of the pixels (y, first + begin) to (y, first + end), those that lie in the window.
+  Range part(int64_t y, int64_t first, Range of) const {
+    if (!rows.contains(y)) return {0, 0};
+    return {std::max(columns.begin - first, of.begin), std::min(columns.end - first, of.end)};
   }
 };
 
@@ -63,6 +66,7 @@ struct Target {
   const WarpImage* image;
   Window window;
   Sampler<A> sampler, plain;
+  StripSampler strip_sampler;  // may be null
   int64_t extent;
   Fill fill;
 };
@@ -76,37 +80,98 @@ std::vector<Target<A>> make_targets(const WarpFrame& frame, const WarpImage* ima
     const int64_t extent = (frame.height - 1) * image.stride[2] + (frame.width - 1) * image.stride[3];
     targets.push_back({&image, Window(frame, image.out_height, image.out_width),
                        choose_sampler<A>(image.interpolation, image.type, image.element_size, extent),
-                       plain_sampler<A>(image.interpolation, image.type, image.element_size, extent), extent,
-                       make_fill(image.type, image.fill)});
+                       plain_sampler<A>(image.interpolation, image.type, image.element_size, extent),
+                       avx512_sampler(frame, image, extent), extent, make_fill(image.type, image.fill)});
   }
   return targets;
 }
 
-// All channels of one image for the lanes of a block.
+// Where the channels of one image come from and go to.
+struct Planes {
+  const char* input;
+  char* output;
+  int64_t in_channel, out_channel;  // bytes from one channel to the next
+
+  // From frame pixel (y, x) of sample n on.
+  template <class A>
+  Planes(const Target<A>& target, int64_t n, int64_t y, int64_t x) {
+    const WarpImage& image = *target.image;
+    const int64_t size = image.element_size, pixels = image.out_height * image.out_width;
+    const int64_t first = (y - target.window.rows.begin) * image.out_width + x - target.window.columns.begin;
+    input = static_cast<const char*>(image.input) + n * image.stride[0] * size;
+    output = static_cast<char*>(image.output) + (n * image.channels * pixels + first) * size;
+    in_channel = image.stride[1] * size;
+    out_channel = pixels * size;
+  }
+};
+
+// Frame pixels (y, x) with `begin` <= x - first < `end`.
 template <class A>
-void sample_block(const WarpFrame& frame, const Target<A>& target, int64_t n, int64_t y, int64_t block, Range lanes, int kind,
-                  Scratch<A>& scratch) {
+void sample_strip(const WarpFrame& frame, const Target<A>& target, int64_t n, int64_t y, int64_t first, Range part,
+                  const Places& places) {
   const WarpImage& image = *target.image;
-  const int64_t size = image.element_size, height = image.out_height, width = image.out_width;
-  const char* input = static_cast<const char*>(image.input) + n * image.stride[0] * size;
-  const int64_t first = (y - target.window.rows.begin) * width + block * kBlock + lanes.begin - target.window.columns.begin;
-  char* output = static_cast<char*>(image.output) + (n * image.channels * height * width + first) * size;
-  SampleArgs<A> args{input,
+  const Planes planes(target, n, y, first + part.begin);
+  target.strip_sampler({&places, frame.padding, static_cast<int32_t>(frame.height), static_cast<int32_t>(frame.width),
+                        planes.input, image.stride[2], image.stride[3], target.extent, image.channels,
+                        planes.in_channel, planes.out_channel, target.fill, planes.output,
+                        static_cast<int>(part.begin), static_cast<int>(part.end)});
+}
+
+// The lanes of a block by way of its taps.
+template <class A>
+void sample_block(const WarpFrame& frame, const Target<A>& target, int64_t n, int64_t y, int64_t first, Range lanes,
+                  Block<A>& block) {
+  const WarpImage& image = *target.image;
+  const Planes planes(target, n, y, first + lanes.begin);
+  const int kind = block.ask(image.interpolation, frame);
+  SampleArgs<A> args{planes.input,
                      image.stride[2],
                      image.stride[3],
                      target.extent,
                      static_cast<int32_t>(frame.width),
-                     &scratch.taps.y[kind],
-                     &scratch.taps.x[kind],
+                     &block.y[kind],
+                     &block.x[kind],
                      target.fill,
                      target.plain,
-                     output,
+                     planes.output,
                      static_cast<int>(lanes.begin),
                      static_cast<int>(lanes.end - lanes.begin)};
   for (int64_t c = 0; c < image.channels; ++c) {
-    args.plane = input + c * image.stride[1] * size;
-    args.out = output + c * height * width * size;
+    args.plane = planes.input + c * planes.in_channel;
+    args.out = planes.output + c * planes.out_channel;
     target.sampler(args);
+  }
+}
+
+// The blocks `blocks`, at most a strip of them, of one row.
+template <class A>
+void warp_strip(const WarpFrame& frame, const std::vector<Target<A>>& targets, const ElasticField<A>& field, int64_t n,
+                int64_t y, Range blocks, const A* row, Locator locate, Places& places, Block<A>& block) {
+  const int64_t count = blocks.end - blocks.begin, first = blocks.begin * kBlock;
+  uint32_t placed = 0;
+  const auto is_placed = [&placed](int64_t b) { return (placed >> b & 1) != 0; };
+  if constexpr (sizeof(A) == sizeof(float)) {
+    if (locate) placed = locate(frame, field.strip_row(n, y, blocks, row), places);
+    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+      for (end = begin + 1; end < count && is_placed(end) == is_placed(begin);) ++end;
+      if (!is_placed(begin)) continue;
+      for (const Target<A>& target : targets) {
+        const Range part = target.window.part(y, first, {begin * kBlock, end * kBlock});
+        if (target.strip_sampler && part.begin < part.end) sample_strip(frame, target, n, y, first, part, places);
+      }
+    }
+  }
+  for (int64_t b = 0; b < count; ++b) {
+    bool started = false;
+    for (const Target<A>& target : targets) {
+      if (is_placed(b) && target.strip_sampler) continue;
+      const int64_t x = first + b * kBlock;
+      const Range lanes = target.window.part(y, x, {0, kBlock});
+      if (lanes.begin >= lanes.end) continue;
+      if (!started) block.start(field.block_row(n, y, blocks.begin + b, row));
+      started = true;
+      sample_block(frame, target, n, y, x, lanes, block);
+    }
   }
 }
 
@@ -115,30 +180,25 @@ void forward(const WarpFrame& frame, const WarpImage* images, int count, const P
   const std::vector<Target<A>> targets = make_targets<A>(frame, images, count);
   if (targets.empty()) return;
   Range rows = targets[0].window.rows, columns = targets[0].window.columns;
+  bool use_places = false;
   for (const Target<A>& target : targets) {
     rows = rows.join(target.window.rows);
     columns = columns.join(target.window.columns);
+    use_places = use_places || target.strip_sampler;
   }
+  const Locator locate = use_places ? avx512_locator() : nullptr;
   const ElasticField<A> field(frame, rows, columns);
   const int64_t height = rows.end - rows.begin, grain = kGrainPixels / (columns.end - columns.begin) + 1;
   parallel(frame.batch * height, grain, [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch(field.row_size());
+    std::vector<A> row(static_cast<size_t>(field.row_size()));
+    Places places;
+    Block<A> block;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / height, y = rows.begin + unit % height;
-      field.row(n, y, scratch.row.data());
-      for (int64_t block = field.blocks().begin; block < field.blocks().end; ++block) {
-        bool located = false;
-        for (const Target<A>& target : targets) {
-          const Range lanes = target.window.lanes(block);
-          if (!target.window.rows.contains(y) || lanes.begin >= lanes.end) continue;
-          if (!located) {
-            field.coordinates(n, y, block, scratch.row.data(), scratch.at);
-            std::fill_n(scratch.taps.made, kKinds, false);
-            located = true;
-          }
-          const int kind = scratch.taps.ask(target.image->interpolation, frame, scratch.at);
-          sample_block(frame, target, n, y, block, lanes, kind, scratch);
-        }
+      field.row(n, y, row.data());
+      for (int64_t b = field.blocks().begin; b < field.blocks().end; b += kStripBlocks) {
+        const Range strip{b, std::min(b + kStripBlocks, field.blocks().end)};
+        warp_strip(frame, targets, field, n, y, strip, row.data(), locate, places, block);
       }
     }
   });
@@ -192,7 +252,8 @@ void backward(const WarpFrame& frame, const WarpGradient* gradients, int count, 
   const int64_t wished = (parallel.threads() + frame.batch - 1) / frame.batch;
   const int64_t bands = std::max<int64_t>(std::min(wished, height), 1);
   parallel(frame.batch * bands, 1, [&](int64_t begin, int64_t end) {
-    Scratch<A> scratch(field.row_size());
+    std::vector<A> row(static_cast<size_t>(field.row_size()));
+    Block<A> block;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / bands, part = unit % bands;
       const Band band{{height * part / bands, height * (part + 1) / bands}};
@@ -203,28 +264,23 @@ void backward(const WarpFrame& frame, const WarpGradient* gradients, int count, 
         }
       }
       for (int64_t y = rows.begin; y < rows.end; ++y) {
-        field.row(n, y, scratch.row.data());
-        for (int64_t block = field.blocks().begin; block < field.blocks().end; ++block) {
-          bool located = false;
+        field.row(n, y, row.data());
+        for (int64_t index = field.blocks().begin; index < field.blocks().end; ++index) {
+          block.start(field.block_row(n, y, index, row.data()));
           for (int i = 0; i < count; ++i) {
             const WarpGradient& g = gradients[i];
             const Window& window = windows[static_cast<size_t>(i)];
-            const Range lanes = window.lanes(block);
-            if (is_empty(g) || !window.rows.contains(y) || lanes.begin >= lanes.end) continue;
-            if (!located) {
-              field.coordinates(n, y, block, scratch.row.data(), scratch.at);
-              std::fill_n(scratch.taps.made, kKinds, false);
-              located = true;
-            }
-            const int kind = scratch.taps.ask(g.interpolation, frame, scratch.at), taps = tap_count(g.interpolation);
-            scratch.taps.y[kind].expand(taps);
-            scratch.taps.x[kind].expand(taps);
-            if (!band.touches(scratch.taps.y[kind], taps)) continue;
+            const Range lanes = window.part(y, index * kBlock, {0, kBlock});
+            if (is_empty(g) || lanes.begin >= lanes.end) continue;
+            const int kind = block.ask(g.interpolation, frame), taps = tap_count(g.interpolation);
+            block.y[kind].expand(taps);
+            block.x[kind].expand(taps);
+            if (!band.touches(block.y[kind], taps)) continue;
             const int64_t first =
-                (y - window.rows.begin) * g.out_width + block * kBlock + lanes.begin - window.columns.begin;
+                (y - window.rows.begin) * g.out_width + index * kBlock + lanes.begin - window.columns.begin;
             for (int64_t c = 0; c < g.channels; ++c) {
               const int64_t image = n * g.channels + c;
-              scatter_block(band, scratch.taps.y[kind], scratch.taps.x[kind], taps, lanes,
+              scatter_block(band, block.y[kind], block.x[kind], taps, lanes,
                             static_cast<const A*>(g.grad_output) + image * g.out_height * g.out_width + first,
                             static_cast<A*>(g.grad_input) + image * height * width, width);
             }
