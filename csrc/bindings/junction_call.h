@@ -28,6 +28,15 @@ inline MemoryFormat format_of_layout(bool channels_last, int64_t dims = 4) {
   return channels_last ? channels_last_format(dims) : MemoryFormat::Contiguous;
 }
 
+// The dense layout that is nearest to a tensor's.
+inline MemoryFormat layout_of(const Tensor& tensor) { return format_of_layout(is_channels_last(tensor), tensor.dim()); }
+
+inline BiasReluShape bias_relu_shape(const Tensor& dense) {
+  int64_t pixels = 1;
+  for (int64_t d = 2; d < dense.dim(); ++d) pixels *= dense.size(d);
+  return {dense.size(0), dense.size(1), pixels, is_channels_last(dense)};
+}
+
 // The tensor itself where it steps by one element along the innermost dimension of the layout, else a copy that does.
 inline Tensor innermost_dense_image(const Tensor& tensor, bool channels_last) {
   const int64_t dim = channels_last ? 1 : tensor.dim() - 1;

@@ -28,6 +28,12 @@ struct ReluPoolSkipShape {
   UF_HD_INLINE int64_t skip_left() const { return crop_start(width, skip_width); }
 };
 
+// y = relu(x + bias[c]) of a dense image or volume; `pixels` counts those of one channel plane.
+struct BiasReluShape {
+  int64_t batch, channels, pixels;
+  bool channels_last;
+};
+
 // Element (n, c, y, x) of a dense image.
 UF_HD_INLINE ImageStride dense_stride(int64_t channels, int64_t height, int64_t width, bool channels_last) {
   if (channels_last) return {height * width * channels, 1, width * channels, channels};

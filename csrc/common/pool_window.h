@@ -38,6 +38,13 @@ UF_HD_INLINE Bits<T> rectified_bits(A value) {
   return bits == magnitude || magnitude > infinity_bits<T>() ? magnitude : U(0);
 }
 
+// The bits of a gradient where the output of a ReLU, which is positive, NaN or 0 of either sign, is not 0.
+template <class T>
+UF_HD_INLINE Bits<T> where_on(T out, T grad) {
+  using U = Bits<T>;
+  return static_cast<U>(bits_of(grad) & (static_cast<U>(bits_of(out) << 1) ? static_cast<U>(~U(0)) : U(0)));
+}
+
 // The window's pixels are numbered 2 * dy + dx. Pixels that lie outside the image count as 0.
 template <class U>
 struct PoolWindow {

@@ -72,13 +72,6 @@ UF_INLINE void forward(const Call<T, A>& call, int64_t begin, int64_t end) {
 
 // ---- backward
 
-// The bits of the gradient where the output, which is positive, NaN or 0 of either sign, is not 0.
-template <class T>
-UF_INLINE Bits<T> where_on(T out, T grad) {
-  using U = Bits<T>;
-  return static_cast<U>(bits_of(grad) & (static_cast<U>(bits_of(out) << 1) ? static_cast<U>(~U(0)) : U(0)));
-}
-
 template <class T, class A>
 struct MaskPixel {
   const T* __restrict grad;

@@ -4,15 +4,10 @@
 #include <cstdint>
 
 #include "common/cross_entropy_types.h"
+#include "common/junction_types.h"
 #include "cpu/parallel.h"
 
 namespace uf {
-
-// A dense image or volume; `pixels` counts those of one channel plane.
-struct BiasReluShape {
-  int64_t batch, channels, pixels;
-  bool channels_last;
-};
 
 // bias (C) is wide (double for float64, else float) or null. out may be x.
 void bias_relu(const BiasReluShape& shape, FloatType type, const void* x, const void* bias, void* out,

@@ -7,18 +7,10 @@
 namespace uf::bindings {
 namespace {
 
-MemoryFormat layout_of(const Tensor& tensor) { return format_of_layout(is_channels_last(tensor), tensor.dim()); }
-
-BiasReluShape shape_of(const Tensor& dense) {
-  int64_t pixels = 1;
-  for (int64_t d = 2; d < dense.dim(); ++d) pixels *= dense.size(d);
-  return {dense.size(0), dense.size(1), pixels, is_channels_last(dense)};
-}
-
 void apply(const Tensor& x, const std::optional<Tensor>& bias_in, const Tensor& out) {
   const std::optional<Tensor> bias = dense_bias(bias_in, x, x.size(1), "bias_relu");
-  bias_relu(shape_of(x), element_type(x, "bias_relu"), x.const_data_ptr(), data_or_null(bias), out.mutable_data_ptr(),
-            torch_parallel());
+  bias_relu(bias_relu_shape(x), element_type(x, "bias_relu"), x.const_data_ptr(), data_or_null(bias),
+            out.mutable_data_ptr(), torch_parallel());
 }
 
 Tensor bias_relu_cpu(const Tensor& x_in, std::optional<Tensor> bias) {
@@ -44,7 +36,7 @@ std::tuple<Tensor, Tensor> bias_relu_gradients(const Tensor& grad_in, const Tens
   const MemoryFormat format = layout_of(out_in);
   const Tensor grad = torch::stable::contiguous(grad_in, format), out = torch::stable::contiguous(out_in, format);
   const Tensor grad_x = new_tensor(grad, sizes(grad), std::nullopt, format);
-  const BiasReluShape shape = shape_of(out);
+  const BiasReluShape shape = bias_relu_shape(out);
   ChannelGradient bias(want_bias, bias_relu_parts(shape), shape.channels);
   bias_relu_backward(shape, element_type(out, "bias_relu"), grad.const_data_ptr(), out.const_data_ptr(),
                      grad_x.mutable_data_ptr(), bias.sums(), bias.workspace(), torch_parallel());

@@ -1,0 +1,14 @@
+// The last step of a sum over all pixels of each channel, on a stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "common/cross_entropy_types.h"
+
+namespace uf::cuda {
+
+// sums (channels), double for float64 and else float <- partial (parts, channels); 0 where there are no parts.
+cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, FloatType type, void* sums,
+                         cudaStream_t stream);
+
+}  // namespace uf::cuda
