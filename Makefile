@@ -1,22 +1,28 @@
 # make demo    install into .venv, train on synthetic images, predict, score, write a picture report to demo/report
 # make test    install into .venv with what the tests need, lint, type checks, all tests
 # make bench   install, run the benchmarks (BENCH="weight_map --quick" for some), write benchmarks/results
+# make family DATA=DIR   train every system of the sources on public images for a fixed number of steps, write its table
 # make build   compile what changed in csrc
+# make fuzz    10,000 random cases of every op against independent truths (FUZZ_CASES=..., SEED=..., OPS="crop_concat ...")
+# make sanitize   the ops' tests on CPU kernels built with AddressSanitizer and UBSan, the NumPy module's threads with TSan
 # make cuda-check   compile the CUDA kernels for every architecture (nvcc, no GPU); fails on register spills
+# make gpu-check   on a machine with a GPU: build, test, sanitize, benchmark with $(PYTHON) as it is; below 9 minutes
 # PYTHON=...   the interpreter that .venv is made from; VENV=... another folder for it; TORCH=... another torch to install
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 JOBS ?= 2
+FUZZ_CASES ?= 10000
+SEED ?= 0
 PY := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -type f)
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint cuda-check bench clean
+.PHONY: help demo test install build lint fuzz sanitize cuda-check gpu-check bench family clean
 
 help:
-	@sed -n '1,6p' Makefile
+	@sed -n '1,10p' Makefile
 
 # Made once, and again when the packaging changes. Torch comes first, because the build needs it.
 $(VENV)/.installed: pyproject.toml Makefile
@@ -54,12 +60,27 @@ lint: $(VENV)/.tested
 test: build lint
 	$(PY) -m pytest -n $(JOBS) --dist loadfile
 
+fuzz: build $(VENV)/.tested
+	$(PY) -m tests.fuzz $(OPS) --cases $(FUZZ_CASES) --seed $(SEED) --jobs $(JOBS)
+
+sanitize: $(VENV)/.tested
+	MAX_JOBS=$(JOBS) $(PY) csrc/cpu/sanitize.py $(SANITIZE)
+
 cuda-check: install
 	$(PY) csrc/cuda/check.py --jobs $(JOBS)
+
+# In the environment of $(PYTHON), which needs torch with CUDA, Triton and the tests' packages; STAGES="build tests" for some.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check $(STAGES)
 
 bench: build $(VENV)/.tested
 	@$(PY) -m pip install --group bench $(QUIETLY)
 	$(PY) -m benchmarks $(BENCH)
+
+# Goes on where it was stopped: what is in the result file is not trained again.
+family: build
+	$(PY) -m benchmarks.family --data $(DATA)
+	$(PY) -m benchmarks.tables
 
 clean:
 	rm -rf $(VENV) build *.egg-info unet_fast/*.so unet_fast/_build_info.json

@@ -4,7 +4,8 @@
     unet_fast/_torch_cpu.so    the CPU operators of torch, through torch's stable C ABI
     unet_fast/_torch_cuda.so   the CUDA operators, when torch has CUDA and nvcc is there
 
-Environment: UNET_FAST_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXXFLAGS.
+Environment: UNET_FAST_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CXXFLAGS; UNET_FAST_SANITIZE=address,undefined (or
+thread, for the NumPy module) builds the CPU parts for GCC's or Clang's sanitizers, as ``make sanitize`` does.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ CXX_FLAGS = [
     "-Wextra",
     "-Wno-unused-parameter",
 ]
+# What the compiler shall check at run time, none in a build that is used.
+SANITIZERS = os.environ.get("UNET_FAST_SANITIZE", "")
+if SANITIZERS:
+    CXX_FLAGS += [
+        f"-fsanitize={SANITIZERS}",
+        "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
+        "-g1",
+        "-O1",
+        # its resolvers run before the sanitizers are ready
+        "-DUF_NO_MULTIVERSION",
+    ]
+LINK_FLAGS = [f"-fsanitize={SANITIZERS}"] if SANITIZERS else []
 # hidden as on the host side: two libraries define the same templates, and each must keep to its own
 NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden,-Wall"]
 
@@ -127,6 +141,7 @@ def torch_extension(name: str, files: list[str], *, cuda: bool) -> Extension:
         language="c++",
         # one nvcc process compiles for four architectures at once: the build is as long as the slowest of them
         extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, "--threads=4"]},
+        extra_link_args=LINK_FLAGS,
     )
 
 
@@ -155,7 +170,7 @@ def extensions() -> list[Extension]:
     use_ninja = shutil.which("ninja") is not None
     say(f"torch {torch.__version__}, pybind11 {pybind11.__version__}, Python {platform.python_version()}")
     say("ninja: " + ("yes" if use_ninja else "not found, compiling file by file (pip install ninja is faster)"))
-    cuda, why = decide_cuda()
+    cuda, why = (False, "UNET_FAST_SANITIZE is for the CPU kernels") if SANITIZERS else decide_cuda()
     say(f"CUDA: {'yes' if cuda else 'no'} ({why})")
     built = [
         Extension(
@@ -164,14 +179,12 @@ def extensions() -> list[Extension]:
             include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
             language="c++",
             extra_compile_args={"cxx": CXX_FLAGS},
-            extra_link_args=["-pthread"],
-        ),
-        torch_extension(
-            "unet_fast._torch_cpu",
-            ["csrc/bindings/torch_ops.cpp", *sources("bindings/torch_cpu", "*.cpp")],
-            cuda=False,
+            extra_link_args=["-pthread", *LINK_FLAGS],
         ),
     ]
+    if "thread" not in SANITIZERS:  # which takes the barriers of torch's OpenMP for races
+        operators = ["csrc/bindings/torch_ops.cpp", *sources("bindings/torch_cpu", "*.cpp")]
+        built.append(torch_extension("unet_fast._torch_cpu", operators, cuda=False))
     info = {"torch": torch.__version__, "cuda": cuda, "cuda_reason": why, "cxx_flags": CXX_FLAGS}
     if cuda:
         info["cuda_architectures"] = set_architectures()
@@ -183,7 +196,8 @@ def extensions() -> list[Extension]:
                 cuda=True,
             )
         )
-    (ROOT / "unet_fast" / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
+    if not SANITIZERS:  # which are built elsewhere
+        (ROOT / "unet_fast" / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
     return built
 
 
