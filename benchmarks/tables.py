@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import family
 from benchmarks.common import RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,8 @@ def pages() -> list[Path]:
 
 def table(result: dict[str, Any]) -> str:
     """One result file as Markdown, with its conditions below."""
+    if "system" in result["rows"][0]:
+        return family.table(result)
     limit = any(row.get("share") is not None for row in result["rows"])
     lines = [
         "| case | candidate | ms (median) | quartiles | ratio |" + (" of the limit |" if limit else ""),

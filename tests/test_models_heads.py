@@ -129,6 +129,18 @@ def test_pruning_removes_weights_and_work_and_keeps_the_head(
     assert next(full.parameters()).abs().max() > 0
 
 
+def test_pruned_to_the_first_level_little_is_left() -> None:
+    def size_and_work(**options: int) -> tuple[int, int]:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            net = uf.models.create("unet++", **options).eval()
+            net(torch.empty(1, 1, 256, 256))
+        return sum(p.numel() for p in net.parameters()), counter.get_total_flops()
+
+    weights, work = size_and_work()
+    fewer_weights, less_work = size_and_work(prune=1)
+    assert fewer_weights < 0.02 * weights and less_work < 0.15 * work
+
+
 def test_full_weights_load_into_a_network_that_is_built_pruned(rng: np.random.Generator) -> None:
     full = lively(UNetPlusPlus(base_channels=4, depth=3), rng).to(torch.bfloat16)
     small = uf.models.create("unet++", base_channels=4, depth=3, prune=2)

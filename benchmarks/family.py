@@ -1,0 +1,203 @@
+"""Every system of the sources, trained by its recipe for a fixed number of tiles on public images, and scored.
+
+``python -m benchmarks.family --data DIR [--tiles 1] [--only em,keras] [--sets isbi2012]``, or ``make family DATA=DIR``
+
+DIR holds a folder for each set of :data:`SETS`, in any layout that ``unet-fast train --data`` reads. The networks are
+narrow and the budget is counted in tiles, not in minutes, so that one processor core goes through all of it in about an
+hour and a machine that is busy gets the same scores. A run that is in the result file is not done again.
+
+The last fifth of the images (at least two) is held out. It chooses nothing but the thresholds that the errors are
+defined by: the weights that are scored are the last ones. Recipes are followed but for width, tile, batch and learning
+rate; encoders start from random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import RESULTS, conditions, machine_name
+from unet_fast import data, recipes, train
+from unet_fast.evaluate import evaluate
+from unet_fast.predict import OverlapTile
+
+BASE_CHANNELS, TILE = 8, 192
+# the rates of the recipes suit hours of training on a GPU; a few hundred steps would show the beginning of a curve
+RATES = {"adam": 3e-3, "sgd": 1e-3}
+LARGEST_BATCH = 2  # likewise: more steps for the same tiles
+# tiles a run: more where the sources have figures of their own
+SETS = {
+    "isbi2012": 1200,
+    "dic-hela": 800,
+    "usiigaci": 300,
+    "dsb2018-fluo256": 300,
+    "dsb2018-fluo520": 300,
+    "dsb2018-he256x320": 300,
+}
+DEFAULTS = "defaults"  # no recipe: what `unet-fast train` does unless it is told otherwise
+# what the sources report of themselves: the system, the words of the table
+SAID = {
+    "paper-2015": "EM: pixel error 0.061, Rand error 0.038, warping error 0.00035 (test stack); HeLa IoU 0.776, "
+    "U373 IoU 0.920",
+    "em": "EM: pixel error 0.083, Rand error 0.152",
+    "batch-norm": "Dice: HeLa 0.46, U373 0.41, DRIVE 0.34",
+    "pretrained-encoder": "Dice: HeLa 0.67, U373 0.76, DRIVE 0.82",
+    "keras": "EM: accuracy 0.919",
+    "dental": "its text is not to be had",
+    "unet++": "EM: accuracy 0.917; its four heads 0.878, 0.886, 0.891, 0.894",
+    "unet3+": "EM: accuracy 0.923 after 18 epochs",
+    DEFAULTS: "-",
+}
+
+
+def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> train.TrainConfig:
+    """The recipe, narrowed: tiles of :data:`TILE` px and :data:`BASE_CHANNELS` channels at the first level."""
+    recipe = None if system == DEFAULTS else recipes.get(system)
+    model = "unet" if recipe is None else recipe.model
+    if model.startswith("unet-resnet"):
+        model = "unet-resnet18"  # the smallest; from random weights, because nothing is downloaded
+    settings: dict[str, Any] = {
+        "model": model,
+        "recipe": recipe,
+        "in_channels": pair.images.shape[1],
+        "num_classes": pair.num_classes,
+        "base_channels": BASE_CHANNELS,
+        "validations": 1,
+        "data": {"data": str(folder)},
+    }
+    plain = train.default_config("cpu", steps=1, **settings)
+    batch_size = min(plain.batch_size, LARGEST_BATCH)
+    return train.default_config(
+        "cpu",
+        steps=train.steps_for(1, tiles, batch_size),
+        batch_size=batch_size,
+        tile=train.legal_tile(plain.model, TILE),
+        learning_rate=RATES[plain.optimizer],
+        **settings,
+    )
+
+
+def hold_out(count: int) -> list[int]:
+    """The last fifth of ``count`` images, at least two."""
+    return list(range(count - max(2, count // 5), count))
+
+
+def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
+    """Train, predict the held-out images as the recipe predicts, and score them; a row of the result."""
+    source = data.read_dataset(folder)
+    held_out = hold_out(len(source))
+    training = source.pair([index for index in range(len(source)) if index not in held_out])
+    test = source.pair(held_out)
+    config = configuration(system, training, tiles, folder)
+    out = Path(mkdtemp(prefix="family-"))
+    try:
+        # without validation images, so that there is nothing to choose by
+        summary = train.train(config, training, None, out, progress=False)
+        model, config = train.load_model(out)
+    finally:
+        shutil.rmtree(out)
+    began = time.monotonic()
+    predict = OverlapTile(model, tile=max(config.tile, 256), padding=config.border, tta=config.tta, amp=config.amp)
+    probabilities = np.asarray(predict(data.normalize(test.images)))
+    seconds = (time.monotonic() - began) / len(test)
+    report = evaluate(probabilities, test.labels, kind=test.kind, num_classes=test.num_classes)
+    foreground = probabilities[:, 0] if probabilities.shape[1] == 1 else 1 - probabilities[:, 0]
+    return {
+        "system": system,
+        "set": folder.name,
+        "tiles": tiles,
+        "model": config.model,
+        "tile": config.tile,
+        "batch_size": config.batch_size,
+        "steps": summary.steps,
+        "loss": summary.loss,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": summary.seconds,
+        "seconds_an_image": seconds,
+        "images": {"training": len(training), "held_out": len(test)},
+        "accuracy": float(((foreground > 0.5) == (test.labels > 0)).mean()),
+        **{name: getattr(report, name) for name in ("pixel_error", "rand_error", "dice", "iou", "warping_error")},
+        **{name: getattr(report, name) for name in ("v_rand", "v_info", "seg")},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown: a line a system, a column a set, and the conditions below."""
+    sets = [name for name in SETS if any(row["set"] == name for row in result["rows"])]
+    rows = {(row["system"], row["set"]): row for row in result["rows"]}
+
+    def of(name: str) -> list[dict[str, Any]]:
+        return [row for row in result["rows"] if row["set"] == name]
+
+    heading = ["system (recipe)", "said in the source", *sets]
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    for system, said in SAID.items():
+        if any((system, name) in rows for name in sets):
+            cells = [_cell(rows.get((system, name))) for name in sets]
+            lines.append("| " + " | ".join([system, said, *cells]) + " |")
+    tiles = ", ".join(f"{name} {'/'.join(map(str, sorted({r['tiles'] for r in of(name)})))}" for name in sets)
+    images = ", ".join("{training} + {held_out}".format(**of(name)[0]["images"]) for name in sets)
+    total = sum(row["seconds"] for row in result["rows"]) / 60
+    lines.append(
+        "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
+        f"Trained + held-out images: {images}; scores are those of the held-out ones, on which nothing was chosen. "
+        f"Budget: {result['base_channels']} channels at the first level, tiles of about {result['tile']} px, "
+        f"{tiles} tiles a run, at most {LARGEST_BATCH} a step, learning rate {RATES['adam']:g} (Adam) or "
+        f"{RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in the recipe. {total:.0f} minutes of "
+        f"training in all. Commit {result['commit']}, {result['processor']}, {result['threads']} thread, "
+        f"torch {result['torch']}, Python {result['python']}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    text = f"E {row['pixel_error']:.3f} / {row['rand_error']:.3f}, "
+    return text + (f"A {row['accuracy']:.3f}" if row["seg"] is None else f"D {row['dice']:.3f}, S {row['seg']:.3f}")
+
+
+def main(arguments: list[str]) -> None:
+    """Do what is missing of the result file, which is written after every run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.family", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
+    parser.add_argument("--out", type=Path, default=RESULTS / machine_name("cpu") / "family.json", help="result file")
+    parser.add_argument("--tiles", type=int, help="tiles a run, instead of those of the set")
+    parser.add_argument("--only", default=",".join(SAID), help="systems, joined by commas")
+    parser.add_argument("--sets", default=",".join(SETS), help="sets, joined by commas")
+    given = parser.parse_args(arguments)
+    systems, sets = given.only.split(","), given.sets.split(",")
+    for names, known in ((systems, SAID), (sets, SETS)):
+        if unknown := set(names) - set(known):
+            sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    path: Path = given.out
+    result = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    rows = result["rows"]
+    todo = [(name, system) for name in sets for system in systems]
+    for number, (name, system) in enumerate(todo, start=1):
+        tiles = given.tiles or SETS[name]
+        if any((row["system"], row["set"], row["tiles"]) == (system, name, tiles) for row in rows):
+            continue
+        rows[:] = [row for row in rows if (row["system"], row["set"]) != (system, name)]
+        rows.append(run(system, given.data / name, tiles))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = {**conditions("cpu"), "base_channels": BASE_CHANNELS, "tile": TILE, "rows": rows}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(
+            f"{number} of {len(todo)}: {system} on {name}: {_cell(rows[-1])}; {rows[-1]['seconds']:.0f} s", flush=True
+        )
+    print(f"wrote {path}; python -m benchmarks.tables puts it into docs/family.md")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # the same sums in the same order, whatever the machine
+    main(sys.argv[1:])
