@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import unet_fast as uf
 from tests.devices import DEVICES
@@ -324,3 +325,19 @@ def test_a_state_saved_fused_loads_into_a_plain_network(name, rng, generator):
     with torch.no_grad():
         torch.testing.assert_close(net(x), other(x), **NETWORK_FLOAT64)
         torch.testing.assert_close(net(x), net(x), **EXACT)
+
+
+def test_operations_are_counted_as_in_the_plain_network(generator):
+    net = uf.UNet(in_channels=2, base_channels=4, depth=2)
+    x = images(generator, (44, 48))
+    target = torch.randint(0, 2, (2, 4, 8), generator=generator)
+    counts = []
+    for fused in (False, True):
+        net.fused = fused
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            net(x)
+        with FlopCounterMode(display=False) as step:
+            net.loss(x, target).backward()
+        counts.append((forward.get_total_flops(), step.get_total_flops()))
+    assert counts[0] == counts[1]
+    assert counts[0][0] > 0

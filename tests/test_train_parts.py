@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from unet_fast import data
+from unet_fast import data, models
 from unet_fast.errors import InputError
 from unet_fast.train import TrainConfig, default_config, default_validation, hold_out, separate_touching
 from unet_fast.train.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from unet_fast.train.dataset import prepare
+from unet_fast.train.losses import HeadLoss, WeightedCrossEntropy
 from unet_fast.train.schedule import learning_rate
 
 
@@ -168,3 +169,27 @@ def test_damaged_checkpoints(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(InputError, match="damaged or was not written"):
             load_tensors(path)
+
+
+def test_the_loss_of_a_network_is_that_of_its_logits(generator):
+    """However the two are joined: in a pass of their own, or through the logits, several heads included."""
+    images = torch.randn(2, 1, 16, 16, generator=generator)
+    target = torch.randint(0, 2, (2, 16, 16), generator=generator)
+    weight = torch.rand(2, 16, 16, generator=generator)
+    small = {"base_channels": 4, "depth": 2}
+    for network in (
+        models.create("unet", padding="same", fused=True, **small),
+        models.create("unet", padding="same", fused=False, **small),
+        models.create("unet", padding="same", num_classes=1, **small),
+        models.create("unet-dental", num_classes=2, **small),
+        torch.nn.Conv2d(1, 2, 1),
+    ):
+        loss = HeadLoss(WeightedCrossEntropy())
+        expected = loss(network(images), target, weight)
+        heads = loss.head_losses
+        torch.testing.assert_close(loss.of_network(network, images, target, weight), expected)
+        torch.testing.assert_close(loss.head_losses, heads)
+    with pytest.raises(InputError, match="2 entries, but this network has one head"):
+        HeadLoss(WeightedCrossEntropy(), (1.0, 1.0)).of_network(
+            models.create("unet", padding="same", **small), images, target, weight
+        )

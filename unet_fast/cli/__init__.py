@@ -6,6 +6,7 @@ import sys
 
 from unet_fast.cli import bench, look, predict, training
 from unet_fast.cli._app import app
+from unet_fast.cli._memory import keep_freed_memory
 from unet_fast.errors import BackendError, InputError
 
 __all__ = ["app", "bench", "look", "main", "predict", "training"]
@@ -13,6 +14,7 @@ __all__ = ["app", "bench", "look", "main", "predict", "training"]
 
 def main() -> None:
     """Run the command line; bad input ends in one line and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except (InputError, BackendError, OSError) as error:

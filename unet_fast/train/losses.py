@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unet_fast.errors import InputError
 from unet_fast.models import HeadOutputs
+from unet_fast.models.base import SingleHeadModel
 from unet_fast.nn import losses
 from unet_fast.nn.losses.ms_ssim import EXPONENTS, WINDOW
 from unet_fast.ops import weighted_cross_entropy
@@ -84,6 +85,24 @@ class HeadLoss(nn.Module):
         self.supervision = losses.DeepSupervision(loss, weights)
         self.weights = weights
         self.head_losses: Tensor | None = None
+
+    def of_network(self, network: nn.Module, images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The loss of what ``network`` makes of ``images``; where the two fuse, without storing the logits.
+
+        Autocast acts on the network alone: the loss is computed in float32.
+        """
+        if (
+            isinstance(self.loss, WeightedCrossEntropy)
+            and isinstance(network, SingleHeadModel)
+            and network.num_classes > 1
+            and (self.weights is None or len(self.weights) == 1)
+        ):
+            value = network.loss(images, target, weight)
+            self.head_losses = value.detach().view(1)
+            return value
+        outputs = network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self(outputs, target, weight)
 
     def forward(self, outputs: Tensor | HeadOutputs, target: Tensor, weight: Tensor) -> Tensor:
         """Return a scalar: outputs of the network, target (N, H, W) int64, -100 ignored, weight (N, H, W)."""

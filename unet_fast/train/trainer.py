@@ -144,9 +144,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            outputs = self.model(images.contiguous(memory_format=torch.channels_last))
-        loss = self.loss(outputs, classes, weights)
+            loss = self.loss.of_network(self.model, images, classes, weights)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -1,0 +1,97 @@
+"""Networks with fused junctions through torch.export and torch.compile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import unet_fast as uf
+from tests.networks import lively, small_networks  # noqa: F401
+from tests.tolerances import NETWORK_FLOAT32
+
+FUSED_IN_EVAL = {"conv_bias_relu", "relu_pool_skip", "up_conv_into"}
+SMALL = {"base_channels": 4, "depth": 2, "fused": True}
+MODELS = [("unet", 44, {}), ("unet", 12, {"padding": "same", "norm": "batch"}), ("unet-2015-release", 44, {})]
+
+
+@pytest.fixture(autouse=True)
+def clean_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def build(name: str, rng: np.random.Generator, **options: object) -> uf.models.SegmentationModel:
+    return lively(uf.models.create(name, in_channels=2, **SMALL, **options), rng).eval()
+
+
+def operators(program: torch.export.ExportedProgram) -> set[str]:
+    targets = [str(node.target) for node in program.graph.nodes]
+    return {target.split(".")[1] for target in targets if target.startswith("unet_fast.")}
+
+
+def reloaded(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    return torch.export.load(file)
+
+
+@pytest.mark.parametrize(("name", "size", "options"), MODELS, ids=lambda value: str(value))
+def test_an_exported_network_is_saved_and_loaded(name, size, options, rng, generator):
+    net = build(name, rng, **options)
+    x = torch.randn(1, 2, size, size + 8, generator=generator)
+    program = torch.export.export(net, (x,))
+    assert operators(program) == FUSED_IN_EVAL - ({"conv_bias_relu"} if "norm" in options else set())
+    with torch.no_grad():
+        expected = net(x)
+        for other in (program, reloaded(program), program.run_decompositions()):
+            torch.testing.assert_close(other.module()(x), expected, **NETWORK_FLOAT32)
+
+
+@pytest.mark.parametrize(("name", "size", "options"), MODELS[:1], ids=lambda value: str(value))
+def test_an_exported_network_takes_other_sizes(name, size, options, rng, generator):
+    """The sizes of the skips are computed from that of the image, also in the graph."""
+    net = build(name, rng, **options)
+    automatic = torch.export.Dim.AUTO
+    x = torch.randn(2, 2, size, size + 8, generator=generator)
+    program = reloaded(torch.export.export(net, (x,), dynamic_shapes={"x": {0: automatic, 2: automatic, 3: automatic}}))
+    for shape in ((3, 2, size + 16, size + 4), (2, 2, size, size)):
+        other = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(other), net(other), **NETWORK_FLOAT32)
+
+
+def test_a_compiled_training_step_without_graph_breaks(rng, generator):
+    net = build("unet", rng, num_classes=3).train()
+    x = torch.randn(1, 2, 44, 44, generator=generator)
+    target = torch.randint(0, 3, (1, 4, 4), generator=generator)
+    weight = torch.rand(1, 4, 4, generator=generator)
+    expected = net.loss(x, target, weight)
+    truth = torch.autograd.grad(expected, list(net.parameters()))
+    loss = torch.compile(net.loss, fullgraph=True)(x, target, weight)
+    torch.testing.assert_close(loss, expected, **NETWORK_FLOAT32)
+    for got, want in zip(torch.autograd.grad(loss, list(net.parameters())), truth, strict=True):
+        torch.testing.assert_close(got, want, **NETWORK_FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["unet-bn", "unet++", "unet-dental"])
+def test_the_other_networks_compile_without_graph_breaks(name, rng, generator):
+    """Traced through autograd; the code generator is left out, which sees nothing of these networks but more of the same."""
+    net = build(name, rng).train()
+    x = torch.randn(1, 2, 12, 8, generator=generator)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    outputs, expected = compiled(x), net(x)
+    heads = [(out,) if isinstance(out, torch.Tensor) else out.heads for out in (outputs, expected)]
+    for got, want in zip(*heads, strict=True):
+        torch.testing.assert_close(got, want, **NETWORK_FLOAT32)
+    gradients = [
+        torch.autograd.grad(sum(head.square().sum() for head in each), list(net.parameters()), allow_unused=True)
+        for each in heads
+    ]
+    for got, want in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, want, **NETWORK_FLOAT32)
