@@ -20,19 +20,18 @@ def draw(generator, *shape, dtype=torch.float32, channels_last=False, device="cp
     return tensor.to(memory_format=torch.channels_last) if channels_last else tensor
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
     "shape", [(2, 16, 9, 11), (1, 1, 1, 1), (3, 70, 5, 4), (1, 3, 64, 80), (0, 4, 3, 3), (2, 5, 0, 4)]
 )
-def test_matches_torch(shape, channels_last, dtype, device, generator):
+def test_matches_torch(shape, channels_last, dtype, place, generator):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x = draw(generator, *shape, dtype=dtype, channels_last=channels_last, device=device).requires_grad_()
-    bias = draw(generator, shape[1], dtype=wide, device=device).requires_grad_()
+    x = draw(generator, *shape, dtype=dtype, channels_last=channels_last, device=place).requires_grad_()
+    bias = draw(generator, shape[1], dtype=wide, device=place).requires_grad_()
     out = bias_relu(x, bias)
     torch.testing.assert_close(out, F.relu((x.detach().to(wide) + bias.detach()[:, None, None]).to(dtype)), **EXACT)
-    grad = draw(generator, *shape, dtype=dtype, device=device)
+    grad = draw(generator, *shape, dtype=dtype, device=place)
     out.backward(grad)
     torch.testing.assert_close(x.grad, grad * (out > 0), **EXACT)
     torch.testing.assert_close(bias.grad.double(), x.grad.double().sum((0, 2, 3)), **CHANNEL_SUM[dtype])

@@ -23,26 +23,27 @@ def truth(masks: np.ndarray, spacing: object = None) -> np.ndarray:
     return np.stack([distance_transform_edt(mask, sampling=spacing) for mask in masks])
 
 
-def check(masks: np.ndarray, spacing: object = None) -> None:
+def check(masks: np.ndarray, spacing: object = None, place: str = "cpu") -> None:
     expected = truth(masks, spacing)
-    assert_distances(distance_transform(torch.from_numpy(masks), spacing=spacing), expected, DISTANCE)
+    result = distance_transform(torch.from_numpy(masks).to(place), spacing=spacing)
+    assert_distances(result.cpu(), expected, DISTANCE)
     assert_distances(unet_fast.numpy.distance_transform(masks, spacing=spacing), expected, DISTANCE)
 
 
 @pytest.mark.parametrize("shape", [(1, 201, 340), (1, 340, 67), (1, 20, 31, 42)])
 @pytest.mark.parametrize("corner", [0, -1])
-def test_one_far_zero(shape, corner):
+def test_one_far_zero(shape, corner, place):
     mask = np.ones(shape, np.uint8)
     mask.reshape(-1)[corner] = 0
-    check(mask)
-    check(mask, (3.0, 0.5, 1.5)[: len(shape) - 1])
+    check(mask, place=place)
+    check(mask, (3.0, 0.5, 1.5)[: len(shape) - 1], place)
 
 
-def test_smooth_blobs(rng):
+def test_smooth_blobs(place, rng):
     # regions with slopes of all kinds: long envelopes as well as short ones
     noise = cv2.GaussianBlur(rng.standard_normal((230, 310)), (0, 0), 7)
     for level in (-0.03, 0.0, 0.05):
-        check((noise > level)[None])
+        check((noise > level)[None], place=place)
 
 
 @pytest.mark.parametrize("name", ["dsb2018-fluo520", "usiigaci"])

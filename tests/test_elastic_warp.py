@@ -73,7 +73,7 @@ def source(displacement: torch.Tensor, matrix: torch.Tensor | None, field: str, 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("field", FIELDS)
-def test_scipy_map_coordinates(field, padding, rng):
+def test_scipy_map_coordinates(field, padding, place, rng):
     for height, width, grid in ((37, 70, (3, 3)), (70, 129, (4, 6)), (9, 5, (1, 2)), (2, 66, (5, 9))):
         if field == "bspline_smooth":
             grid = (max(grid[0], 4), max(grid[1], 4))
@@ -81,15 +81,16 @@ def test_scipy_map_coordinates(field, padding, rng):
         displacement, matrix = draw_field(rng, 2, *grid), draw_matrix(rng, 2)
         for m in (None, matrix):
             at = source(displacement, m, field, height, width)
-            warped, warped_labels = elastic_warp(
-                (image, labels),
-                displacement,
-                matrix=m,
+            results = elastic_warp(
+                (image.to(place), labels.to(place)),
+                displacement.to(place),
+                matrix=None if m is None else m.to(place),
                 interpolation=("bilinear", "nearest"),
                 field=field,
                 padding=padding,
                 fill=(0.25, 7),
             )
+            warped, warped_labels = (result.cpu() for result in results)
             for n in range(2):
                 if padding == "zeros":  # SciPy's "constant" fades to the fill value within one pixel, as here
                     inside = np.all((at[n] >= 0) & (at[n].T <= np.array([width - 1, height - 1]).T[::-1]).T, axis=0)

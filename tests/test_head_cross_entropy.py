@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.devices import DEVICES
 from tests.tolerances import CROSS_ENTROPY, HEAD_GRADIENT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -46,7 +45,6 @@ def plain(features, weight, bias, target, pixel_weight, feature_bias, relu, redu
     return loss.sum() / (counted.sum() if reduction == "mean" else pixel_weight.double()[counted].sum())
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
@@ -59,9 +57,9 @@ def plain(features, weight, bias, target, pixel_weight, feature_bias, relu, redu
         ((1, 7, 20, (5, 5)), "mean"),
     ],
 )
-def test_matches_torch(case, reduction, relu, channels_last, dtype, device, generator):
+def test_matches_torch(case, reduction, relu, channels_last, dtype, place, generator):
     features, weight, bias, target, pixels, extra = draw(
-        generator, *case, dtype=dtype, channels_last=channels_last, device=device
+        generator, *case, dtype=dtype, channels_last=channels_last, device=place
     )
     leaves = [features, weight, bias, *([extra] if relu else [])]
     for leaf in leaves:

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.devices import DEVICES
 from tests.tolerances import BY_DTYPE, CHANNEL_SUM, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -40,16 +39,15 @@ def plain(x, bias, skip_size, up_channels):
     return F.max_pool2d(y, 2), y[:, :, top : top + height, left : left + width]
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
-def test_matches_the_steps_one_by_one(case, dtype, channels_last, device, generator):
+def test_matches_the_steps_one_by_one(case, dtype, channels_last, place, generator):
     shape, skip_size, up_channels = case
-    layout = {"dtype": dtype, "device": device}
+    layout = {"dtype": dtype, "device": place}
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = draw(generator, *shape, channels_last=channels_last, **layout).requires_grad_()
-    bias = draw(generator, shape[1], dtype=wide, device=device).requires_grad_()
+    bias = draw(generator, shape[1], dtype=wide, device=place).requires_grad_()
     pooled, buffer = relu_pool_skip(x, bias, skip_size=skip_size, up_channels=up_channels)
     x2, bias2 = x.detach().clone().requires_grad_(), bias.detach().clone().requires_grad_()
     expected, skip = plain(x2, bias2, skip_size, up_channels)
@@ -72,9 +70,8 @@ def test_matches_the_steps_one_by_one(case, dtype, channels_last, device, genera
     torch.testing.assert_close(bias.grad.double(), x.grad.double().sum((0, 2, 3)), **CHANNEL_SUM[dtype])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_strided_inputs(device, generator):
-    base = draw(generator, 2, 24, 20, 30, device=device)
+def test_strided_inputs(place, generator):
+    base = draw(generator, 2, 24, 20, 30, device=place)
     last = base.to(memory_format=torch.channels_last)
     for x in (
         base[:, 3:9, 1:12, 2:15],
@@ -88,15 +85,14 @@ def test_strided_inputs(device, generator):
         torch.testing.assert_close((pooled, buffer), truth, **EXACT)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_gradients_with_strides_and_one_output_unused(device, generator):
+def test_gradients_with_strides_and_one_output_unused(place, generator):
     for channels_last in (False, True):
-        x = draw(generator, 2, 6, 9, 8, channels_last=channels_last, device=device).requires_grad_()
+        x = draw(generator, 2, 6, 9, 8, channels_last=channels_last, device=place).requires_grad_()
         pooled, buffer = relu_pool_skip(x, skip_size=(5, 6), up_channels=1)
-        wide = draw(generator, 2, 6, 8, 10, device=device)
+        wide = draw(generator, 2, 6, 8, 10, device=place)
         for output, grad in (
             (pooled, wide[:, :, ::2, ::3]),
-            (buffer, draw(generator, 2, 5, 7, 6, device=device).transpose(1, 2)),
+            (buffer, draw(generator, 2, 5, 7, 6, device=place).transpose(1, 2)),
         ):
             (got,) = torch.autograd.grad(output, x, grad, retain_graph=True)
             truth = reference.relu_pool_skip(x, skip_size=(5, 6), up_channels=1)[output is buffer]

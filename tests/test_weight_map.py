@@ -15,21 +15,21 @@ from unet_fast.nn import DistanceWeightMap
 from unet_fast.ops import nearest_two, use_backend, weight_map
 
 
-def check(labels: np.ndarray, **options: object) -> None:
+def check(labels: np.ndarray, place: str = "cpu", **options: object) -> None:
     truth = torch.from_numpy(weights_of(labels, **options))
     if "class_weights" in options:
         options["class_weights"] = torch.tensor(options["class_weights"])
-    result = weight_map(torch.from_numpy(labels), **options)
+    result = weight_map(torch.from_numpy(labels).to(place), **options).cpu()
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.double(), truth, **WEIGHT_MAP)
     same = unet_fast.numpy.weight_map(labels, **options)
     torch.testing.assert_close(torch.from_numpy(same), result, **WEIGHT_MAP)
 
 
-def test_crowded_cells(rng):
+def test_crowded_cells(place, rng):
     labels = np.stack([voronoi_cells(rng, (150, 201), n, 2.5) for n in (3, 60)])
-    check(labels)
-    check(labels, inside=True, sigma=2.5)
+    check(labels, place)
+    check(labels, place, inside=True, sigma=2.5)
 
 
 @pytest.mark.parametrize("name", ["dsb2018-fluo520", "dic-hela", "phc-u373"])
