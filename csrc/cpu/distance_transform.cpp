@@ -1,7 +1,8 @@
 // Three steps (images skip the second): steps to the nearest zero along the first axis, going down and up all its lines
-// abreast; lower envelopes (common/parabola.h) along the middle axis and along the last one. Most pixels of most masks are
-// near a zero: along the last axis, on unit grids, a block of pixels first looks a few columns to both sides in vector
-// registers, and only what is still open then gets an envelope. The time stays linear in the number of pixels.
+// abreast; then exact squared distances along the lines of the middle axis and of the last one. Most pixels of most masks
+// are near a zero: on unit grids a block of pixels first looks a few columns to both sides in vector registers, and only
+// what is still open then needs the corners of a convex hull (cpu/line_hull.h). Other spacings take lower envelopes
+// (common/parabola.h). The time stays linear in the number of pixels.
 // The steps lie in the memory of the result, which each line replaces by its distances: an image needs no memory besides,
 // whose page faults would cost more than the arithmetic.
 #include "cpu/distance_transform.h"
@@ -12,6 +13,8 @@
 
 #include "common/macros.h"
 #include "common/two_nearest.h"
+#include "cpu/huge_pages.h"
+#include "cpu/line_hull.h"
 #include "cpu/line_scratch.h"
 
 namespace uf {
@@ -80,35 +83,23 @@ struct Volume {
   double scale;
 };
 
-template <class Cost>
-UF_INLINE void line_distances(const Axis<Cost>& axis, const Cost* cost, int32_t n, Segment<Cost>* segments, Cost* out) {
-  const int32_t count = lower_envelope(axis, CostArray<Cost>{cost}, 0, n - 1, 0, n, segments);
-  evaluate_envelope(axis, segments, count, 0, n, out);
-}
-
-template <class Cost>
-UF_INLINE void middle_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s) {
-  const int32_t n = static_cast<int32_t>(v.middle_length);
-  const int64_t stride = v.last_length;
-  for (int64_t line = begin; line < end; ++line) {
-    const int64_t offset = line / stride * n * stride + line % stride;
-    steps_to_costs(v.scan, v.steps + offset, stride, kNoSteps, n, s.cost1);
-    line_distances(v.middle, s.cost1, n, s.first, s.d1);
-    for (int32_t i = 0; i < n; ++i) v.cost[offset + i * stride] = s.d1[i];
-  }
-}
-
 constexpr int32_t kWindow = 32;        // columns that a block looks at, to each side
-constexpr int32_t kBlock = 64;         // pixels that look abreast
 constexpr int32_t kStepsPerCheck = 4;  // columns before a block asks whether it has seen enough
+constexpr int32_t kTrial = 8;          // columns after which a block gives up that still has a pixel twice the window away
 
-int64_t padded(int64_t n) { return (n + kBlock - 1) / kBlock * kBlock + 2 * kWindow; }
+static_assert(kWindow <= kMargin);
+
+template <class Cost>
+struct Scratch {
+  LineScratch<Cost> line;
+  HullScratch hull;  // of integer costs
+};
 
 struct Span {
   int32_t lo, hi;
 };
 
-// Distances along a line of n costs with kWindow far ones on either side; returns the span that holds all positions
+// Distances along a line of n costs with kMargin far ones on either side; returns the span that holds all positions
 // that need more than the window. Unsigned, because a far cost plus steps exceeds int32.
 UF_INLINE Span look_around(const uint32_t* __restrict cost, int32_t n, uint32_t* __restrict out) {
   Span open_span{n, 0};
@@ -121,7 +112,7 @@ UF_INLINE Span look_around(const uint32_t* __restrict cost, int32_t n, uint32_t*
       uint32_t open = 0;
       for (int32_t i = 0; i < kBlock; ++i) open = std::max(open, d[i]);
       if (k * k >= open) break;
-      if (k > kWindow) {
+      if (k > kWindow || (k > kTrial && open > 4 * kWindow * kWindow)) {
         open_span = {std::min(open_span.lo, begin), begin + size};
         break;
       }
@@ -139,54 +130,90 @@ UF_INLINE Span look_around(const uint32_t* __restrict cost, int32_t n, uint32_t*
   return open_span;
 }
 
+// Squared distances up to 2^24 are float32 numbers. Their roots, rounded once, are those that come by way of double.
+UF_INLINE bool write_short_distances(const int32_t* __restrict squared, int32_t n, float* __restrict out) {
+  int32_t most = 0;
+  for (int32_t i = 0; i < n; ++i) most = std::max(most, squared[i]);
+  if (most > 1 << 24) return false;
+  for (int32_t i = 0; i < n; ++i) out[i] = std::sqrt(static_cast<float>(squared[i]));
+  return true;
+}
+
 // Into memory that holds steps: copied as bytes, since storing floats through a pointer to int32 is undefined.
 template <class Cost>
 UF_INLINE void store_distances(const Cost* squared, int32_t n, double scale, float* out) {
   float distances[kBlock];
   for (int32_t begin = 0; begin < n; begin += kBlock) {
     const int32_t size = std::min(kBlock, n - begin);
-    write_distances(squared + begin, size, scale, distances);
+    bool written = false;
+    if constexpr (std::is_same_v<Cost, int32_t>) {
+      written = scale == 1.0 && write_short_distances(squared + begin, size, distances);
+    }
+    if (!written) write_distances(squared + begin, size, scale, distances);
     std::memcpy(out + begin, distances, static_cast<size_t>(size) * sizeof(float));
   }
 }
 
+// The distances along a line of n costs between their margins, into room for padded(n).
 template <class Cost>
-UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const LineScratch<Cost>& s, float* out) {
-  const int32_t n = static_cast<int32_t>(v.last_length);
-  Cost* line_cost = s.cost1 + kWindow;
-  for (int64_t i = 0; i < padded(n); ++i) s.cost1[i] = Axis<Cost>::far;
-  for (int64_t line = begin; line < end; ++line) {
-    const int64_t offset = line * n;
-    if (v.cost) {
-      std::copy_n(v.cost + offset, n, line_cost);
-    } else {
-      steps_to_costs(v.scan, v.steps + offset, 1, kNoSteps, n, line_cost);
-    }
-    Span open{0, n};
-    if constexpr (std::is_same_v<Cost, int32_t>) {
-      open = look_around(reinterpret_cast<const uint32_t*>(line_cost), n, reinterpret_cast<uint32_t*>(s.d1));
-    }
-    if (open.lo < open.hi) {
-      const int32_t count =
-          lower_envelope(v.last, CostArray<Cost>{line_cost}, 0, n - 1, open.lo, open.hi, s.first);
-      evaluate_envelope(v.last, s.first, count, open.lo, open.hi, s.d1);
-    }
-    store_distances(s.d1, n, v.scale, out + offset);
+UF_INLINE void line_distances(const Axis<Cost>& axis, const Cost* cost, int32_t n, const Scratch<Cost>& s, Cost* out) {
+  if constexpr (std::is_same_v<Cost, int32_t>) {
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(cost);
+    uint32_t* to = reinterpret_cast<uint32_t*>(out);
+    const Span open = look_around(from, n, to);
+    if (open.lo < open.hi) hull_distances(from, n, open.lo, open.hi, s.hull, to);
+  } else {
+    const int32_t count = lower_envelope(axis, CostArray<Cost>{cost}, 0, n - 1, 0, n, s.line.first);
+    evaluate_envelope(axis, s.line.first, count, 0, n, out);
   }
 }
 
-UF_MULTIVERSION void middle_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const LineScratch<int32_t>& s) {
+// Far costs for a line that is about to be written behind the first margin; returns where it begins.
+template <class Cost>
+UF_INLINE Cost* clear_line(int32_t n, Cost* cost) {
+  for (int64_t i = 0; i < padded(n); ++i) cost[i] = Axis<Cost>::far;
+  return cost + kMargin;
+}
+
+template <class Cost>
+UF_INLINE void middle_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const Scratch<Cost>& s) {
+  const int32_t n = static_cast<int32_t>(v.middle_length);
+  const int64_t stride = v.last_length;
+  Cost* cost = clear_line(n, s.line.cost1);
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t offset = line / stride * n * stride + line % stride;
+    steps_to_costs(v.scan, v.steps + offset, stride, kNoSteps, n, cost);
+    line_distances(v.middle, cost, n, s, s.line.d1);
+    for (int32_t i = 0; i < n; ++i) v.cost[offset + i * stride] = s.line.d1[i];
+  }
+}
+
+template <class Cost>
+UF_INLINE void last_lines(const Volume<Cost>& v, int64_t begin, int64_t end, const Scratch<Cost>& s, float* out) {
+  const int32_t n = static_cast<int32_t>(v.last_length);
+  Cost* cost = clear_line(n, s.line.cost1);
+  for (int64_t line = begin; line < end; ++line) {
+    const int64_t offset = line * n;
+    if (v.cost) {
+      std::copy_n(v.cost + offset, n, cost);
+    } else {
+      steps_to_costs(v.scan, v.steps + offset, 1, kNoSteps, n, cost);
+    }
+    line_distances(v.last, cost, n, s, s.line.d1);
+    store_distances(s.line.d1, n, v.scale, out + offset);
+  }
+}
+
+UF_MULTIVERSION void middle_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const Scratch<int32_t>& s) {
   middle_lines(v, b, e, s);
 }
-UF_MULTIVERSION void middle_lines_of(const Volume<double>& v, int64_t b, int64_t e, const LineScratch<double>& s) {
+UF_MULTIVERSION void middle_lines_of(const Volume<double>& v, int64_t b, int64_t e, const Scratch<double>& s) {
   middle_lines(v, b, e, s);
 }
-UF_MULTIVERSION void last_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const LineScratch<int32_t>& s,
-                                   float* out) {
+UF_MULTIVERSION void last_lines_of(const Volume<int32_t>& v, int64_t b, int64_t e, const Scratch<int32_t>& s, float* out) {
   last_lines(v, b, e, s, out);
 }
-UF_MULTIVERSION void last_lines_of(const Volume<double>& v, int64_t b, int64_t e, const LineScratch<double>& s,
-                                   float* out) {
+UF_MULTIVERSION void last_lines_of(const Volume<double>& v, int64_t b, int64_t e, const Scratch<double>& s, float* out) {
   last_lines(v, b, e, s, out);
 }
 
@@ -194,7 +221,7 @@ template <class Cost>
 void run(const DistanceGrid& grid, const char* mask, const MaskElement& element, float* out, const Parallel& parallel) {
   const bool volume = grid.middle > 1;
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels();
-  const auto costs = std::make_unique_for_overwrite<Cost[]>(static_cast<size_t>(volume ? at_once * pixels : 0));
+  const auto costs = fresh_array<Cost>(volume ? at_once * pixels : 0);
   Volume<Cost> v{nullptr,
                  volume ? costs.get() : nullptr,
                  Axis<Cost>(grid.scan_weight()),
@@ -204,9 +231,10 @@ void run(const DistanceGrid& grid, const char* mask, const MaskElement& element,
                  grid.last,
                  grid.scale()};
   const auto pieces = [&](int64_t lines) { return Pieces(lines, parallel.threads()); };
-  const LineScratches<Cost> scratch(
-      std::max(pieces(at_once * grid.scan * grid.last).count, pieces(at_once * grid.scan * grid.middle).count),
-      std::max(grid.middle, padded(grid.last)), false);
+  const int64_t count = pieces(at_once * grid.scan * std::max(grid.last, grid.middle)).count;
+  const int64_t longest = std::max(grid.middle, grid.last);
+  const LineScratches<Cost> lines(count, padded(longest), false);
+  const HullScratches hulls(count, longest);
   for (int64_t image = 0; image < grid.batch; image += at_once) {
     const int64_t images = std::min(at_once, grid.batch - image), offset = image * pixels;
     static_assert(sizeof(int32_t) == sizeof(float));
@@ -214,11 +242,11 @@ void run(const DistanceGrid& grid, const char* mask, const MaskElement& element,
     scan_mask(grid, images, mask + offset * element.bytes, element, v.steps, parallel);
     if (volume) {
       pieces(images * grid.scan * grid.last).run(parallel, [&](int64_t p, int64_t b, int64_t e) {
-        middle_lines_of(v, b, e, scratch[p]);
+        middle_lines_of(v, b, e, {lines[p], hulls[p]});
       });
     }
     pieces(images * grid.scan * grid.middle).run(parallel, [&](int64_t p, int64_t b, int64_t e) {
-      last_lines_of(v, b, e, scratch[p], out + offset);
+      last_lines_of(v, b, e, {lines[p], hulls[p]}, out + offset);
     });
   }
 }

@@ -5,6 +5,7 @@
 
 #include "common/macros.h"
 #include "common/two_nearest.h"
+#include "cpu/huge_pages.h"
 #include "cpu/label_scan.h"
 #include "cpu/line_scratch.h"
 
@@ -85,8 +86,8 @@ template <class Cost>
 BadLabel run(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2, const Parallel& parallel) {
   const bool volume = grid.middle > 1;
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
-  const auto planes = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(count * (volume ? 4 : 3)));
-  const auto costs = std::make_unique_for_overwrite<Cost[]>(static_cast<size_t>(volume ? 2 * count : 0));
+  const auto planes = fresh_array<int32_t>(count * (volume ? 4 : 3));
+  const auto costs = fresh_array<Cost>(volume ? 2 * count : 0);
   Volume<Cost> v{LabelPlanes{planes.get(), planes.get() + count, planes.get() + 2 * count,
                              volume ? planes.get() + 3 * count : nullptr},
                  volume ? costs.get() : nullptr,

@@ -11,6 +11,7 @@
 #include "common/border_weight.h"
 #include "common/macros.h"
 #include "common/two_nearest.h"
+#include "cpu/huge_pages.h"
 #include "cpu/label_scan.h"
 #include "cpu/line_scratch.h"
 
@@ -193,7 +194,7 @@ template <class RowPass>
 BadLabel run(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options, float* out,
              const Parallel& parallel) {
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
-  const auto planes = std::make_unique_for_overwrite<int32_t[]>(static_cast<size_t>(3 * count));
+  const auto planes = fresh_array<int32_t>(3 * count);
   std::vector<ClassWeights> weights(static_cast<size_t>(at_once), {options.class_weights[0], options.class_weights[1]});
   Rows rows{LabelPlanes{planes.get(), planes.get() + count, planes.get() + 2 * count, nullptr},
             grid.scan,
