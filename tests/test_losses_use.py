@@ -94,6 +94,24 @@ def test_deep_supervision_compiles(resize: str, rng: np.random.Generator) -> Non
     assert all(head.grad.isfinite().all() for head in heads)
 
 
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_deep_supervision_has_gradients_and_stays_finite(num_channels: int, rng: np.random.Generator) -> None:
+    target = torch.from_numpy(rng.integers(0, max(num_channels, 2), (2, 8, 8)))
+    weight = torch.from_numpy(rng.uniform(0.5, 2, (2, 8, 8)))
+    target[0, :2] = -100
+    module = nn.DeepSupervision(nn.BCEDiceLoss(), [1.0, 0.5, 0.25])
+    heads = [torch.from_numpy(rng.normal(size=(2, num_channels, s, s))).requires_grad_() for s in (8, 4, 2)]
+    assert torch.autograd.gradcheck(lambda *each: module(each, target, weight), heads, fast_mode=True)
+    for level in (-100.0, 100.0):
+        for dtype in (torch.float16, torch.bfloat16):
+            for mask in (torch.zeros_like(target), torch.ones_like(target), torch.full_like(target, -100)):
+                halves = [torch.full(head.shape, level, dtype=dtype, requires_grad=True) for head in heads]
+                value = module(halves, mask)
+                value.backward()
+                assert value.isfinite() and value.dtype == torch.float32
+                assert all(half.grad is not None and half.grad.isfinite().all() for half in halves)
+
+
 def test_what_deep_supervision_refuses(rng: np.random.Generator) -> None:
     heads, target, _ = draw(rng, 1, EXACTLY_SIZED[:2])
     module = nn.DeepSupervision(nn.BCEDiceLoss(), weights=[1, 2])

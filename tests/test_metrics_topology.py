@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage import measure
 from skimage import metrics as oracle
 from skimage.metrics._contingency_table import contingency_table
+from skimage.segmentation import watershed
 
 from tests.metric_samples import noisy, random_truth
 from tests.tolerances import METRIC
@@ -147,3 +149,21 @@ def test_warping_error_by_hand() -> None:
     p[1, 0, 11] = 1  # a new speck of one pixel costs one pixel of 144, in one slice of two
     assert metrics.warping_error_per_slice(p, truth) == pytest.approx([0, 1 / 144])
     assert metrics.warping_error(p, truth) == pytest.approx(0.5 / 144)
+
+
+def test_thin_borders_keep_the_cells_and_part_them_by_one_pixel(rng: np.random.Generator) -> None:
+    for _ in range(10):
+        size = tuple(rng.integers(3, 70, 2))
+        cells = ndimage.label(ndimage.gaussian_filter(rng.random(size), rng.uniform(0.5, 3)) > 0.51)[0]
+        thin = metrics.thin_borders(cells)
+        kept = cells > 0
+        np.testing.assert_array_equal(thin[kept], cells[kept])
+        if not kept.any():
+            continue
+        # the plain watershed, which breaks ties between equally near cells otherwise
+        plain = watershed(ndimage.distance_transform_edt(~kept), markers=cells, watershed_line=True)
+        assert abs(np.count_nonzero(thin) - np.count_nonzero(plain)) <= 0.03 * thin.size + 2
+        right, below = (thin[:, 1:], thin[:, :-1]), (thin[1:], thin[:-1])
+        for a, b in (right, below):
+            touching = (a != b) & (a > 0) & (b > 0)
+            assert not touching.any(), "no two cells touch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -188,7 +189,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show the settings o
             say(f"  {key}: {value}")
         return
     for recipe in known.RECIPES:
-        say(f"{recipe.name:20}{recipe.source}\n{'':20}{recipe.said}")
+        say(f"{recipe.name:20}{recipe.source}")
+        say(textwrap.fill(recipe.said, 116, initial_indent=" " * 20, subsequent_indent=" " * 20))
+    say("\nunet-fast recipes NAME shows the settings of one; unet-fast train --recipe NAME trains by it")
 
 
 @app.command(epilog="Example: `unet-fast compare --data FOLDER --models unet,unet-bn,unet++ --minutes 5 --out COMPARE`")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from unet_fast.metrics._inputs import check_thresholds
 from unet_fast.metrics._instances import components, instance_pair, overlaps
 from unet_fast.metrics._scan import STEP_TENTHS, best_index, scan_slices
+from unet_fast.numpy import distance_transform
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,25 @@ class VScores:
 
 def thin_borders(instances: NDArray[Any]) -> NDArray[np.int32]:
     """Grow the instances of one slice, nearest first, until one pixel of border is left between them."""
-    from scipy import ndimage
     from skimage.segmentation import watershed
 
-    if not instances.any():
-        return instances.astype(np.int32)
-    distance = ndimage.distance_transform_edt(instances == 0)
-    return watershed(distance, markers=instances.astype(np.int32), watershed_line=True).astype(np.int32)
+    labels = np.asarray(instances).astype(np.int32)
+    if not labels.any():
+        return labels
+    # the flood need not pass through what lies inside a cell: no pixel there has another label beside it
+    inside = _inside(labels)
+    distance = distance_transform(labels == 0)
+    grown = watershed(distance, markers=np.where(inside, 0, labels), mask=~inside, watershed_line=True)
+    return np.where(inside, labels, grown).astype(np.int32)
+
+
+def _inside(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels of a cell whose eight neighbours, as far as there are any, are of the same cell; (H, W)."""
+    wide = np.pad(labels, 1, mode="edge")
+    across = (wide[:, 1:-1] == wide[:, :-2]) & (wide[:, 1:-1] == wide[:, 2:])
+    middle = wide[:, 1:-1]
+    down = (middle[1:-1] == middle[:-2]) & (middle[1:-1] == middle[2:])
+    return (labels != 0) & down & across[:-2] & across[1:-1] & across[2:]
 
 
 #: sums over the table of one slice -> (3,) additive terms; terms and pixels of the stack -> (score, split,
