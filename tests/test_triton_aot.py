@@ -79,7 +79,50 @@ def weight_map(run: Callable[..., Any]) -> None:
     run("weight_map", instances, 10.0, 5.0, None, True, False)
 
 
-CASES = (crop_concat, weighted_cross_entropy, nearest_two, distance_transform, weight_map)
+def up_conv_into(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            x = torch.zeros(2, 128, 12, 12, dtype=dtype).to(memory_format=form)
+            weight, bias = torch.zeros(128, 64, 2, 2, dtype=dtype), torch.zeros(64)
+            buffer = torch.zeros(2, 128, 24, 24, dtype=dtype).to(memory_format=form)
+            run("up_conv_into", x, weight, bias, buffer)
+            if dtype != torch.float16:
+                run("up_conv_into_backward", buffer, x, weight, False, False, True)
+        buffer = torch.zeros(2, 69, 25, 25, dtype=dtype).to(memory_format=form)[:, :, 1:, 1:]
+        run("up_conv_into", x, weight, None, buffer)  # neither even strides nor whole vectors
+        double = buffer.double()
+        run("up_conv_into_backward", double, x.double(), weight.double(), False, False, True)
+
+
+def up_conv_crop_concat(run: Callable[..., Any]) -> None:
+    x, weight = torch.zeros(2, 128, 12, 12, dtype=torch.bfloat16), torch.zeros(128, 64, 2, 2, dtype=torch.bfloat16)
+    run("up_conv_crop_concat", x, weight, None, torch.zeros(2, 64, 26, 28, dtype=torch.bfloat16))
+
+
+def elastic_warp(run: Callable[..., Any]) -> None:
+    image, labels = torch.zeros(2, 3, 40, 90), torch.zeros(2, 1, 40, 90, dtype=torch.uint8)
+    matrix = torch.zeros(2, 2, 3)
+    for dtype, field, padding in ((torch.float32, 0, 0), (torch.bfloat16, 1, 1), (torch.float64, 2, 2)):
+        images = [image.to(dtype), labels, image.half().to(memory_format=torch.channels_last)]
+        wide = torch.promote_types(dtype, torch.float32)
+        points, affine = torch.zeros(2, 2, 4, 4, dtype=wide), None if padding == 2 else matrix
+        for kinds in ([1, 0, 1], [2, 0, 2]):
+            run("elastic_warp", images, points, affine, [40, 90, 20, 30, 50, 95], kinds, [0.0] * 3, field, padding)
+            for deterministic in (False, True):
+                grads = [image.to(wide), image[:, :, :20, :30].to(wide)]
+                run("elastic_warp_backward", grads, points, affine, [40, 90], kinds[:2], field, padding, deterministic)
+
+
+CASES = (
+    crop_concat,
+    weighted_cross_entropy,
+    nearest_two,
+    distance_transform,
+    weight_map,
+    up_conv_into,
+    up_conv_crop_concat,
+    elastic_warp,
+)
 
 
 @pytest.fixture

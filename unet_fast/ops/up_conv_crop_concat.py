@@ -1,6 +1,7 @@
 """The expanding junction as one functional operator: transposed convolution, crop and concatenation.
 
-Kernels: csrc/cpu/up_conv.cpp around torch's matrix product; truth: unet_fast/reference/up_conv_crop_concat.py.
+Kernels: csrc/cpu and csrc/cuda, up_conv around torch's matrix product, and unet_fast/triton; truth:
+unet_fast/reference/up_conv_crop_concat.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The expanding junction of a U-Net: a 2x2, stride-2 transposed convolution that writes into the concat buffer.
 
-Kernels: csrc/cpu/up_conv.cpp around torch's matrix product; truth: unet_fast/reference/up_conv_into.py.
+Kernels: csrc/cpu and csrc/cuda, up_conv around torch's matrix product, and unet_fast/triton; truth:
+unet_fast/reference/up_conv_into.py.
 """
 
 from __future__ import annotations

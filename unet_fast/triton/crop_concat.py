@@ -195,17 +195,23 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
     """As torch.ops.unet_fast.crop_concat_backward."""
     channels_last = _layout.is_channels_last(grad)
-    grad = _innermost_dense(grad, channels_last)[:, :skip_channels]
     result = torch.empty(
         [grad.shape[0], skip_channels, *skip_size],
         dtype=grad.dtype,
         device=grad.device,
         memory_format=_format(grad.dim(), channels_last),
     )
-    source, target = _box(grad, channels_last), _box(result, channels_last)
+    place(grad[:, :skip_channels], result, channels_last)
+    return result
+
+
+def place(tensor: torch.Tensor, result: torch.Tensor, channels_last: bool) -> None:
+    """The centre of ``result``, which may be a part of the channels of another tensor, becomes ``tensor``, the rest 0."""
+    tensor = _innermost_dense(tensor, channels_last)
+    source, target = _box(tensor, channels_last), _box(result, channels_last)
     start = [(full - crop) // 2 for full, crop in zip(target.shape, source.shape, strict=True)]
     word = _word(source, target, steps=(start[4],))
-    per_word, scale = max(1, word // 8), grad.element_size()
+    per_word, scale = max(1, word // 8), tensor.element_size()
     width = target.shape[4] * scale // (word // per_word)
     rows, columns = _tiling(target.shape[3], width)
     tiles = _tiles(target, width, rows, columns)
@@ -213,11 +219,10 @@ def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list
         unit = _UNITS[word // per_word]
         in_words = lambda box: [*box[1:4], box[4] * scale // word]  # noqa: E731
         place_box[(tiles,)](
-            triton.reinterpret(grad, unit), triton.reinterpret(result, unit),
+            triton.reinterpret(tensor, unit), triton.reinterpret(result, unit),
             *in_words(target.shape), *in_words(start), *in_words(source.shape),
             *_strides(source, word), *_strides(target, word), ROWS=rows, COLUMNS=columns, PER_WORD=per_word,
         )  # fmt: skip
-    return result
 
 
 KERNELS: dict[str, Any] = {"crop_concat": crop_concat, "crop_concat_backward": crop_concat_backward}

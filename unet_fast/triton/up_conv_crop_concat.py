@@ -1,0 +1,29 @@
+"""up_conv_crop_concat: the crop of the skip and the product with its scatter, each written once, in two launches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast.ops import _layout
+from unet_fast.triton.crop_concat import place
+from unet_fast.triton.up_conv_into import up_conv_into
+
+
+def up_conv_crop_concat(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
+) -> torch.Tensor:
+    """As torch.ops.unet_fast.up_conv_crop_concat."""
+    last = _layout.is_channels_last(x)
+    shape = (x.shape[0], skip.shape[1] + weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    form = torch.channels_last if last else torch.contiguous_format
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
+    for dim in (2, 3):
+        skip = skip.narrow(dim, (skip.shape[dim] - shape[dim]) // 2, shape[dim])
+    place(skip, out[:, : skip.shape[1]], last)
+    up_conv_into(x, weight, bias, out)
+    return out
+
+
+KERNELS: dict[str, Any] = {"up_conv_crop_concat": up_conv_crop_concat}
