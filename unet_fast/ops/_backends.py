@@ -179,8 +179,8 @@ def _install(op: str) -> None:
 
 
 def _operators(op: str) -> list[str]:
-    """The operators of one file: the op itself and the backward op behind its gradient, if it has one."""
-    return [name for name in (op, f"{op}_backward") if hasattr(torch.ops.unet_fast, name)]
+    """The operators of one file: the op itself, its in-place form and the backward op behind its gradient, if there."""
+    return [name for name in (op, f"{op}_", f"{op}_backward") if hasattr(torch.ops.unet_fast, name)]
 
 
 def _triton_kernel(op: str, name: str) -> Callable[..., Any]:

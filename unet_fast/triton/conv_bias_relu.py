@@ -1,0 +1,40 @@
+"""conv_bias_relu and its backward: torch's own convolution without its bias, around the kernels of bias_relu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast.triton.bias_relu import bias_relu_, bias_relu_backward
+
+
+def conv_bias_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
+    """As torch.ops.unet_fast.conv_bias_relu. Bytes: those of the convolution, and 2 an element of a byte of its output."""
+    out = torch.ops.aten.convolution(x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
+    bias_relu_(out, bias)
+    return out
+
+
+def conv_bias_relu_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    padding: int,
+    want_x: bool,
+    want_weight: bool,
+    want_bias: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As torch.ops.unet_fast.conv_bias_relu_backward."""
+    masked, grad_bias = bias_relu_backward(grad, out, want_bias)
+    none = x.new_empty(0)
+    if not (want_x or want_weight):
+        return none, none, grad_bias
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        masked, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [want_x, want_weight, False]
+    )
+    return grad_x if want_x else none, grad_weight if want_weight else none, grad_bias
+
+
+KERNELS: dict[str, Any] = {"conv_bias_relu": conv_bias_relu, "conv_bias_relu_backward": conv_bias_relu_backward}
