@@ -22,11 +22,13 @@ inline int64_t images_at_once(const DistanceGrid& grid) {
   return std::clamp<int64_t>(kPixels / std::max<int64_t>(grid.pixels(), 1), 1, std::max<int64_t>(grid.batch, 1));
 }
 
-// The lines of a scan are cut into strips whose workspace stays in a core's cache between the way down and the way up.
+// The lines of a scan are cut into strips whose workspace stays in a core's cache between the way down and the way up. Where
+// the lines are too long for that, strips are wide enough to stream: narrow ones of an image whose rows are a power of two
+// apart would fall into a few sets of the cache, and each of their rows into a page of its own.
 inline int64_t strip_width(const DistanceGrid& grid, int64_t bytes_per_pixel) {
-  constexpr int64_t kBytes = int64_t{1} << 20, kStep = 64;
+  constexpr int64_t kBytes = int64_t{1} << 20, kStep = 64, kStreamed = 256;
   const int64_t width = kBytes / (grid.scan * bytes_per_pixel) / kStep * kStep;
-  return std::min(std::clamp<int64_t>(width, kStep, 1024), grid.lanes());
+  return std::min(width < kStep ? kStreamed : std::min<int64_t>(width, 1024), grid.lanes());
 }
 
 // A loop cut beforehand into few pieces, so that each can own a part of one scratch allocation made by the caller.
