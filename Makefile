@@ -67,7 +67,7 @@ sanitize: $(VENV)/.tested
 	MAX_JOBS=$(JOBS) $(PY) csrc/cpu/sanitize.py $(SANITIZE)
 
 cuda-check: install
-	$(PY) csrc/cuda/check.py --jobs $(JOBS)
+	$(PY) csrc/cuda/check.py --jobs $(JOBS) --write benchmarks/results/nvcc/registers.json
 
 # In the environment of $(PYTHON), which needs torch with CUDA, Triton and the tests' packages; STAGES="build tests" for some.
 gpu-check:

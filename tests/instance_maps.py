@@ -63,7 +63,8 @@ def weights_of(
         counts = {False: np.sum(image == 0), True: np.sum(image != 0)}
         present = sum(count > 0 for count in counts.values())
         for cells, count in counts.items():
-            border[n][(image != 0) == cells] += image.size / (present * max(count, 1))
+            if count:
+                border[n][(image != 0) == cells] += image.size / (present * count)
     return border
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fuzz.ops import OPS
+from tests.fuzz.ops import OPS, why_not
 from tests.fuzz.worker import LONGEST_CASE, work
 
 SECONDS = 20.0  # between two lines of progress
@@ -64,7 +64,13 @@ def main() -> None:
     unknown = set(options.ops) - set(OPS)
     if unknown:
         parser.error(f"no op named {', '.join(sorted(unknown))}; there are {', '.join(OPS)}")
-    waiting, running = list(options.ops or OPS), list[Run]()
+    waiting, running = [], list[Run]()
+    for name in options.ops or OPS:
+        reason = why_not(name, options.device)
+        if reason is None:
+            waiting.append(name)
+        else:
+            print(f"{name:24} not fuzzed: {reason}", flush=True)
     count, began, spoke = len(waiting), time.monotonic(), time.monotonic()
     while waiting or running:
         while waiting and len(running) < options.jobs:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from tests.fuzz import crop_concat, distances, elastic_warp, junctions, losses
+from unet_fast.ops import _backends
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ OPS = {
     "up_conv_into": Op(junctions.up_conv_cases(), junctions.check_up_conv_into),
     "up_conv_crop_concat": Op(junctions.up_conv_cases(), junctions.check_up_conv_crop_concat),
 }
+
+
+def why_not(name: str, device: str) -> str | None:
+    """None, or why the backend that UNET_FAST_BACKEND (or ``use_backend``) asks for cannot run the op there."""
+    wish = _backends.wish()
+    return None if wish == "auto" else _backends.why_not(wish, name, torch.device(device).type)
 
 
 def fuzz(
