@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -346,3 +347,14 @@ def test_modules_copy_and_print(name: str, rng: np.random.Generator) -> None:
     again = copy.deepcopy(module).to(torch.float64)
     assert again(logits, target, weight) == module(logits, target, weight)
     assert list(module.parameters()) == []
+
+
+@pytest.mark.parametrize("name", ["dice", "iou", "bce", "ms_ssim", "focal_log_dice", "focal_ms_ssim_iou"])
+def test_modules_have_the_keywords_of_their_functions(name: str) -> None:
+    module = type(LOSSES[name][2])
+    function = getattr(losses, f"{'bce_with_logits' if name == 'bce' else name}_loss")
+    keywords = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert {p.name: p.default for p in inspect.signature(module).parameters.values()} == keywords
+    assert module().options == keywords
+    with pytest.raises(TypeError, match="unexpected keyword argument 'smoth'"):
+        module(smoth=1)

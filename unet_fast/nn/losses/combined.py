@@ -8,7 +8,7 @@ from torch import Tensor
 from unet_fast import ops
 from unet_fast.nn.losses import _pixels, _regions
 from unet_fast.nn.losses._inputs import Case, check_number, prepare
-from unet_fast.nn.losses._module import Loss
+from unet_fast.nn.losses._module import FunctionLoss
 from unet_fast.nn.losses.dice import soft_dice
 from unet_fast.nn.losses.focal import check_focal_options, focal_pixels
 from unet_fast.nn.losses.iou import soft_iou
@@ -32,8 +32,7 @@ def focal_dice_loss(
 
     Source: a batch-norm U-Net written from scratch, one of several losses tried there, with gamma 0.9.
     """
-    check_focal_options(gamma, None)
-    _regions.check_options(smooth, over, include_background, ignore_index)
+    _check_focal_dice(gamma, smooth, over, include_background, ignore_index)
     case = prepare(logits, target, weight, ignore_index)
     dice = soft_dice(case, smooth, over, include_background)
     return _focal_mean(case, gamma) + _regions.reduce(1 - dice, over, "mean")
@@ -65,10 +64,7 @@ def focal_log_dice_loss(
 
     Source: a U-Net with a pretrained ResNet encoder.
     """
-    check_number("alpha", alpha, 0.0)
-    check_focal_options(gamma, None)
-    check_number("smooth", smooth, 0.0, above=True)
-    _regions.check_options(smooth, over, include_background, ignore_index)
+    _check_focal_log_dice(alpha, gamma, smooth, over, include_background, ignore_index)
     case = prepare(logits, target, weight, ignore_index)
     dice = soft_dice(case, smooth, over, include_background)
     return alpha * _focal_mean(case, gamma) - _regions.reduce(dice.log(), over, "mean")
@@ -121,9 +117,7 @@ def focal_ms_ssim_iou_loss(
 
     Source: Huang et al., UNet 3+ (2020).
     """
-    check_focal_options(gamma, None)
-    check_ms_ssim_options(scales, include_background, ignore_index)
-    _regions.check_options(smooth, over, include_background, ignore_index)
+    _check_focal_ms_ssim_iou(gamma, scales, smooth, over, include_background, ignore_index)
     case = prepare(logits, target, weight, ignore_index)
     structure = ms_ssim(case, scales, include_background)
     iou = soft_iou(case, smooth, over, include_background)
@@ -134,108 +128,53 @@ def focal_ms_ssim_iou_loss(
     )
 
 
+def _check_focal_dice(gamma: float, smooth: float, over: str, include_background: bool, ignore_index: int) -> None:
+    check_focal_options(gamma, None)
+    _regions.check_options(smooth, over, include_background, ignore_index)
+
+
+def _check_focal_log_dice(
+    alpha: float, gamma: float, smooth: float, over: str, include_background: bool, ignore_index: int
+) -> None:
+    check_number("alpha", alpha, 0.0)
+    check_number("smooth", smooth, 0.0, above=True)
+    _check_focal_dice(gamma, smooth, over, include_background, ignore_index)
+
+
+def _check_focal_ms_ssim_iou(
+    gamma: float, scales: int, smooth: float, over: str, include_background: bool, ignore_index: int
+) -> None:
+    check_ms_ssim_options(scales, include_background, ignore_index)
+    _check_focal_dice(gamma, smooth, over, include_background, ignore_index)
+
+
 def _focal_mean(case: Case, gamma: float) -> Tensor:
     return _pixels.reduce(case, focal_pixels(case, gamma, None), "mean")
 
 
-class FocalDiceLoss(Loss):
-    """:func:`unet_fast.nn.losses.focal_dice_loss` as a module: ``forward(logits, target, weight=None)``."""
+class FocalDiceLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.focal_dice_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        gamma: float = 0.9,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-    ) -> None:
-        check_focal_options(gamma, None)
-        _regions.check_options(smooth, over, include_background, ignore_index)
-        super().__init__(
-            gamma=gamma, smooth=smooth, over=over, include_background=include_background, ignore_index=ignore_index
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss."""
-        return focal_dice_loss(logits, target, weight, **self.options)
+    function = staticmethod(focal_dice_loss)
+    check = staticmethod(_check_focal_dice)
 
 
-class FocalLogDiceLoss(Loss):
-    """:func:`unet_fast.nn.losses.focal_log_dice_loss` as a module: ``forward(logits, target, weight=None)``."""
+class FocalLogDiceLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.focal_log_dice_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 10.0,
-        gamma: float = 2.0,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-    ) -> None:
-        check_number("alpha", alpha, 0.0)
-        check_focal_options(gamma, None)
-        check_number("smooth", smooth, 0.0, above=True)
-        _regions.check_options(smooth, over, include_background, ignore_index)
-        super().__init__(
-            alpha=alpha,
-            gamma=gamma,
-            smooth=smooth,
-            over=over,
-            include_background=include_background,
-            ignore_index=ignore_index,
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss."""
-        return focal_log_dice_loss(logits, target, weight, **self.options)
+    function = staticmethod(focal_log_dice_loss)
+    check = staticmethod(_check_focal_log_dice)
 
 
-class BCEDiceLoss(Loss):
-    """:func:`unet_fast.nn.losses.bce_dice_loss` as a module: ``forward(logits, target, weight=None)``."""
+class BCEDiceLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.bce_dice_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-    ) -> None:
-        _regions.check_options(smooth, over, include_background, ignore_index)
-        super().__init__(smooth=smooth, over=over, include_background=include_background, ignore_index=ignore_index)
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss."""
-        return bce_dice_loss(logits, target, weight, **self.options)
+    function = staticmethod(bce_dice_loss)
+    check = staticmethod(_regions.check_options)
 
 
-class FocalMSSSIMIoULoss(Loss):
-    """:func:`unet_fast.nn.losses.focal_ms_ssim_iou_loss` as a module: ``forward(logits, target, weight=None)``."""
+class FocalMSSSIMIoULoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.focal_ms_ssim_iou_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        gamma: float = 2.0,
-        scales: int = 5,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-    ) -> None:
-        check_focal_options(gamma, None)
-        check_ms_ssim_options(scales, include_background, ignore_index)
-        _regions.check_options(smooth, over, include_background, ignore_index)
-        super().__init__(
-            gamma=gamma,
-            scales=scales,
-            smooth=smooth,
-            over=over,
-            include_background=include_background,
-            ignore_index=ignore_index,
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss."""
-        return focal_ms_ssim_iou_loss(logits, target, weight, **self.options)
+    function = staticmethod(focal_ms_ssim_iou_loss)
+    check = staticmethod(_check_focal_ms_ssim_iou)

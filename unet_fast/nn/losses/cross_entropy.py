@@ -11,7 +11,7 @@ from unet_fast import checks
 from unet_fast.errors import InputError
 from unet_fast.nn.losses import _pixels
 from unet_fast.nn.losses._inputs import TARGET_DTYPES, Case, check_ignore_index, prepare
-from unet_fast.nn.losses._module import Loss
+from unet_fast.nn.losses._module import FunctionLoss, Loss
 
 
 def bce_with_logits_loss(
@@ -53,16 +53,11 @@ def bce_with_logits_loss(
     return _pixels.reduce(case, _pixels.binary_cross_entropy(case), reduction)
 
 
-class BCEWithLogitsLoss(Loss):
-    """:func:`unet_fast.nn.losses.bce_with_logits_loss` as a module: ``forward(logits, target, weight=None)``."""
+class BCEWithLogitsLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.bce_with_logits_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(self, *, ignore_index: int = -100, reduction: str = "mean") -> None:
-        _pixels.check_options(ignore_index, reduction)
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the reduced loss."""
-        return bce_with_logits_loss(logits, target, weight, **self.options)
+    function = staticmethod(bce_with_logits_loss)
+    check = staticmethod(_pixels.check_options)
 
 
 def class_counts(target: Tensor, num_classes: int, *, ignore_index: int = -100) -> Tensor:

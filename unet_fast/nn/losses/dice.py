@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unet_fast.nn.losses import _regions
 from unet_fast.nn.losses._inputs import Case, prepare
-from unet_fast.nn.losses._module import Loss
+from unet_fast.nn.losses._module import FunctionLoss
 
 
 def dice_loss(
@@ -61,27 +61,8 @@ def soft_dice(case: Case, smooth: float, over: str, include_background: bool) ->
     return _regions.ratio(2 * both + smooth, predicted + true + smooth)
 
 
-class DiceLoss(Loss):
-    """:func:`unet_fast.nn.losses.dice_loss` as a module: ``forward(logits, target, weight=None)``."""
+class DiceLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.dice_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-    ) -> None:
-        _regions.check_options(smooth, over, include_background, ignore_index, reduction)
-        super().__init__(
-            smooth=smooth,
-            over=over,
-            include_background=include_background,
-            ignore_index=ignore_index,
-            reduction=reduction,
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the reduced loss."""
-        return dice_loss(logits, target, weight, **self.options)
+    function = staticmethod(dice_loss)
+    check = staticmethod(_regions.check_options)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unet_fast.nn.losses import _regions
 from unet_fast.nn.losses._inputs import Case, prepare
-from unet_fast.nn.losses._module import Loss
+from unet_fast.nn.losses._module import FunctionLoss
 
 
 def iou_loss(
@@ -43,27 +43,8 @@ def soft_iou(case: Case, smooth: float, over: str, include_background: bool) -> 
     return _regions.ratio(both + smooth, predicted + true - both + smooth)
 
 
-class IoULoss(Loss):
-    """:func:`unet_fast.nn.losses.iou_loss` as a module: ``forward(logits, target, weight=None)``."""
+class IoULoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.iou_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        smooth: float = 1.0,
-        over: str = "sample",
-        include_background: bool = True,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-    ) -> None:
-        _regions.check_options(smooth, over, include_background, ignore_index, reduction)
-        super().__init__(
-            smooth=smooth,
-            over=over,
-            include_background=include_background,
-            ignore_index=ignore_index,
-            reduction=reduction,
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the reduced loss."""
-        return iou_loss(logits, target, weight, **self.options)
+    function = staticmethod(iou_loss)
+    check = staticmethod(_regions.check_options)

@@ -13,7 +13,7 @@ from unet_fast import checks
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn.losses import _regions
 from unet_fast.nn.losses._inputs import Case, check_ignore_index, prepare
-from unet_fast.nn.losses._module import Loss
+from unet_fast.nn.losses._module import FunctionLoss
 
 WINDOW = 11
 SIGMA = 1.5
@@ -177,22 +177,8 @@ def check_ms_ssim_options(scales: int, include_background: bool, ignore_index: i
     checks.check_choice("reduction", reduction, _regions.REDUCTIONS)
 
 
-class MSSSIMLoss(Loss):
-    """:func:`unet_fast.nn.losses.ms_ssim_loss` as a module: ``forward(logits, target, weight=None)``."""
+class MSSSIMLoss(FunctionLoss):
+    """:func:`unet_fast.nn.losses.ms_ssim_loss` as a module, with its keywords: ``forward(logits, target, weight=None)``."""
 
-    def __init__(
-        self,
-        *,
-        scales: int = 5,
-        include_background: bool = True,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-    ) -> None:
-        check_ms_ssim_options(scales, include_background, ignore_index, reduction)
-        super().__init__(
-            scales=scales, include_background=include_background, ignore_index=ignore_index, reduction=reduction
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the reduced loss."""
-        return ms_ssim_loss(logits, target, weight, **self.options)
+    function = staticmethod(ms_ssim_loss)
+    check = staticmethod(check_ms_ssim_options)
