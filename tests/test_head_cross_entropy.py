@@ -200,3 +200,17 @@ def test_bad_input(changes, error, message):
     } | changes
     with pytest.raises(error, match=message):
         head_cross_entropy(**given)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (2, 257)])
+def test_what_does_not_fit_a_gpu_is_a_product_and_the_loss(shape, generator):
+    from unet_fast.ops.head_cross_entropy import fits_registers
+    from unet_fast.reference.head_cross_entropy import head_logits
+
+    k, c = shape
+    assert not fits_registers(k, c, torch.float32) and fits_registers(8, 256, torch.bfloat16)
+    features, weight, bias, target, pixels, extra = draw(generator, 1, c, k, (4, 5))
+    logits = head_logits(features, weight, bias, target != -100, True, extra)
+    expected = F.cross_entropy(logits, target, reduction="none").mul(pixels).sum() / (target != -100).sum()
+    got = head_cross_entropy(features, weight, bias, target, pixels, relu=True, feature_bias=extra)
+    torch.testing.assert_close(got, expected, **CROSS_ENTROPY[torch.float32])

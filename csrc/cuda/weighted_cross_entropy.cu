@@ -14,34 +14,15 @@
 
 #include <cmath>
 
-#include "cuda/block_sum.h"
 #include "cuda/cross_entropy_pixels.h"
+#include "cuda/cross_entropy_sums.h"
 #include "cuda/launch.h"
 
 namespace uf::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int64_t kMostBlocks = 4096;       // of the loss: the pairs of sums that the last block adds up
 constexpr int64_t kStageBytes = 32 * 1024;  // of shared memory for many classes: three blocks fit on any multiprocessor
-constexpr int kDivisorThreads = 512, kDivisorWarps = kDivisorThreads / kWarp;
-constexpr int kMostDivisorBlocks = 128;     // few: every block of the loss adds up their sums
-constexpr int kDivisorPixels = 4;           // that a thread reads at once
-static_assert(kMostDivisorBlocks <= kThreads, "one thread of the loss for each sum of the divisor");
-
-// The divisor alone, before the loss: 12 bytes a pixel at most. N pixels at a time, and the last few one by one.
-template <class A, int N>
-__global__ void __launch_bounds__(kDivisorThreads) divisor_kernel(const LossCall call, double* sums) {
-  __shared__ double scratch[kDivisorWarps];
-  const int64_t pixels = call.shape.batch * call.shape.pixels, groups = pixels / N;
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kDivisorThreads + threadIdx.x;
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * kDivisorThreads;
-  double sum = 0;
-  for (int64_t group = thread; group < groups; group += threads) sum += divisor_of_pixels<A, N>(call, group * N);
-  if (thread < pixels - groups * N) sum += divisor_of_pixels<A, 1>(call, groups * N + thread);
-  sum = block_sum<kDivisorThreads>(sum, scratch);
-  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
-}
 
 // ---- losses and gradients
 
@@ -110,28 +91,8 @@ struct TileWalk {
   }
 };
 
-// What every gradient is multiplied with: 1 / divisor.
-template <class A>
-__device__ A gradient_scale(const LossCall& call) {
-  __shared__ double scratch[kWarps];
-  if (!call.divisors) return A(1);
-  const double share = threadIdx.x < call.divisor_blocks ? call.divisors[threadIdx.x] : 0.0;
-  return static_cast<A>(1.0 / usable_divisor(block_sum<kThreads>(share, scratch)));
-}
-
-__device__ void write_sums(const LossCall& call, const PixelSums& sums) {
-  __shared__ double loss_scratch[kWarps], divisor_scratch[kWarps];
-  if (call.arguments.reduction == Reduction::kNone) return;
-  const double loss = block_sum<kThreads>(sums.loss, loss_scratch);
-  const double divisor = block_sum<kThreads>(sums.divisor, divisor_scratch);
-  if (threadIdx.x == 0) {
-    call.sums[2 * blockIdx.x] = loss;
-    call.sums[2 * blockIdx.x + 1] = divisor;
-  }
-}
-
 template <class T, int K, int N, Access access>
-__global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const LossCall call) {
+__global__ void __launch_bounds__(kLossThreads, 2) cross_entropy_kernel(const LossCall call) {
   const auto scale = gradient_scale<decltype(widen(T{}))>(call);
   PixelSums sums = {0, 0};
   for (TileWalk walk(call); walk.n < call.shape.batch; walk.next(call)) {
@@ -165,7 +126,7 @@ __device__ void each_value(const LossCall& call, uint32_t at, uint32_t pitch, co
 // memory, V at a time, and so does their gradient. Each thread takes one pixel from there; an odd pitch keeps the
 // threads of a warp on different banks.
 template <class T, int V>
-__global__ void __launch_bounds__(kThreads, 2) staged_kernel(const LossCall call) {
+__global__ void __launch_bounds__(kLossThreads, 2) staged_kernel(const LossCall call) {
   using A = decltype(widen(T{}));
   using G = Gradient<T>;
   __shared__ A stage[kStageBytes / sizeof(A)];
@@ -179,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 2) staged_kernel(const LossCall call
     const auto count = static_cast<uint32_t>(left < call.tile_pixels ? left : call.tile_pixels);
     const uint32_t values = count * classes;  // a multiple of V
     const T* from = static_cast<const T*>(a.logits) + walk.n * s.batch_stride + first * s.classes;
-    for (uint32_t at = threadIdx.x * V; at < values; at += kThreads * V) {
+    for (uint32_t at = threadIdx.x * V; at < values; at += kLossThreads * V) {
       const auto some = load_vector<T, V>(from + at);
       each_value<V>(call, at, pitch, [&](uint32_t where, int v) { stage[where] = widen(some.values[v]); });
     }
@@ -202,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 2) staged_kernel(const LossCall call
     __syncthreads();
     if (!a.grad) continue;
     G* to = static_cast<G*>(a.grad) + (walk.n * s.pixels + first) * s.classes;
-    for (uint32_t at = threadIdx.x * V; at < values; at += kThreads * V) {
+    for (uint32_t at = threadIdx.x * V; at < values; at += kLossThreads * V) {
       Vector<G, V> some;
       each_value<V>(call, at, pitch, [&](uint32_t where, int v) { some.values[v] = narrow<G>(stage[where]); });
       store_vector(to + at, some);
@@ -211,40 +172,7 @@ __global__ void __launch_bounds__(kThreads, 2) staged_kernel(const LossCall call
   write_sums(call, sums);
 }
 
-// ---- the sum of the losses
-
-// One block adds up the pairs of all others. Without any (an empty tensor) the loss is 0.
-template <class A>
-__global__ void __launch_bounds__(kThreads)
-    total_kernel(const double* sums, const int64_t blocks, const Reduction reduction, A* result) {
-  __shared__ double loss_scratch[kWarps], weight_scratch[kWarps];
-  double loss = 0, divisor = 0;
-  for (int64_t block = threadIdx.x; block < blocks; block += kThreads) {
-    loss += sums[2 * block];
-    divisor += sums[2 * block + 1];
-  }
-  loss = block_sum<kThreads>(loss, loss_scratch);
-  divisor = block_sum<kThreads>(divisor, weight_scratch);
-  if (threadIdx.x == 0)
-    *result = static_cast<A>(reduction == Reduction::kSum ? loss : loss / usable_divisor(divisor));
-}
-
 // ---- launches
-
-bool needs_divisor(const WeightedCrossEntropyArguments& a) {
-  return a.grad != nullptr && (a.reduction == Reduction::kMean || a.reduction == Reduction::kWeightMean);
-}
-
-int64_t class_bytes(ClassType type) {
-  return type == ClassType::kInt64 ? 8 : type == ClassType::kInt32 ? 4 : 1;
-}
-
-// Whether targets, weights and losses of every group of `count` pixels can be accessed as vectors.
-bool pixels_are_aligned(const WeightedCrossEntropyArguments& a, int64_t count, int64_t wide_bytes) {
-  const int64_t wide = vector_alignment(count * wide_bytes);
-  return is_aligned(a.target, vector_alignment(count * class_bytes(a.class_type))) && is_aligned(a.weight, wide) &&
-         (a.reduction != Reduction::kNone || is_aligned(a.loss, wide));
-}
 
 // N pixels of one class are 16 bytes, so images that are N elements or a multiple of it apart start at whole vectors.
 template <class T, int K, int N>
@@ -271,18 +199,18 @@ cudaError_t launch_tiles(void (*kernel)(LossCall), LossCall call, int64_t tile_p
   if (*blocks == 0) return cudaSuccess;
   call.image_step = *blocks / call.tiles;
   call.tile_step = *blocks % call.tiles;
-  return launch(kernel, *blocks, kThreads, stream, call);
+  return launch(kernel, *blocks, kLossThreads, stream, call);
 }
 
 template <class T, int K, int N>
 cudaError_t launch_few_classes(const LossCall& call, int64_t* blocks, cudaStream_t stream) {
-  constexpr int64_t kTile = int64_t{kThreads} * N;
+  constexpr int64_t kTile = int64_t{kLossThreads} * N;
   switch (access_of<T, K, N>(call.shape, call.arguments)) {
     case Access::kPlanar:
       return launch_tiles(cross_entropy_kernel<T, K, N, Access::kPlanar>, call, kTile, blocks, stream);
     case Access::kInterleaved:
       return launch_tiles(cross_entropy_kernel<T, K, N, Access::kInterleaved>, call, kTile, blocks, stream);
-    default: return launch_tiles(cross_entropy_kernel<T, K, 1, Access::kSingle>, call, kThreads, blocks, stream);
+    default: return launch_tiles(cross_entropy_kernel<T, K, 1, Access::kSingle>, call, kLossThreads, blocks, stream);
   }
 }
 
@@ -295,12 +223,12 @@ cudaError_t launch_many_classes(LossCall call, int64_t* blocks, cudaStream_t str
   // whole warps, so that every tile starts at a multiple of a vector
   const int64_t fit = kStageBytes / sizeof(A) / (s.classes | 1) / kWarp * kWarp;
   if (!last || fit == 0)
-    return launch_tiles(cross_entropy_kernel<T, 0, 1, Access::kSingle>, call, kThreads, blocks, stream);
+    return launch_tiles(cross_entropy_kernel<T, 0, 1, Access::kSingle>, call, kLossThreads, blocks, stream);
   call.by_classes = Divide<uint32_t>(s.classes);
   const bool even = s.batch_stride % kVector == 0 && s.classes * s.pixels % kVector == 0;
   const bool wide = even && is_aligned(call.arguments.logits, kVectorBytes) &&
                     is_aligned(call.arguments.grad, kVectorBytes);
-  return launch_tiles(wide ? staged_kernel<T, kVector> : staged_kernel<T, 1>, call, fit < kThreads ? fit : kThreads,
+  return launch_tiles(wide ? staged_kernel<T, kVector> : staged_kernel<T, 1>, call, fit < kLossThreads ? fit : kLossThreads,
                       blocks, stream);
 }
 
@@ -313,16 +241,8 @@ cudaError_t launch_all(const WeightedCrossEntropyShape& shape, const WeightedCro
   call.shape = shape;
   call.arguments = arguments;
   call.sums = workspace + kMostDivisorBlocks;
-  cudaError_t error = cudaSuccess;
-  if (needs_divisor(arguments)) {
-    call.divisors = workspace;
-    const bool aligned = pixels_are_aligned(arguments, kDivisorPixels, sizeof(A));
-    const int64_t blocks = ceil_div(shape.batch * shape.pixels, kDivisorThreads * kDivisorPixels);
-    call.divisor_blocks = static_cast<unsigned>(blocks < kMostDivisorBlocks ? blocks : kMostDivisorBlocks);
-    error = launch(aligned ? divisor_kernel<A, kDivisorPixels> : divisor_kernel<A, 1>, call.divisor_blocks,
-                   kDivisorThreads, stream, call, workspace);
-    if (error != cudaSuccess) return error;
-  }
+  cudaError_t error = sum_divisor<A>(call, workspace, stream);
+  if (error != cudaSuccess) return error;
   int64_t blocks = 0;
   switch (shape.classes) {
     case 2: error = launch_few_classes<T, 2, kVector>(call, &blocks, stream); break;
@@ -331,8 +251,7 @@ cudaError_t launch_all(const WeightedCrossEntropyShape& shape, const WeightedCro
     default: error = launch_many_classes<T>(call, &blocks, stream);
   }
   if (error != cudaSuccess || arguments.reduction == Reduction::kNone) return error;
-  return launch(total_kernel<A>, 1, kThreads, stream, static_cast<const double*>(call.sums), blocks,
-                arguments.reduction, static_cast<A*>(arguments.loss));
+  return sum_losses<A>(call, blocks, stream);
 }
 
 }  // namespace

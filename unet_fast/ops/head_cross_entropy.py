@@ -1,6 +1,6 @@
 """The 1x1 head of a network and its weighted softmax loss in one pass over the features; the logits are never stored.
 
-Kernels: csrc/cpu/head_cross_entropy.cpp; truth: unet_fast/reference/head_cross_entropy.py.
+Kernels: csrc/cpu, csrc/cuda and unet_fast/triton, head_cross_entropy each; truth: unet_fast/reference/head_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _layout, _library
 from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
-from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, is_plain_one
+from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, is_plain_one, weighted_cross_entropy
+from unet_fast.reference.head_cross_entropy import head_logits
 
 _backends.register("head_cross_entropy")
 
@@ -50,7 +51,8 @@ def head_cross_entropy(
         The loss, a scalar, float64 for float64 features, else float32. When no pixel is counted, or the weights sum to
         0, the means are 0 and so are the gradients. The gradients of the features, the weight and the biases come from
         the same pass, so the backward only scales them. Second derivatives raise;
-        ``unet_fast.reference.head_cross_entropy`` has them. Meant for few classes: the work is 6 K C a pixel.
+        ``unet_fast.reference.head_cross_entropy`` has them. Meant for few classes: the work is 6 K C a pixel. On a
+        GPU more than 8 classes (4 in float64) or 256 channels are a product and then the loss, with logits in memory.
 
     Raises:
         InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
@@ -88,6 +90,9 @@ def head_cross_entropy(
             ignore_index=ignore_index,
             reduction=reduction,
         )
+    if features.device.type != "cpu" and not fits_registers(weight.shape[0], weight.shape[1], features.dtype):
+        logits = head_logits(features, weight, bias, target != ignore_index, relu, feature_bias)
+        return weighted_cross_entropy(logits, target, pixel_weight, ignore_index=ignore_index, reduction=reduction)
     inputs = (features, weight, bias, feature_bias)
     want_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     code = REDUCTIONS.index(reduction)
@@ -101,6 +106,11 @@ def head_cross_entropy(
         if "target contains" in text:  # the kernel looks at the values, so that nothing else has to
             raise InputError(text[text.index("target contains") :]) from None
         raise
+
+
+def fits_registers(classes: int, channels: int, dtype: torch.dtype) -> bool:
+    """Whether the kernels for GPUs take so many; with more, a matrix product and the loss by itself are as fast."""
+    return classes <= (4 if dtype == torch.float64 else 8) and channels <= 256
 
 
 def _check(

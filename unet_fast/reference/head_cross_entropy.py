@@ -20,9 +20,22 @@ def head_cross_entropy(
     reduction: str = "mean",
 ) -> torch.Tensor:
     """See :func:`unet_fast.ops.head_cross_entropy`. Differentiable any number of times."""
+    logits = head_logits(features, weight, bias, target != ignore_index, relu, feature_bias)
+    return weighted_cross_entropy(logits, target, pixel_weight, ignore_index=ignore_index, reduction=reduction)
+
+
+def head_logits(
+    features: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    counted: torch.Tensor,
+    relu: bool,
+    feature_bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """The logits (N, K, *S), wide, with the features of pixels that are not counted (N, *S) taken as 0."""
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     # ignored pixels are cut off before anything is computed: not even a NaN there may reach a gradient
-    y = features.to(wide).where((target != ignore_index).unsqueeze(1), 0.0)
+    y = features.to(wide).where(counted.unsqueeze(1), 0.0)
     one_a_channel = [-1, *[1] * (features.dim() - 2)]
     if feature_bias is not None:
         y = y + feature_bias.to(wide).view(one_a_channel)
@@ -31,4 +44,4 @@ def head_cross_entropy(
     logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(wide))
     if bias is not None:
         logits = logits + bias.to(wide).view(one_a_channel)
-    return weighted_cross_entropy(logits, target, pixel_weight, ignore_index=ignore_index, reduction=reduction)
+    return logits
