@@ -1,8 +1,8 @@
 // Source coordinates of the output pixels, for blocks of pixels of one row.
 //
 // The field is separable. Per row, the control points (displacements, times the matrix) are first summed over y: two short
-// rows of grid_width numbers. Per pixel they are then summed over x with weights that a table holds for each block, only over the control points that
-// reach into the block: three products for a 3x3 grid, whatever its kernel, and no look-up.
+// rows of grid_width numbers. Per pixel they are then summed over x with weights that a table holds for each block, only
+// over the control points that reach into the block: three products for a 3x3 grid, whatever its kernel, and no look-up.
 //
 // Blocks (common/warp_coordinates.h) are always computed whole.
 #pragma once

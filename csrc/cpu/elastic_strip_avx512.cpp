@@ -1,5 +1,5 @@
-// Sixteen pixels at a time. Reading is what costs: where the taps of a pixel are neighbours in memory, one gathered element holds two of them (two floats in 64 bits, two 16-bit
-// numbers in 32).
+// Sixteen pixels at a time. Reading is what costs: where the taps of a pixel are neighbours in memory, one gathered element
+// holds two of them (two floats in 64 bits, two 16-bit numbers in 32).
 #include "cpu/elastic_strip.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -22,6 +22,7 @@ namespace uf::warp {
 namespace {
 
 constexpr __mmask16 kAll = 0xffff;
+constexpr int64_t kRowsAhead = 8;  // the hardware's prefetchers follow no bent path
 
 // Lanes with 0 <= index < n.
 UF_AVX512_INLINE __mmask16 inside(__m512i index, int32_t n) {
@@ -159,6 +160,11 @@ UF_AVX512_INLINE void store_pixels(BFloat16* out, __mmask16 lanes, __m512 value)
   _mm256_mask_storeu_epi16(out, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16)));
 }
 
+// Some bytes behind a pointer, wherever that is.
+UF_AVX512_INLINE void prefetch(const void* from, int64_t bytes) {
+  _mm_prefetch(reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes)), _MM_HINT_T0);
+}
+
 struct Pair {
   __m512 first, second;
 };
@@ -239,7 +245,8 @@ UF_AVX512_INLINE void linear_border(const StripArgs& args, int k, Place y, Place
 }
 
 template <class T>
-UF_AVX512 void linear(const StripArgs& args) {
+UF_AVX512 void linear(const StripArgs& in) {
+  const StripArgs args = in;  // a copy: no store changes it
   const Places& places = *args.places;
   const __m512i stride = _mm512_set1_epi32(static_cast<int32_t>(args.stride_y));
   for (int k = args.begin / kGroup * kGroup; k < args.end; k += kGroup) {
@@ -250,8 +257,10 @@ UF_AVX512 void linear(const StripArgs& args) {
     }
     const __m512i at = _mm512_add_epi32(_mm512_mullo_epi32(y.whole, stride), x.whole);
     const __mmask16 lanes = wanted(args, k);
+    const int64_t ahead = (_mm_cvtsi128_si32(_mm512_castsi512_si128(at)) + kRowsAhead * args.stride_y) * int64_t{sizeof(T)};
     Channel<T> channel(args, k);
     for (int64_t c = 0; c < args.channels; ++c, channel.next(args)) {
+      prefetch(channel.plane, ahead);
       const Pair upper = load_pair(channel.plane, at), lower = load_pair(channel.plane + args.stride_y, at);
       const __m512 above = between(upper.first, upper.second, x.rest);
       const __m512 below = between(lower.first, lower.second, x.rest);
@@ -299,17 +308,18 @@ UF_AVX512_INLINE void copy_pixels(const StripArgs& args, const uint64_t* plane, 
 }
 
 template <class T>
-UF_AVX512 void nearest(const StripArgs& args) {
+UF_AVX512 void nearest(const StripArgs& in) {
+  const StripArgs args = in;  // a copy: no store changes it
   const Places& places = *args.places;
   const __m512i stride_y = _mm512_set1_epi32(static_cast<int32_t>(args.stride_y));
   const __m512i stride_x = _mm512_set1_epi32(static_cast<int32_t>(args.stride_x));
   for (int k = args.begin / kGroup * kGroup; k < args.end; k += kGroup) {
     __m512i y = nearest_index(load_place(places.whole_y, places.rest_y, k));
     __m512i x = nearest_index(load_place(places.whole_x, places.rest_x, k));
-    __mmask16 in = kAll;
+    __mmask16 in_image = kAll;
     const bool interior = places.interior[k / kGroup];
     if (!interior) {
-      if (args.padding == Padding::kZeros) in = inside(y, args.height) & inside(x, args.width);
+      if (args.padding == Padding::kZeros) in_image = inside(y, args.height) & inside(x, args.width);
       y = border(args.padding, y, args.height);
       x = border(args.padding, x, args.width);
     }
@@ -321,7 +331,7 @@ UF_AVX512 void nearest(const StripArgs& args) {
       if (interior) {
         copy_pixels<false>(args, channel.plane, at, kAll, channel.out, lanes);
       } else {
-        copy_pixels<true>(args, channel.plane, at, in, channel.out, lanes);
+        copy_pixels<true>(args, channel.plane, at, in_image, channel.out, lanes);
       }
     }
   }
