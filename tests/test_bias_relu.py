@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from tests.devices import DEVICES
 from tests.tolerances import CHANNEL_SUM, CONVOLUTION, EXACT
+from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import ConvReLU
 from unet_fast.ops import bias_relu, conv_bias_relu
@@ -122,6 +123,30 @@ def test_compiles_without_a_graph_break(generator):
         x = draw(generator, 2, 3, *size)
         expected = torch.autograd.grad(step(x, weight, bias), (weight, bias))
         torch.testing.assert_close(torch.autograd.grad(compiled(x, weight, bias), (weight, bias)), expected)
+
+
+@pytest.mark.parametrize("wants", [(True, True, True), (True, False, False), (False, True, True), (False, False, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_backward_operator_of_the_convolution(dtype, wants, generator):
+    """Whichever gradients are wanted; the others are empty. Images without pixels or without images as well."""
+    ops = torch.ops.unet_fast
+    for batch in (2, 0):
+        x, weight = draw(generator, batch, 3, 6, 7, dtype=dtype), draw(generator, 4, 3, 3, 3, dtype=dtype)
+        x.requires_grad_(), weight.requires_grad_()
+        bias = draw(generator, 4, dtype=dtype).requires_grad_()
+        expected_out = reference.conv_bias_relu(x, weight, bias, padding=1)
+        out = ops.conv_bias_relu(x.detach(), weight.detach(), bias.detach(), 1)
+        torch.testing.assert_close(out, expected_out.detach(), **CONVOLUTION[dtype])
+        grad = draw(generator, *out.shape, dtype=dtype)
+        arguments = (grad, x.detach(), weight.detach(), out, 1, *wants)
+        expected = torch.autograd.grad(expected_out, (x, weight, bias), grad)
+        for got, want, wanted in zip(ops.conv_bias_relu_backward(*arguments), expected, wants, strict=True):
+            if wanted:
+                torch.testing.assert_close(got, want, **CONVOLUTION[dtype])
+            else:
+                assert got.shape == (0,)
+        if batch:
+            torch.library.opcheck(ops.conv_bias_relu_backward.default, arguments)
 
 
 def test_second_derivative_raises(generator):

@@ -102,15 +102,50 @@ def up_conv_crop_concat(run: Callable[..., Any]) -> None:
 def elastic_warp(run: Callable[..., Any]) -> None:
     image, labels = torch.zeros(2, 3, 40, 90), torch.zeros(2, 1, 40, 90, dtype=torch.uint8)
     matrix = torch.zeros(2, 2, 3)
-    for dtype, field, padding in ((torch.float32, 0, 0), (torch.bfloat16, 1, 1), (torch.float64, 2, 2)):
+    for dtype, field, padding, kinds in (
+        (torch.float32, 0, 0, [1, 0, 1]),
+        (torch.bfloat16, 1, 1, [2, 0, 2]),
+        (torch.float64, 2, 2, [2, 0, 1]),
+    ):
         images = [image.to(dtype), labels, image.half().to(memory_format=torch.channels_last)]
         wide = torch.promote_types(dtype, torch.float32)
         points, affine = torch.zeros(2, 2, 4, 4, dtype=wide), None if padding == 2 else matrix
-        for kinds in ([1, 0, 1], [2, 0, 2]):
-            run("elastic_warp", images, points, affine, [40, 90, 20, 30, 50, 95], kinds, [0.0] * 3, field, padding)
-            for deterministic in (False, True):
-                grads = [image.to(wide), image[:, :, :20, :30].to(wide)]
-                run("elastic_warp_backward", grads, points, affine, [40, 90], kinds[:2], field, padding, deterministic)
+        run("elastic_warp", images, points, affine, [40, 90, 20, 30, 50, 95], kinds, [0.0] * 3, field, padding)
+        grads = [image.to(wide), image[:, :, :20, :30].to(wide)]
+        deterministic = dtype != torch.bfloat16
+        run("elastic_warp_backward", grads, points, affine, [40, 90], kinds[:2], field, padding, deterministic)
+
+
+def bias_relu(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        for dtype in FLOATS:
+            wide = torch.promote_types(dtype, torch.float32)
+            # whole vectors; and what is divided by none
+            for channels, size in ((64, 24), (3, 13))[: 2 if dtype == torch.bfloat16 else 1]:
+                x, bias = (
+                    torch.zeros(2, channels, size, size, dtype=dtype).to(memory_format=form),
+                    torch.zeros(channels),
+                )
+                out = run("bias_relu", x, bias.to(wide))
+                run("bias_relu_backward", x, out, True)
+        run("bias_relu_", x, None)
+        run("bias_relu_backward", x, out, False)
+
+
+def relu_pool_skip(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        for dtype in FLOATS:
+            wide = torch.promote_types(dtype, torch.float32)
+            for channels, size, crop in ((64, 80, 64), (3, 13, 7))[: 2 if dtype == torch.bfloat16 else 1]:
+                x, bias = (
+                    torch.zeros(2, channels, size, size, dtype=dtype).to(memory_format=form),
+                    torch.zeros(channels),
+                )
+                pooled, buffer, code = run("relu_pool_skip", x, bias.to(wide), [crop, crop], channels, True)
+                run("relu_pool_skip_backward", code, pooled, buffer, [size, size], True)
+        run("relu_pool_skip", x, None, [crop, crop], 0, False)
+        run("relu_pool_skip_backward", code, pooled, None, [size, size], False)
+        run("relu_pool_skip_backward", code, None, buffer, [size, size], False)
 
 
 CASES = (
@@ -122,6 +157,8 @@ CASES = (
     up_conv_into,
     up_conv_crop_concat,
     elastic_warp,
+    bias_relu,
+    relu_pool_skip,
 )
 
 

@@ -6,7 +6,7 @@
 // Bytes per element of e bytes: 2 e forward, 3 e backward, and the partial sums: 8 for 512 elements (planar float32;
 // 1024 in the 16-bit types) or for rows * steps pixels (channels-last). The limit is those bytes / copy bandwidth.
 //
-// Blocks of 256 threads with at most 64 registers: 1024 threads and more to a multiprocessor, each with four 16-byte
+// Blocks of 256 threads with at most 85 registers: 768 threads and more to a multiprocessor, each with four 16-byte
 // loads in flight, are beyond the 30 kB that hide an H200's latency.
 #include "cuda/bias_relu.h"
 

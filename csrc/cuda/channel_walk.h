@@ -13,7 +13,7 @@
 namespace uf::cuda {
 
 constexpr int kWalkThreads = 256, kWalkWarps = kWalkThreads / kWarp;
-constexpr int kWalkBlocks = 4;  // at least, of a multiprocessor: 1024 threads, so at most 64 registers each
+constexpr int kWalkBlocks = 3;  // at least, of a multiprocessor: 768 threads, so at most 85 registers each
 
 template <class T>
 using Wide = decltype(widen(T{}));

@@ -9,7 +9,7 @@
 // bytes / copy bandwidth. Separate kernels (bias + ReLU, pool with indices, crop and copy) move e * (4.5 + 2 * crop) +
 // 2.
 //
-// Blocks of 256 threads with at most 64 registers (85 channels-last): 768 threads and more to a multiprocessor, each
+// Blocks of 256 threads with at most 85 registers (128 channels-last): 512 threads and more to a multiprocessor, each
 // with two (planar) or four loads of 16 bytes in flight, beyond the 30 kB that hide an H200's latency. A warp reads 512
 // consecutive bytes of a row, or at least 128 of a pixel for 64 channels of bfloat16.
 #include "cuda/relu_pool_skip.h"
@@ -21,7 +21,7 @@ namespace uf::cuda {
 namespace {
 
 constexpr int64_t kWindows = 4, kMostWindows = 16;  // steps of a channels-last thread
-constexpr int kPixelBlocks = 3;                     // of a multiprocessor: four vectors take more than 64 registers
+constexpr int kPixelBlocks = 2;                     // of a multiprocessor: four vectors take more than 85 registers on some
 
 template <class T>
 struct Call {

@@ -9,7 +9,7 @@
 // bytes / copy bandwidth. Separate kernels (gradient of the crop, zero fill, scatter by index, add, mask, sum over
 // pixels) move 8 e and more.
 //
-// Blocks of 256 threads, with at most 64 registers (planar: 1024 threads and more to a multiprocessor, each with 44
+// Blocks of 256 threads, with at most 85 registers (planar: 768 threads and more to a multiprocessor, each with 44
 // bytes in flight) or 128 (channels-last: 512 threads and more, each with 84 bytes or more): beyond the 30 kB that hide
 // an H200's latency.
 #include "common/pool_window.h"

@@ -28,13 +28,12 @@ def conv_bias_relu_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.conv_bias_relu_backward."""
     masked, grad_bias = bias_relu_backward(grad, out, want_bias)
-    none = x.new_empty(0)
     if not (want_x or want_weight):
-        return none, none, grad_bias
+        return x.new_empty(0), x.new_empty(0), grad_bias
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         masked, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [want_x, want_weight, False]
     )
-    return grad_x if want_x else none, grad_weight if want_weight else none, grad_bias
+    return grad_x if want_x else x.new_empty(0), grad_weight if want_weight else x.new_empty(0), grad_bias
 
 
 KERNELS: dict[str, Any] = {"conv_bias_relu": conv_bias_relu, "conv_bias_relu_backward": conv_bias_relu_backward}

@@ -287,7 +287,7 @@ def relu_pool_skip(
     layout, last = _layout.dense_format(x), _layout.is_channels_last(x)
     x = _innermost_dense(x, last)
     bias = bias if bias is None else bias.contiguous()
-    new = {"device": x.device, "memory_format": layout}
+    new: dict[str, Any] = {"device": x.device, "memory_format": layout}
     pooled = torch.empty((n, c, height // 2, width // 2), dtype=x.dtype, **new)
     buffer = torch.empty((n, c + up_channels, skip_height, skip_width), dtype=x.dtype, **new)
     size = (n, c, (height + 1) // 2, (width + 1) // 2)

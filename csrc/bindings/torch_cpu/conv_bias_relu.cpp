@@ -61,8 +61,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cpu(const Tensor& gra
                                                                const Tensor& out, int64_t padding, bool want_x,
                                                                bool want_weight, bool want_bias) {
   const auto [masked, grad_bias] = bias_relu_gradients(grad, out, want_bias);
-  const Tensor none = new_tensor(x, {0});
-  if (!want_x && !want_weight) return {none, none, grad_bias};
+  const auto none = [&] { return new_tensor(x, {0}); };  // results must not share memory
+  if (!want_x && !want_weight) return {none(), none(), grad_bias};
   const std::array<int64_t, 2> pads = {padding, padding};
   const int32_t mask[3] = {want_x, want_weight, 0};
   AtenTensorHandle grad_x = nullptr, grad_weight = nullptr, unused = nullptr;
@@ -70,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cpu(const Tensor& gra
       masked.get(), x.get(), weight.get(), nullptr, 0, kOnes.data(), 2, pads.data(), 2, kOnes.data(), 2, 0,
       kZeros.data(), 2, 1, mask, 3, &grad_x, &grad_weight, &unused));
   const Tensor all[3] = {Tensor(grad_x), Tensor(grad_weight), Tensor(unused)};  // frees what nobody wants
-  return {want_x ? all[0] : none, want_weight ? all[1] : none, grad_bias};
+  return {want_x ? all[0] : none(), want_weight ? all[1] : none(), grad_bias};
 }
 
 }  // namespace

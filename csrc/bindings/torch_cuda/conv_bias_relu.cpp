@@ -45,8 +45,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cuda(const Tensor& gr
                                                                 bool want_bias) {
   const OnDevice device(x);
   const auto [masked, grad_bias] = bias_relu_gradients_cuda(grad, out, want_bias);
-  const Tensor none = new_tensor(x, {0});
-  if (!want_x && !want_weight) return {none, none, grad_bias};
+  const auto none = [&] { return new_tensor(x, {0}); };  // results must not share memory
+  if (!want_x && !want_weight) return {none(), none(), grad_bias};
   const std::optional<std::vector<int64_t>> no_sizes;
   const std::array<bool, 3> want = {want_x, want_weight, false};
   std::array<StableIValue, 11> stack = {
@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cuda(const Tensor& gr
       from(both(1)), from(false), from(both(0)), from(int64_t{1}), from(HeaderOnlyArrayRef<bool>(want.data(), 3))};
   call_torch("aten::convolution_backward", stack);
   const Tensor all[3] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};  // frees what nobody wants
-  return {want_x ? all[0] : none, want_weight ? all[1] : none, grad_bias};
+  return {want_x ? all[0] : none(), want_weight ? all[1] : none(), grad_bias};
 }
 
 }  // namespace
