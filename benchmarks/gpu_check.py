@@ -3,7 +3,8 @@
 Uses the current interpreter and what is installed there, no network, no virtual environment: torch with CUDA, nvcc,
 Triton, and what the tests need. The stages are independent: one that fails or runs out of time is recorded, and the next
 runs. All of it goes into benchmarks/results/<gpu>/gpu_check.json, written anew after every stage, and into a folder named
-by the variable OUT, where that is set. ``--device cpu`` tries out the stages where there is no GPU.
+by the variable OUT, where that is set. ``--device cpu`` tries out the stages where there is no GPU, and
+leaves its report in build/.
 """
 
 from __future__ import annotations
@@ -164,18 +165,18 @@ def versions() -> dict[str, str]:
     return {**found, "cuda of torch": str(torch.version.cuda), "nvcc": release[1] if release else "not found"}
 
 
-def save(path: Path, report: dict[str, Any]) -> None:
-    """Write the report, and copy it and the benchmarks' files beside it to OUT."""
+def save(path: Path, report: dict[str, Any], folder_of_figures: Path) -> None:
+    """Write the report, and copy it and the benchmarks' files to OUT."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(report, indent=1) + "\n")
     os.replace(temporary, path)
     out = os.environ.get("OUT")
     if out:
-        folder = Path(out) / path.parent.name
+        folder = Path(out) / folder_of_figures.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (path.name, *report["figures"]):
-            shutil.copy(path.parent / name, folder)
+        for file in (path, *(folder_of_figures / name for name in report["figures"])):
+            shutil.copy(file, folder)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -191,7 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = set(options.stages) - set(available)
     if unknown:
         parser.error(f"no stage named {', '.join(sorted(unknown))}; there are {', '.join(available)}")
-    path = RESULTS / machine_name(options.device) / "gpu_check.json"
+    files = RESULTS / machine_name(options.device)
+    path = (files if options.device == "cuda" else ROOT / "build") / "gpu_check.json"
     report: dict[str, Any] = {
         **conditions(options.device),
         "commit": options.commit,
@@ -200,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         "stages": {},
         "figures": {},
     }
-    began, files = time.time(), path.parent
+    began = time.time()
     for name in options.stages or available:
         print(f"gpu-check: {name}, at most {available[name].limit:.0f} s", flush=True)
         record = report["stages"][name] = run(available[name])
@@ -210,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
             if file.stat().st_mtime >= began and file != path
         }
         report["clocks after"] = clocks()
-        save(path, report)
+        save(path, report, files)
         print(f"gpu-check: {name} {record['outcome']}, {record['seconds']} s", flush=True)
         if record["outcome"] != "passed":
             print("\n".join(record.get("output", [])), flush=True)
