@@ -115,9 +115,9 @@ def _fake_backward(
         1,
         [True, True, False],
     )
-    none, wide = x.new_empty(0), torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     grad_bias = x.new_empty(weight.shape[0] if want_bias else 0, dtype=wide)
-    return grad_x if want_x else none, grad_weight if want_weight else none, grad_bias
+    return grad_x if want_x else x.new_empty(0), grad_weight if want_weight else x.new_empty(0), grad_bias
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
