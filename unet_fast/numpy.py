@@ -19,8 +19,8 @@ from unet_fast.errors import BackendError, InputError, InputTypeError
 __all__ = ["distance_transform", "elastic_warp", "nearest_two", "weight_map"]
 
 
-def _kernels() -> ModuleType:
-    """The compiled module."""
+def kernels() -> ModuleType:
+    """The compiled module; raises ``BackendError`` where it is missing."""
     try:
         from unet_fast import _numpy  # type: ignore[attr-defined,unused-ignore]
     except ImportError as error:
@@ -83,7 +83,7 @@ def nearest_two(
     """
     labels = _labels(instances)
     batch = _batched("instances", labels, 4, "(H, W), (N, H, W) or (N, D, H, W)")
-    d1, d2 = _call(_kernels().nearest_two, _dense(batch), spacing_of(spacing, batch.ndim - 1))
+    d1, d2 = _call(kernels().nearest_two, _dense(batch), spacing_of(spacing, batch.ndim - 1))
     return d1.reshape(labels.shape), d2.reshape(labels.shape)
 
 
@@ -107,7 +107,7 @@ def distance_transform(mask: np.ndarray, *, spacing: float | Sequence[float] | N
     batch = _batched("mask", array, 4, "(H, W), (N, H, W) or (N, D, H, W)")
     if batch.itemsize > 8:  # long double
         batch = batch != 0
-    out = _call(_kernels().distance_transform, _dense(batch), spacing_of(spacing, batch.ndim - 1))
+    out = _call(kernels().distance_transform, _dense(batch), spacing_of(spacing, batch.ndim - 1))
     return out.reshape(array.shape)
 
 
@@ -149,7 +149,7 @@ def weight_map(
             raise InputError(f"class_weights has shape {weights.shape}, expected (2,): [background, cells]")
         pair = (float(weights[0]), float(weights[1]))
     balanced = isinstance(class_weights, str)
-    out = _call(_kernels().weight_map, _dense(batch), w0, sigma, pair, balanced, bool(inside))
+    out = _call(kernels().weight_map, _dense(batch), w0, sigma, pair, balanced, bool(inside))
     return out.reshape(labels.shape)
 
 
@@ -204,7 +204,7 @@ def elastic_warp(
     shapes = [image.shape for image in images]
     warp_arguments.check_shapes(shapes, grid.shape, None if affine is None else affine.shape, kind)
     sizes = warp_arguments.output_sizes(output_size, len(images), shapes[0][2:])
-    outputs = _kernels().elastic_warp(
+    outputs = kernels().elastic_warp(
         [_dense(image) for image in images],
         np.ascontiguousarray(grid),
         None if affine is None else np.ascontiguousarray(affine),

@@ -13,6 +13,7 @@
 #include "bindings/numpy_pool.h"
 #include "cpu/distance_transform.h"
 #include "cpu/nearest_two.h"
+#include "cpu/thin_borders.h"
 #include "cpu/weight_map.h"
 
 namespace uf::bindings {
@@ -94,11 +95,24 @@ inline FloatArray weight_map_array(const py::array& instances, double w0, double
   return out;
 }
 
+// (H, W) each
+inline py::array_t<int32_t> thin_borders_array(const py::array_t<int32_t, py::array::c_style>& labels,
+                                               const FloatArray& distance) {
+  py::array_t<int32_t, py::array::c_style> out(shape_of(labels));
+  const int32_t* from = labels.data();
+  const float* far = distance.data();
+  int32_t* to = out.mutable_data();
+  py::gil_scoped_release release;
+  thin_borders(labels.shape(0), labels.shape(1), from, far, to);
+  return out;
+}
+
 inline void define_distance_ops(py::module_& m) {
   m.def("nearest_two", &nearest_two_array, py::arg("instances"), py::arg("spacing"));
   m.def("distance_transform", &distance_transform_array, py::arg("mask"), py::arg("spacing"));
   m.def("weight_map", &weight_map_array, py::arg("instances"), py::arg("w0"), py::arg("sigma"),
         py::arg("class_weights"), py::arg("balanced"), py::arg("inside"));
+  m.def("thin_borders", &thin_borders_array, py::arg("labels"), py::arg("distance"));
 }
 
 }  // namespace uf::bindings
