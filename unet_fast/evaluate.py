@@ -28,6 +28,7 @@ from unet_fast.metrics._instances import components
 from unet_fast.report import Report, SliceScores, print_report
 
 if TYPE_CHECKING:
+    from unet_fast.data import Labels, Pair
     from unet_fast.data.labels import Kind
     from unet_fast.data.stacks import PathLike
 
@@ -179,7 +180,7 @@ def evaluate_files(
     from unet_fast.data import parse_slices, read_images, read_labels
     from unet_fast.data.stacks import list_images, load_stack
 
-    picture = _picture_beside(out)
+    _picture_beside(out)  # refuses a path before anything is read
     predicted = load_stack(list_images(prediction)).pixels  # in the stored dtype, which tells probabilities from labels
     if predicted.shape[1] > 2 and num_classes is None and kind in (None, "classes"):
         kind, num_classes = "classes", predicted.shape[1]
@@ -200,19 +201,8 @@ def evaluate_files(
                 f"{mask} holds {len(outside)} masks, but {labels} holds {count}; give one for each, or one"
             )
         outside = np.broadcast_to(outside, (count, *outside.shape[1:]))[chosen]
-    report = evaluate(
-        predicted,
-        truth.labels[chosen],
-        kind=truth.kind,
-        num_classes=truth.num_classes,
-        names=[truth.names[n] for n in chosen],
-        images=pictures,
-        ignored=outside,
-        picture=picture,
-    )
-    if out is not None:
-        report.save(out)
-    return report
+    names = [truth.names[n] for n in chosen]
+    return _scored(predicted, truth.labels[chosen], truth, names, pictures, outside, out)
 
 
 def evaluate_dataset(
@@ -240,7 +230,7 @@ def evaluate_dataset(
     from unet_fast.data.formats import decode_file
     from unet_fast.data.stacks import list_images
 
-    picture = _picture_beside(out)
+    _picture_beside(out)  # refuses a path before anything is read
     dataset = read_dataset(folder, kind=kind, num_classes=num_classes)
     chosen = dataset.choose(slices)
     pages = [page for file in list_images(prediction) for page in decode_file(file)]
@@ -257,16 +247,30 @@ def evaluate_dataset(
             )
     truth = dataset.whole(chosen)
     height, width = truth.labels.shape[1:]
+    # beyond a smaller image the pixels are ignored
+    padded = np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages])
+    return _scored(padded, truth.labels, truth, truth.names, truth.images, truth.ignored, out)
+
+
+def _scored(
+    prediction: NDArray[Any],
+    labels: NDArray[Any],
+    described: Labels | Pair,
+    names: Sequence[str],
+    images: NDArray[Any] | None,
+    ignored: NDArray[Any] | None,
+    out: PathLike | None,
+) -> Report:
+    """The report of ``labels``, of the kind that ``described`` tells, saved to ``out`` with its picture beside it."""
     report = evaluate(
-        # beyond a smaller image the pixels are ignored
-        np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages]),
-        truth.labels,
-        kind=truth.kind,
-        num_classes=truth.num_classes,
-        names=truth.names,
-        images=truth.images,
-        ignored=truth.ignored,
-        picture=picture,
+        prediction,
+        labels,
+        kind=described.kind,
+        num_classes=described.num_classes,
+        names=names,
+        images=images,
+        ignored=ignored,
+        picture=_picture_beside(out),
     )
     if out is not None:
         report.save(out)

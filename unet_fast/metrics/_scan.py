@@ -15,8 +15,13 @@ STEP_TENTHS.setflags(write=False)
 
 def f_score(hits: Any, predicted: Any, true: Any) -> Any:
     """``2 hits / (predicted + true)``, which is 2PR / (P + R); 1 for 0 / 0 (nothing to find, nothing found)."""
-    total = np.asarray(predicted + true, dtype=np.float64)
-    return np.where(total > 0, 2 * hits / np.where(total > 0, total, 1), 1.0)
+    return ratio(2 * hits, predicted + true, otherwise=1.0)
+
+
+def ratio(part: Any, whole: Any, otherwise: float) -> Any:
+    """``part / whole``, elementwise in float64; ``otherwise`` where the whole is 0."""
+    whole = np.asarray(whole, dtype=np.float64)
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), otherwise)
 
 
 def best_index(scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.metrics._classes import count_classes, foreground_mean
+from unet_fast.metrics._scan import ratio
 
 
 def dice_per_class(
@@ -21,8 +22,7 @@ def dice_per_class(
     Arguments and errors as :func:`dice`.
     """
     counts = count_classes(prediction, truth, num_classes, ignore_index, threshold)
-    total = counts.predicted + counts.true
-    return np.where(total > 0, 2 * counts.both / np.where(total > 0, total, 1), np.nan)
+    return np.asarray(ratio(2 * counts.both, counts.predicted + counts.true, otherwise=np.nan))
 
 
 def dice(

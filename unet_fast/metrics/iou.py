@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.metrics._classes import count_classes, foreground_mean
+from unet_fast.metrics._scan import ratio
 
 
 def iou_per_class(
@@ -21,8 +22,7 @@ def iou_per_class(
     Arguments and errors as :func:`iou`.
     """
     counts = count_classes(prediction, truth, num_classes, ignore_index, threshold)
-    union = counts.predicted + counts.true - counts.both
-    return np.where(union > 0, counts.both / np.where(union > 0, union, 1), np.nan)
+    return np.asarray(ratio(counts.both, counts.predicted + counts.true - counts.both, otherwise=np.nan))
 
 
 def iou(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Rows = Iterable[Mapping[str, Any]]
 
 HEAD = "loss_head_"
+LEGEND: dict[str, Any] = {"loc": "best", "edgecolor": "none", "framealpha": 0.8}
 SCORES = {"val_pixel_error": ("pixel error", GREEN, "s"), "val_rand_error": ("Rand error", VERMILLION, "D")}
 
 
@@ -69,6 +70,8 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         InputError: no row with a step and a loss, or an entry that is not a number.
         OSError: ``source`` cannot be read or ``out`` cannot be written.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = _read_rows(source)
     step = _column(rows, "step")
     heads = sorted({key for row in rows for key in row if key.startswith(HEAD)}, key=lambda key: (len(key), key))
@@ -113,7 +116,7 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         _mark_best(axes, x, y, ORANGE)
     _scale_losses(axes, np.concatenate([series[key][1] for key in ("loss", "val_loss") if key in drawn]))
     axes.set_ylabel("loss")
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(**LEGEND)
 
     if heads:
         _draw_heads(panels["heads"], {key.removeprefix(HEAD): series[key] for key in heads})
@@ -128,7 +131,7 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         highest = max(min(float(np.max(y)), 3 * float(np.median(y))) for _, y in (series[key] for key in scores))
         panels["scores"].set_ylim(0, 1.1 * highest if highest > 0 else 1)
         panels["scores"].set_ylabel("validation error")
-        panels["scores"].legend(loc="upper right", frameon=False)
+        panels["scores"].legend(**LEGEND)
     if "lr" in drawn:
         panels["lr"].plot(*series["lr"], color=GREY, linewidth=1.5)
         panels["lr"].set_ylim(bottom=0)
@@ -140,6 +143,7 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     title = f"{np.nanmax(step):,.0f} steps"
     if "seconds" in drawn:
@@ -160,7 +164,7 @@ def _draw_heads(axes: Axes, series: dict[str, tuple[NDArray[np.float64], NDArray
         axes.plot(x, smooth(y) if many else y, color=colour, linewidth=1.5, marker="" if many else ".", label=label)
     _scale_losses(axes, np.concatenate([y for _, y in series.values()]))
     axes.set_ylabel("loss of each head")
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(**LEGEND)
 
 
 def _mark_best(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str) -> int:

@@ -104,7 +104,8 @@ def preview(
             if size != grid_pictures.shape[1:3]:
                 _draw_frame(axes[-1], top, left, size)
     if drawn is not None:
-        figure.colorbar(drawn, ax=grid[:, 2].tolist(), label="weight of a pixel in the loss", aspect=40, pad=0.02)
+        label = "weight of a pixel in the loss"
+        figure.colorbar(drawn, ax=grid[:, 2].tolist(), label=label, aspect=len(maps) * height / 14, pad=0.02)
     return save(figure, out)
 
 

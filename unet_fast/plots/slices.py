@@ -149,7 +149,8 @@ def overlay(
         pixel = 1 - metrics.dice(mask, true != 0)
         rand = metrics.rand_error(mask, true, kind="classes" if slices.multiclass else "auto")
         name = names[k] if names is not None else f"slice {k}"
-        headings.append(f"{name}:  pixel error {pixel:.4f},  Rand error {rand:.4f}")
+        at = "" if slices.multiclass else f" at threshold {threshold:g}"
+        headings.append(f"{name}{at}:  pixel error {pixel:.4f},  Rand error {rand:.4f}")
     return _draw(slices, rows, headings, out)
 
 

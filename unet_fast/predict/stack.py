@@ -91,29 +91,32 @@ def predict_stack(
     def planes() -> Iterator[np.ndarray]:
         from tqdm.auto import tqdm
 
-        for index in tqdm(range(len(pages)), desc="predict", unit="page", disable=not progress):
-            page = _read(pages, index)
-            if page.shape[-2:] != size:
-                raise InputError(
-                    f"page {index} has size {page.shape[-2]} x {page.shape[-1]}, but page 0 has {size[0]} x {size[1]}; "
-                    "predict images of different sizes one by one"
-                )
-            try:
-                result = np.asarray(predictor(page if preprocess is None else preprocess(page)))[0]
-            except InputError as error:
-                raise type(error)(f"page {index}: {error}") from error
-            if compared:
-                foreground = result[0] if len(result) == 1 else 1 - result[0]
-                if objects:
-                    result = foreground_instances(foreground, threshold=level, min_size=min_size)
+        with tqdm(total=len(pages), desc="predict", unit="image", disable=not progress) as bar:
+            for index in range(len(pages)):
+                page = _read(pages, index)
+                if page.shape[-2:] != size:
+                    raise InputError(
+                        f"page {index} has size {page.shape[-2]} x {page.shape[-1]}, but page 0 has {size[0]} x {size[1]}; "
+                        "predict images of different sizes one by one"
+                    )
+                try:
+                    result = np.asarray(predictor(page if preprocess is None else preprocess(page)))[0]
+                except InputError as error:
+                    raise type(error)(f"page {index}: {error}") from error
+                if compared:
+                    foreground = result[0] if len(result) == 1 else 1 - result[0]
+                    if objects:
+                        result = foreground_instances(foreground, threshold=level, min_size=min_size)
+                    else:
+                        result = foreground > level
+                # before a page is handed over: whoever takes the last one asks for no more
+                bar.update()
+                if labels or objects:
+                    yield result.astype(dtype)
+                elif all_classes:
+                    yield from result
                 else:
-                    result = foreground > level
-            if labels or objects:
-                yield result.astype(dtype)
-            elif all_classes:
-                yield from result
-            else:
-                yield result[-1]
+                    yield result[-1]
 
     import tifffile
 

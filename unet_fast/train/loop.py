@@ -280,4 +280,4 @@ class _Run:
         shown = self.validation.select(list(range(min(4, len(self.validation)))))
         probabilities = _all_classes(predict_pair(model, config, shown))
         truth = data.to_classes(shown.labels, shown.kind) > 0
-        plots.overlay(shown.images, truth, 1 - probabilities[:, 0], self.folder / "overlay.png")
+        plots.overlay(shown.images, truth, 1 - probabilities[:, 0], self.folder / "overlay.png", names=shown.names)
