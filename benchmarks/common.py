@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
-from unet_fast.ops import use_backend
+from unet_fast.ops import _backends, use_backend
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (256, 512, 1024, 2048, 4096)
@@ -55,8 +56,6 @@ class Options:
 
 def gpu_backends(op: str) -> list[str]:
     """The backends that can run ``op`` on the GPU here."""
-    from unet_fast.ops import _backends
-
     return [name for name in ("cuda", "triton") if op in _backends.KERNELS and not _backends.why_not(name, op, "cuda")]
 
 
@@ -149,6 +148,11 @@ class Suite:
         result = {**conditions(self.options.device), "rows": [asdict(row) for row in self.rows]}
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {path} and {plots.draw(self.name, result, path.with_suffix('.png'))}", flush=True)
+
+
+def is_ours(candidate: str) -> bool:
+    """Whether the name of a candidate has one of our operators, or of the words for the whole, in it."""
+    return bool({*_backends.KERNELS, "unet_fast", "fused"} & set(re.findall(r"\w+", candidate)))
 
 
 def sweep(

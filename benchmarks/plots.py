@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unet_fast.ops._backends import KERNELS
+from benchmarks.common import is_ours
 from unet_fast.plots._canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, new_figure, save
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW, GREY)
-OURS = {*KERNELS, "unet_fast", "fused"}  # a candidate with one of these words in its name is ours
 SWEEP = re.compile(r"(\d+) x (\d+)x\2$")
 
 
@@ -36,9 +35,15 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
         axes.text(0.0, position, f" {case}", transform=axes.get_yaxis_transform(), va="center", weight="bold", size=8)
         position += 1
         for row in (r for r in rows if r["case"] == case):
-            ours = bool(OURS & set(re.findall(r"\w+", row["candidate"])))
             spread = [[max(row["median"] - row["low"], 0)], [max(row["high"] - row["median"], 0)]]
-            axes.barh(position, row["median"], 0.7, color=BLUE if ours else GREY, xerr=spread, error_kw={"lw": 1})
+            axes.barh(
+                position,
+                row["median"],
+                0.7,
+                color=BLUE if is_ours(row["candidate"]) else GREY,
+                xerr=spread,
+                error_kw={"lw": 1},
+            )
             share = "" if row.get("share") is None else f", {row['share']:.0%} of the limit"
             text = f" {row['median']:.3g} ms ({row['ratio']:.2f}x{share})"
             axes.text(row["high"], position, text, va="center", size=7)

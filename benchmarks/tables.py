@@ -1,7 +1,8 @@
 """Writes the tables of the README and of docs/ from the result files: ``python -m benchmarks.tables``.
 
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; NAME is a machine's folder below benchmarks/results and
-the name of a benchmark, such as ``cpu-x86_64-2/weight_map``. What is not in a result file cannot get into a table.
+the name of a benchmark, such as ``cpu-x86_64-2/weight_map``, or ``summary`` for one line a case of all of them. What is not in a
+result file cannot get into a table.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import family
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, is_ours
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,6 +49,40 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(folder: Path) -> str:
+    """One line a case that has a peer: our first candidate against the fastest peer, over all result files of a machine."""
+    lines = ["| benchmark | case | ours, ms | fastest peer | its ms | ours / peer |", "|---|---|---:|---|---:|---:|"]
+    commits, measured = set(), {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        if path.stem.endswith("_sizes") or path.stem in ("dispatch", "family") or ".quick" in path.name:
+            continue
+        name = path.stem
+        for case in dict.fromkeys(row["case"] for row in result["rows"]):
+            rows = [row for row in result["rows"] if row["case"] == case]
+            ours = [row for row in rows if is_ours(row["candidate"])]
+            peers = [row for row in rows if row not in ours and not row["candidate"].startswith("copy of")]
+            if not ours or not peers:
+                continue
+            best = min(peers, key=lambda row: row["median"])
+            ratio = ours[0]["median"] / best["median"]
+            lines.append(
+                f"| {name} | {case} | {ours[0]['median']:.3g} | {best['candidate']} | {best['median']:.3g} | {ratio:.2f} |"
+            )
+            commits.add(result["commit"])
+            name, measured = "", result
+    where = measured["gpu"] or f"{measured['processor']}, {measured['threads']} threads"
+    versions = f"torch {measured['torch']}, Python {measured['python']}"
+    lines.append(f"\nCommit {', '.join(sorted(commits))}, {where}, {versions}.")
+    return "\n".join(lines) + "\n"
+
+
+def text_for(name: str) -> str:
+    """The table that belongs at a place of this name."""
+    path = RESULTS / name
+    return summary(path.parent) if path.name == "summary" else table(json.loads(path.with_suffix(".json").read_text()))
+
+
 def main() -> None:
     """Rewrite the pages in place and say which tables were written."""
     for page in pages():
@@ -55,7 +90,7 @@ def main() -> None:
 
         def fill(match: re.Match[str], written: list[str] = written) -> str:
             written.append(match["name"])
-            return match[1] + table(json.loads((RESULTS / f"{match['name']}.json").read_text())) + match[3]
+            return match[1] + text_for(match["name"]) + match[3]
 
         text = page.read_text()
         page.write_text(PLACE.sub(fill, text))

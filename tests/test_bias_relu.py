@@ -149,6 +149,15 @@ def test_backward_operator_of_the_convolution(dtype, wants, generator):
             torch.library.opcheck(ops.conv_bias_relu_backward.default, arguments)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_network_that_has_diverged_shows_it(channels_last, place, generator):
+    x = draw(generator, 1, 8, 6, 6, channels_last=channels_last, device=place)
+    weight = draw(generator, 8, 8, 3, 3, device=place)
+    weight[2, 0, 1, 1] = torch.nan
+    out = conv_bias_relu(x, weight, padding=1)
+    assert out[:, 2].isnan().all() and out.isnan().sum() == 36
+
+
 def test_second_derivative_raises(generator):
     x, weight = draw(generator, 1, 2, 4, 4).requires_grad_(), draw(generator, 2, 2, 3, 3)
     for name, out in (("bias_relu", bias_relu(x)), ("conv_bias_relu", conv_bias_relu(x, weight))):

@@ -286,7 +286,8 @@ def test_auto_takes_the_table_and_no_reference(monkeypatch):
             net.fused = wrong
 
 
-def test_small_convolutions_are_fused_only_from_the_size_where_it_pays(monkeypatch, generator):
+@pytest.mark.parametrize("wanted", [False, True])
+def test_convolutions_are_fused_where_the_table_says_so(wanted, monkeypatch, generator):
     net = uf.UNet(in_channels=2, **SMALL)
     seen = []
 
@@ -295,13 +296,10 @@ def test_small_convolutions_are_fused_only_from_the_size_where_it_pays(monkeypat
         return conv_bias_relu(x, *arguments, **options)
 
     monkeypatch.setattr("unet_fast.models.blocks.conv_bias_relu", spy)
-    limit = 2 * 8 * 20 * 20  # the first convolution of the second level: 2 images, 8 channels, 20 x 20 pixels
-    monkeypatch.setattr(fusion, "AUTO", {"cpu": fusion.Fusion(limit, False, False, False)})
+    monkeypatch.setattr(fusion, "AUTO", {"cpu": fusion.Fusion(wanted, False, False, False)})
     x = torch.randn(2, 4, 20, 20, generator=generator)
-    net.down[1].block(x[:1], net.fusion(x))
-    assert not seen
     net.down[1].block(x, net.fusion(x))
-    assert seen == [(2, 4, 20, 20)]
+    assert seen == ([(2, 4, 20, 20), (2, 8, 18, 18)] if wanted else [])
 
 
 def test_with_the_reference_asked_for(rng, generator):

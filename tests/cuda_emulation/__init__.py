@@ -7,6 +7,7 @@ about memory that only a GPU has, or about threads of one warp that overtake eac
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import os
 import shutil
@@ -36,6 +37,7 @@ FLAGS = [
 JOBS = 2
 
 
+@functools.cache  # one library in a process, also when sources change meanwhile
 def library() -> Path:
     """Compiles what is not yet compiled from the present sources and returns the path of the library."""
     assert COMPILER is not None, "no C++ compiler"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,12 @@ class ConvBlock(nn.Sequential):
         index = 0
         while index < count:
             layer = self[index]
-            if index + 1 < count and untouched(self[index + 1], nn.ReLU) and _is_worth_fusing(layer, x, fusion):
+            if (
+                fusion.convolutions
+                and index + 1 < count
+                and untouched(self[index + 1], nn.ReLU)
+                and fusible_convolution(layer, JoinConv2d)
+            ):
                 x = conv_bias_relu(x, _kernel(layer), layer.bias, padding=int(layer.padding[0]))
                 index += 2
             else:
@@ -115,14 +120,6 @@ def _kernel(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.roll(layer.skip_channels, 1) if isinstance(layer, JoinConv2d) else weight
-
-
-def _is_worth_fusing(layer: nn.Module, x: Tensor, fusion: Fusion) -> TypeGuard[nn.Conv2d]:
-    """Whether this convolution of ``x`` is to run as one operator with the ReLU behind it."""
-    if fusion.convolutions is None or not fusible_convolution(layer, JoinConv2d):
-        return False
-    # the size of the input is that of the output but for the rim
-    return fusion.convolutions == 0 or x.numel() // x.shape[1] * layer.out_channels >= fusion.convolutions
 
 
 class SkipBuffer(NamedTuple):

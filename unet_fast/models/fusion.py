@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard
 
-import torch
 from torch import Tensor, nn
 
 from unet_fast.errors import InputError
@@ -22,8 +21,7 @@ class Fusion:
     """Which of the four kinds of junctions are fused.
 
     Attributes:
-        convolutions: a 3x3 convolution, its bias and its ReLU (:func:`~unet_fast.ops.conv_bias_relu`), where the output
-            has at least this many elements; None for nowhere.
+        convolutions: a 3x3 convolution, its bias and its ReLU (:func:`~unet_fast.ops.conv_bias_relu`).
         contracting: bias, ReLU, max-pool and the skip's crop (:func:`~unet_fast.ops.relu_pool_skip`).
         expanding: the up-convolution into the other half of the concatenated map
             (:func:`~unet_fast.ops.up_conv_into`, or :func:`~unet_fast.ops.up_conv_crop_concat` where the skip was
@@ -31,27 +29,25 @@ class Fusion:
         head: the last layer and the loss, in ``net.loss`` (:func:`~unet_fast.ops.head_cross_entropy`).
     """
 
-    convolutions: int | None
+    convolutions: bool
     contracting: bool
     expanding: bool
     head: bool
 
 
-PLAIN = Fusion(convolutions=None, contracting=False, expanding=False, head=False)
-FULL = Fusion(convolutions=0, contracting=True, expanding=True, head=True)
+PLAIN = Fusion(convolutions=False, contracting=False, expanding=False, head=False)
+FULL = Fusion(convolutions=True, contracting=True, expanding=True, head=True)
 
 # What "auto" takes, by kind of device: what was measured to be faster there. Anything else stays with torch's layers.
 #
-# CPU, fused over plain (processor time of one thread, batch 1, channels-last, base_channels 32; PyTorch 2.13):
-#   forward / training step: 0.93 / 0.93 at 380 pixels, 0.77 / 0.84 at 284 pixels in bfloat16, 1.0 / 0.93 at 188 pixels;
-#   both compiled, at 284 pixels: 0.95 / 0.79; contiguous layout, 380 pixels: 0.80 / 0.94; peak memory at 284: 0.71 / 0.66.
-#   Alone, forward / with backward: contracting 0.41 / 0.11, expanding 0.96 / 0.52, convolution 0.93 / 0.93 (contiguous:
-#   0.92 / 1.06), head with loss 0.28 to 0.7 with backward.
-#   A fused convolution costs 0.1 ms more in Python than the two layers, which its ReLU saves from some 2**19 elements on;
-#   in a compiled graph it costs nothing.
+# CPU, fused over plain (processor time of one thread, 32 channels, PyTorch 2.13), forward / with backward: contracting
+#   0.41 / 0.11, expanding 0.96 / 0.52, head with loss 0.28 to 0.7 with backward. A convolution gains nothing there (1.02 to
+#   1.07 / 0.97 to 1.04): its bias is in its epilogue anyway, and the one pass that is saved in the backward is small beside
+#   the convolution's own. Whole networks, forward / training step: channels-last 1.01 / 0.93 at 188 pixels, 1.00 / 0.92 at
+#   380, 0.94 / 0.84 there in bfloat16, 0.96 / 0.87 for four of 284; contiguous 0.82 / 0.90 at 380.
 #
 # CUDA: not measured on any GPU so far, so that "auto" fuses nothing there; fused=True does.
-AUTO = {"cpu": Fusion(convolutions=2**19, contracting=True, expanding=True, head=True)}
+AUTO = {"cpu": Fusion(convolutions=False, contracting=True, expanding=True, head=True)}
 
 
 def check_fused(fused: bool | str) -> bool | str:
@@ -69,11 +65,8 @@ def fusion_for(fused: bool | str, x: Tensor) -> Fusion:
     wanted = AUTO.get(device, PLAIN)
     if wanted == PLAIN:
         return PLAIN
-    convolutions = wanted.convolutions if _has_kernel("conv_bias_relu", device) else None
-    if convolutions is not None and torch.compiler.is_compiling():
-        convolutions = 0  # and no condition on a size that may be symbolic
     return Fusion(
-        convolutions,
+        wanted.convolutions and _has_kernel("conv_bias_relu", device),
         wanted.contracting and _has_kernel("relu_pool_skip", device),
         wanted.expanding and _has_kernel("up_conv_into", device) and _has_kernel("up_conv_crop_concat", device),
         wanted.head and _has_kernel("head_cross_entropy", device),

@@ -1,4 +1,4 @@
-"""A convolution with bias and ReLU as one operator: the two are part of the convolution's epilogue, or one pass in place.
+"""A convolution with bias and ReLU as one operator, whose backward reads its gradient once for the ReLU and the bias.
 
 Kernels: csrc/bindings/torch_cpu/conv_bias_relu.cpp, where torch's own convolution is called, and csrc/cpu/bias_relu.cpp;
 truth: unet_fast/reference/conv_bias_relu.py.
@@ -30,11 +30,11 @@ def conv_bias_relu(
         padding: rows and columns of zeros around the image.
 
     Returns:
-        (N, K, H + 2 * padding - kh + 1, W + 2 * padding - kw + 1). On the CPU oneDNN adds the bias and applies the ReLU
-        while it writes the convolution's result (its ReLU makes 0 of a NaN); elsewhere one pass does it in place. The backward masks the incoming
-        gradient with the output (which the next layer keeps anyway) and sums it for the bias in one pass, before the two
-        products of the convolution's own backward. Second derivatives raise; ``unet_fast.reference.conv_bias_relu`` has
-        them.
+        (N, K, H + 2 * padding - kh + 1, W + 2 * padding - kw + 1). NaN stays NaN. On the CPU the convolution adds the
+        bias and one pass in place applies the ReLU, bit for bit what torch's layers give; on a GPU that pass does both.
+        The backward masks the incoming gradient with the output (which the next layer keeps anyway) and sums it for the
+        bias in one pass, before the two products of the convolution's own backward. Second derivatives raise;
+        ``unet_fast.reference.conv_bias_relu`` has them.
 
     Raises:
         InputError: shapes that do not fit.
