@@ -115,6 +115,7 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
     report = evaluate(probabilities, test.labels, kind=test.kind, num_classes=test.num_classes)
     foreground = probabilities[:, 0] if probabilities.shape[1] == 1 else 1 - probabilities[:, 0]
     return {
+        "commit": conditions("cpu")["commit"],
         "system": system,
         "set": folder.name,
         "tiles": tiles,
@@ -150,6 +151,7 @@ def table(result: dict[str, Any]) -> str:
     tiles = ", ".join(f"{name} {'/'.join(map(str, sorted({r['tiles'] for r in of(name)})))}" for name in sets)
     images = ", ".join("{training} + {held_out}".format(**of(name)[0]["images"]) for name in sets)
     total = sum(row["seconds"] for row in result["rows"]) / 60
+    commits = ", ".join(sorted({row["commit"] for row in result["rows"]}))
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
         f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
@@ -157,7 +159,7 @@ def table(result: dict[str, Any]) -> str:
         f"Budget: {result['base_channels']} channels at the first level, tiles of about {result['tile']} px, "
         f"{tiles} tiles a run, at most {LARGEST_BATCH} a step, learning rate {RATES['adam']:g} (Adam) or "
         f"{RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in the recipe. {total:.0f} minutes of "
-        f"training in all. Commit {result['commit']}, {result['processor']}, {result['threads']} thread, "
+        f"training in all. Commit {commits}, {result['processor']}, {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )
     return "\n".join(lines) + "\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import unet_fast.numpy
 from unet_fast.ops import crop_concat, distance_transform
 
 SMAPS = Path("/proc/self/smaps")
-SIDE = 4096  # 64 MB in float32, which the C library never takes from memory that it kept
+SIDE = 4096  # 64 MB in float32
 
 pytestmark = pytest.mark.skipif(
     not SMAPS.exists() or not Path("/sys/kernel/mm/transparent_hugepage").exists(),
@@ -20,8 +23,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def asks_for_huge_pages(address: int) -> bool:
-    """Whether the mapping that holds the address carries the flag of MADV_HUGEPAGE."""
+def asks_for_huge_pages(array: np.ndarray) -> bool:
+    """Whether the mapping that holds the array's middle carries the flag of MADV_HUGEPAGE."""
+    address = array.ctypes.data + array.nbytes // 2
     inside = False
     for line in SMAPS.read_text().splitlines():
         head, *rest = line.split()
@@ -33,22 +37,30 @@ def asks_for_huge_pages(address: int) -> bool:
     raise AssertionError(f"no mapping holds {address:#x}")
 
 
-def middle(array: np.ndarray) -> int:
-    return array.ctypes.data + array.nbytes // 2
+def alone(check: Callable[[], None]) -> None:
+    """Run it in a process of its own, where no earlier test has left free memory that malloc would hand out again."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as workers:
+        workers.submit(check).result()
 
 
-def test_results_of_operators(monkeypatch):
-    # memory that torch.empty has filled has its pages already, and is left as it is
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+def check_operators() -> None:
     half = torch.ones(1, 1, SIDE // 2, SIDE)
     joined = crop_concat(half, half)
-    assert asks_for_huge_pages(middle(joined.numpy()))
+    assert asks_for_huge_pages(joined.numpy())
     assert joined.eq(1).all()
     mask = torch.ones(1, SIDE, SIDE, dtype=torch.bool)
-    assert asks_for_huge_pages(middle(distance_transform(mask).numpy()))
-    assert not asks_for_huge_pages(middle(torch.ones(SIDE, SIDE).numpy()))  # torch by itself does not
+    assert asks_for_huge_pages(distance_transform(mask).numpy())
+    assert not asks_for_huge_pages(torch.ones(SIDE, SIDE).numpy())  # torch by itself does not
+
+
+def check_the_numpy_module() -> None:
+    mask = np.ones((SIDE, SIDE), bool)
+    assert asks_for_huge_pages(unet_fast.numpy.distance_transform(mask))
+
+
+def test_results_of_operators():
+    alone(check_operators)
 
 
 def test_results_of_the_numpy_module():
-    mask = np.ones((SIDE, SIDE), bool)
-    assert asks_for_huge_pages(middle(unet_fast.numpy.distance_transform(mask)))
+    alone(check_the_numpy_module)

@@ -293,7 +293,7 @@ def print_table(rows: list[Row]) -> None:
     from rich.table import Table
 
     table = Table(title="comparison", title_justify="left")
-    table.add_column("network")
+    table.add_column("network", overflow="fold")
     for heading in ("pixel error", "Rand error", "Dice", "parameters", "GFLOP", "ms/step", "ms/image", "MB", "steps"):
         table.add_column(heading, justify="right")
     for row in sorted(rows, key=lambda row: row.pixel_error):

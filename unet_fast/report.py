@@ -94,11 +94,17 @@ def print_report(report: Report, console: Console | None = None, *, max_slices: 
     def number(value: float | None) -> str:
         return "-" if value is None or math.isnan(value) else f"{value:.4f}"
 
+    # masks and labels are the same at each threshold but 1.0, so that none is the best
+    masks = len(set(report.pixel_scores[:-1])) == 1
+
     def at(threshold: float | None) -> str:
-        return "of the predicted instances" if threshold is None else f"best at threshold {threshold:g}"
+        if threshold is None:
+            return "of the predicted instances"
+        return "of the predicted labels" if masks else f"best at threshold {threshold:g}"
 
     classes = f", mean over {report.num_classes - 1} classes" if report.num_classes > 2 else ""
-    hard = "most probable class" if report.num_classes > 2 else "threshold 0.5"
+    cut = "of the predicted labels" if masks else "threshold 0.5"
+    hard = "most probable class" if report.num_classes > 2 else cut
     summary = Table(title=f"{report.num_slices} slice{'s' if report.num_slices > 1 else ''}", title_justify="left")
     summary.add_column("score")
     summary.add_column("value", justify="right")
@@ -107,7 +113,7 @@ def print_report(report: Report, console: Console | None = None, *, max_slices: 
     summary.add_row("Rand error", number(report.rand_error), at(report.rand_threshold))
     sides = f"precision {report.rand_precision:.4f}, recall {report.rand_recall:.4f}"
     summary.add_row("", "", sides)
-    summary.add_row("warping error", f"{report.warping_error:.6f}", "threshold 0.5")
+    summary.add_row("warping error", f"{report.warping_error:.6f}", cut)
     summary.add_section()
     summary.add_row("Dice", number(report.dice), f"higher is better, {hard}{classes}")
     summary.add_row("IoU", number(report.iou), f"{hard}{classes}")
@@ -115,8 +121,9 @@ def print_report(report: Report, console: Console | None = None, *, max_slices: 
     summary.add_row("V_Info", number(report.v_info), "borders thinned")
     if report.seg is not None:
         summary.add_row("SEG", number(report.seg), "instances")
-    summary.add_section()
-    summary.add_row("best threshold", number(report.best_threshold), f"foreground Dice {report.best_dice:.4f}")
+    if not masks:
+        summary.add_section()
+        summary.add_row("best threshold", number(report.best_threshold), f"foreground Dice {report.best_dice:.4f}")
     console.print(summary)
 
     if report.num_classes > 2:

@@ -19,6 +19,7 @@ UF_INLINE void copy_short(char* target, const char* source, int64_t width) {
 // rows of `width` bytes; pitches in bytes. A block without gaps is one memcpy, which streams large blocks past the cache.
 UF_INLINE void copy_rows(char* target, int64_t target_pitch, const char* source, int64_t source_pitch, int64_t width,
                          int64_t rows) {
+  if (width == 0) return;  // there may be no memory behind the pointers
   if (target_pitch == width && source_pitch == width) {
     std::memcpy(target, source, static_cast<size_t>(width * rows));
     return;

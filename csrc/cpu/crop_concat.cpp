@@ -33,10 +33,15 @@ struct Channels {
   int64_t pitch, width;
 };
 
+Channels channels_at(const char* base, int64_t offset, int64_t pitch, int64_t width) {
+  return {width > 0 ? base + offset : base, pitch, width};  // a tensor without channels has no memory to point into
+}
+
 // Pixel by pixel, so that the result is written in one stream.
 UF_MULTIVERSION void join_pixels(const Channels& a, const Channels& b, int64_t pixels, char* to) {
   const int64_t width = a.width + b.width;
-  if (a.width % 16 == 0 && b.width % 16 == 0 && a.width <= kShortRow && b.width <= kShortRow) {
+  const auto is_short = [](const Channels& c) { return c.width > 0 && c.width % 16 == 0 && c.width <= kShortRow; };
+  if (is_short(a) && is_short(b)) {
     for (int64_t x = 0; x < pixels; ++x) {
       copy_short(to + x * width, a.from + x * a.pitch, a.width);
       copy_short(to + x * width + a.width, b.from + x * b.pitch, b.width);
@@ -65,8 +70,9 @@ void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t s
         const int64_t y = unit % height, z = unit / height % depth, n = unit / height / depth;
         char* row = to + unit * width * channels * e;
         const int64_t s = offset(skip_stride, n, 0, z + start.depth, y + start.height, start.width);
-        const Channels first{from_skip + s * e, skip_stride[kWidth] * e, c1 * e};
-        join_pixels(first, {from_up + offset(up_stride, n, 0, z, y, 0) * e, up_stride[kWidth] * e, c2 * e}, width, row);
+        const int64_t u = offset(up_stride, n, 0, z, y, 0);
+        join_pixels(channels_at(from_skip, s * e, skip_stride[kWidth] * e, c1 * e),
+                    channels_at(from_up, u * e, up_stride[kWidth] * e, c2 * e), width, row);
       }
     });
     return;
@@ -95,6 +101,8 @@ void crop_concat_backward(const CropConcatShape& shape, const void* grad, const 
   const int64_t crop_width = shape.up_size[kWidth];
   const int64_t planes = shape.channels_last ? 1 : channels;
   const int64_t pixel = shape.channels_last ? channels * e : e;  // bytes of one step along x in the result
+
+  if (channels == 0) return;
 
   // One unit is one row of the result: of one channel (planar) or of interleaved pixels (channels last).
   parallel(batch * planes * depth * height, grain(width * pixel), [&](int64_t begin, int64_t end) {

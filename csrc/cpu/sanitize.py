@@ -102,7 +102,9 @@ def _library(name: str) -> str:
 def check_address(cases: int, arguments: list[str]) -> None:
     folder = build("address")
     files = [f"tests/test_{op}.py" for op in OPS]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", LEFT_OUT, *files, *arguments]
+    # a sanitizer writes to the process's own stderr and ends it, so pytest must not keep that
+    options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", LEFT_OUT]
+    command = [sys.executable, "-m", "pytest", *options, *files, *arguments]
     variables = {**environment("address"), "FUZZ_CASES": str(cases)}
     subprocess.run(command, cwd=folder, env=variables, check=True)
 

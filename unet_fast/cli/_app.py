@@ -6,11 +6,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from unet_fast.errors import InputError
 
+# as a newcomer needs them
+_ORDER = ("demo", "preview", "train", "predict", "evaluate", "recipes", "compare", "info", "bench")
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=_ORDER.index)
+
+
 app = typer.Typer(
     name="unet-fast",
+    cls=_InOrder,
     help="U-Net segmentation as fast as the hardware allows.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,7 +53,10 @@ Val = Annotated[
     ),
 ]
 Epochs = Annotated[float | None, typer.Option(help="Budget as passes over the training images.")]
-Minutes = Annotated[float | None, typer.Option(help="Budget as time, validation included.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Budget as time, validation included. Default: as the recipe says, or 30 on a GPU, 10 on a CPU."),
+]
 Steps = Annotated[int | None, typer.Option(help="Budget as optimizer steps (a run that can be repeated exactly).")]
 
 

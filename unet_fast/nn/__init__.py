@@ -21,6 +21,7 @@ from unet_fast.nn.losses import (
 )
 from unet_fast.nn.up_conv_crop_concat import UpConvCropConcat
 from unet_fast.nn.weighted_cross_entropy import WeightedCrossEntropyLoss
+from unet_fast.ops import _flops as _flops
 
 __all__ = [
     "BCEDiceLoss",

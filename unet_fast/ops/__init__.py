@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from unet_fast.ops import _flops as _flops
 from unet_fast.ops._backends import use_backend
 from unet_fast.ops.bias_relu import bias_relu
 from unet_fast.ops.conv_bias_relu import conv_bias_relu

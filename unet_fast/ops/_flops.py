@@ -1,6 +1,9 @@
 """Floating-point operations of the operators that contain matrix products, for ``torch.utils.flop_counter``.
 
 As there, a multiplication and an addition count as two, and whatever is not a product counts for nothing.
+
+Imported by the layers and the networks, not by the operators: torch's counter loads Triton, which takes longer than all of
+this package, and a data loader that only warps images has no use for it.
 """
 
 from __future__ import annotations

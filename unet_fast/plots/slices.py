@@ -93,7 +93,7 @@ def _draw(slices: _Slices, rows: Sequence[int], headings: Sequence[str], out: st
 
     columns = 3 if slices.images is None else 4
     height, width = panel_size(*slices.truth.shape[1:])
-    figure = new_figure(columns * (width + 12) + 75, len(rows) * (height + 42) + 75)
+    figure = new_figure(columns * (width + 12) + 75, len(rows) * (height + 54) + 75)
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, n, heading in zip(bands, rows, headings, strict=True):
         band.suptitle(heading, fontsize=11, x=0.01, ha="left", fontweight="bold")
