@@ -80,6 +80,30 @@ def test_slices_transposes_and_expanded_inputs(place, generator):
     torch.testing.assert_close(crop_concat(flipped, flipped), torch.cat([flipped, flipped], 1), **EXACT)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(6, 9), (4, 5), (4, 6, 5)])
+@pytest.mark.parametrize("channels", [(0, 3), (3, 0), (0, 0), (17, 0)])
+def test_a_side_without_channels(channels, size, channels_last, place, generator):
+    """Forward and backward; as tensors of their own, which have no memory at all, and as empty slices of others."""
+    form = (torch.channels_last_3d if len(size) == 3 else torch.channels_last) if channels_last else None
+    crop = (4, 5) if len(size) == 2 else (3, 6, 2)
+    for sliced in (False, True):
+        skip, up = (
+            draw(generator, 2, c + sliced, *s).to(place, memory_format=form or torch.contiguous_format)
+            for c, s in zip(channels, (size, crop), strict=True)
+        )
+        leaves = [tensor[:, sliced:].detach().requires_grad_() for tensor in (skip, up)]
+        out = crop_concat(*leaves)
+        torch.testing.assert_close(out.cpu().double(), expected(*leaves), **EXACT)
+        grad = draw(generator, *out.shape).to(place, memory_format=form or torch.contiguous_format)
+        got = torch.autograd.grad(out, leaves, grad)
+        start = [(full - part) // 2 for full, part in zip(size, crop, strict=True)]
+        window = (..., *(slice(first, first + part) for first, part in zip(start, crop, strict=True)))
+        want = torch.zeros_like(leaves[0])
+        want[window] = grad[:, : channels[0]]
+        torch.testing.assert_close(got, (want, grad[:, channels[0] :]), **EXACT, check_stride=False)
+
+
 @pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])
 def test_gradients_and_registration(shapes, generator):
     skip, up = (draw(generator, *s, dtype=torch.float64).requires_grad_() for s in shapes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tolerances import CROSS_ENTROPY, HEAD_GRADIENT
+from tests.tolerances import CROSS_ENTROPY, EXACT, HEAD_GRADIENT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import head_cross_entropy, use_backend
@@ -95,6 +95,83 @@ def test_ignored_pixels_count_for_nothing(generator):
     assert none == 0
     none.backward()
     assert weight.grad.eq(0).all()
+
+
+def misaligned(tensor):
+    """The same numbers and strides, one element behind the start of a vector."""
+    storage = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    view = storage[1:].as_strided(tensor.shape, tensor.stride(), 1)
+    assert view.data_ptr() % 16
+    return view.copy_(tensor)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_slices_that_start_in_the_middle_of_a_vector(classes, channels_last, dtype, place, generator):
+    """Every tensor one element off: where whole tensors go through whole vectors, these may not, and give the same bits."""
+    drawn = draw(generator, 2, 8, classes, (4, 16), dtype=dtype, channels_last=channels_last, device=place)
+    results = []
+    for move in (torch.clone, misaligned):
+        features, weight, bias, target, pixels, extra = (move(tensor) for tensor in drawn)
+        leaves = [leaf.requires_grad_() for leaf in (features, weight, bias, extra)]
+        loss = head_cross_entropy(features, weight, bias, target, pixels, relu=True, feature_bias=extra)
+        results.append((loss, *torch.autograd.grad(loss, leaves)))
+    torch.testing.assert_close(*results, **EXACT)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("classes", "reduction"), [(2, "mean"), (3, "weight_mean"), (4, "sum")])
+def test_nothing_of_ignored_pixels_is_used(classes, reduction, channels_last, dtype, place, generator):
+    """NaN and infinities in their features and weights, beside pixels whose weight is 0: no bit changes."""
+    drawn = draw(generator, 2, 8, classes, (5, 12), dtype=dtype, channels_last=channels_last, device=place)
+    target, pixels = drawn[3], drawn[4]
+    target[0, 1], target[1, :, 3] = -100, -100
+    ignored = target == -100
+    for beside in (pixels[0, 0], pixels[0, 2], pixels[1, :, 2], pixels[1, :, 4]):
+        beside.fill_(0)
+    results = []
+    for poison in (0.0, float("nan"), float("inf"), -float("inf")):
+        leaves = [drawn[0].masked_fill(ignored[:, None], poison), *(drawn[i].clone() for i in (1, 2, 5))]
+        features, weight, bias, extra = (leaf.requires_grad_() for leaf in leaves)
+        given = pixels.masked_fill(ignored, poison)
+        loss = head_cross_entropy(
+            features, weight, bias, target, given, relu=True, feature_bias=extra, reduction=reduction
+        )
+        results.append((loss, *torch.autograd.grad(loss, leaves)))
+    assert results[0][1].movedim(1, -1)[ignored | (pixels == 0)].eq(0).all()
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], **EXACT)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_counted_pixel_that_is_not_finite_shows_itself(classes, value, relu, channels_last, place, generator):
+    """Also where its weight is 0, as in torch; its neighbours, of weight 0 or not, keep their gradient."""
+    features, weight, bias, target, pixels, _ = draw(
+        generator, 1, 8, classes, (4, 12), channels_last=channels_last, device=place
+    )
+    target[target == -100] = 0
+    for own_weight in (1.0, 0.0):
+        pixels[0, 2, 4:7] = torch.tensor([0.0, own_weight, 0.0])
+        grads = []
+        for given in (0.0, value):
+            x = features.clone()
+            x[0, 3, 2, 5] = given
+            x.requires_grad_()
+            loss = head_cross_entropy(x, weight, bias, target, pixels, relu=relu)
+            grads.append(torch.autograd.grad(loss, x)[0])
+        assert not loss.isfinite()
+        slow = x.detach().requires_grad_()
+        truth = reference.head_cross_entropy(slow, weight, bias, target, pixels, relu=relu)
+        assert not truth.isfinite()
+        finite = torch.autograd.grad(truth, slow)[0].isfinite()
+        assert torch.equal(grads[1].isfinite(), finite) and not finite[0, 3, 2, 5]
+        finite[:, :, 2, 5] = False
+        torch.testing.assert_close(grads[1][finite], grads[0][finite], **EXACT)
 
 
 def test_empty_volumes_slices_and_shapes_of_the_weight(generator):

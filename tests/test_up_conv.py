@@ -87,6 +87,19 @@ def test_both_junctions_share_one_buffer(channels_last, generator):
     torch.testing.assert_close(*results, **CONVOLUTION[torch.float32])
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_skip_without_channels(channels_last, place, generator):
+    """Nothing is cropped then, and no kernel gets memory that is not there."""
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    skip = draw(generator, 2, 0, 7, 9).to(place, memory_format=form).requires_grad_()
+    inputs = (*(t.to(place).requires_grad_() for t in operands(generator, 2, 5, 3, (3, 4))), skip)
+    out, want = up_conv_crop_concat(*inputs), reference.up_conv_crop_concat(*inputs)
+    torch.testing.assert_close(out, want, **CONVOLUTION[torch.float32])
+    grad = draw(generator, *out.shape).to(place)
+    got = torch.autograd.grad(out, inputs, grad)
+    torch.testing.assert_close(got, torch.autograd.grad(want, inputs, grad), **CONVOLUTION[torch.float32])
+
+
 def test_a_buffer_that_was_written_before_gets_no_gradient_there(generator):
     x, weight, bias = operands(generator, 1, 2, 3, (2, 2))
     base = draw(generator, 1, 5, 4, 4).requires_grad_()

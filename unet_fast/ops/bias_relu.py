@@ -1,6 +1,7 @@
 """``relu(x + bias)`` in one pass, with a backward that reads the output once and sums the bias gradient on the way.
 
-Kernels: csrc/cpu/bias_relu.cpp; truth: unet_fast/reference/bias_relu.py.
+Kernels: csrc/cpu/bias_relu.cpp, csrc/cuda/bias_relu.cu, unet_fast/triton/bias_relu.py;
+truth: unet_fast/reference/bias_relu.py.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor
     sees it.
 
     Raises:
-        InputError: a rank or channel count that does not fit.
+        InputError: a rank, device or channel count that does not fit; a second derivative.
         InputTypeError: not tensors, or not of a floating dtype.
+
+    Source: ``max(x + bias, 0)``, Nair and Hinton, Rectified linear units (ICML 2010).
 
     Equivalent to::
 

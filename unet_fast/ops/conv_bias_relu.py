@@ -1,7 +1,8 @@
 """A convolution with bias and ReLU as one operator, whose backward reads its gradient once for the ReLU and the bias.
 
-Kernels: csrc/bindings/torch_cpu/conv_bias_relu.cpp, where torch's own convolution is called, and csrc/cpu/bias_relu.cpp;
-truth: unet_fast/reference/conv_bias_relu.py.
+Torch's own convolution and then the kernel of bias_relu, in place: csrc/bindings/torch_cpu/conv_bias_relu.cpp with
+csrc/cpu/bias_relu.cpp; csrc/bindings/torch_cuda/conv_bias_relu.cpp with csrc/cuda/bias_relu.cu;
+unet_fast/triton/conv_bias_relu.py with unet_fast/triton/bias_relu.py. Truth: unet_fast/reference/conv_bias_relu.py.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def conv_bias_relu(
 
     Args:
         x: (N, C, H, W) float32, float64, float16 or bfloat16, contiguous or channels-last.
-        weight: (K, C, kh, kw), same dtype and device. Under autocast both are cast to its dtype.
+        weight: (K, C, kh, kw), same dtype and device. Under autocast both are cast to its dtype (not
+            float64).
         bias: (K,) floating, or None.
         padding: rows and columns of zeros around the image.
 
@@ -37,8 +39,10 @@ def conv_bias_relu(
         ``unet_fast.reference.conv_bias_relu`` has them.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes or devices that do not fit, a negative padding; a second derivative.
         InputTypeError: not tensors, or dtypes that differ or are not floating.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "conv 3x3, ReLU".
 
     Equivalent to::
 
@@ -70,11 +74,12 @@ def conv_bias_relu(
 
 
 def autocast_pair(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in the dtype of autocast where it is on, else as they are; one dtype, floating, is checked."""
+    """Both in the dtype of autocast where it is on, but for float64, as in torch; one dtype, floating, is checked."""
+    checks.check_dtype("x", x, checks.FLOATING)
+    checks.check_dtype("weight", weight, checks.FLOATING)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    checks.check_dtype("x", x, checks.FLOATING)
     checks.check_same_dtype("x", x, "weight", weight)
     return x, weight
 

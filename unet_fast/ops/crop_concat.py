@@ -1,6 +1,7 @@
 """Centre-crop of a skip connection and its concatenation with the up-sampled tensor, in one pass.
 
-Kernels: csrc/cpu/crop_concat.cpp; truth: unet_fast/reference/crop_concat.py.
+Kernels: csrc/cpu/crop_concat.cpp, csrc/cuda/crop_concat.cu, unet_fast/triton/crop_concat.py;
+truth: unet_fast/reference/crop_concat.py.
 """
 
 from __future__ import annotations

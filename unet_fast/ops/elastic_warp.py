@@ -1,6 +1,7 @@
 """Elastic and affine warp of images, labels and weights by one field, in one pass.
 
-Kernels: csrc/cpu/elastic_warp.cpp; truth: unet_fast/reference/elastic_warp.py.
+Kernels: csrc/cpu/elastic_warp.cpp, csrc/cuda/elastic_warp.cu and elastic_warp_backward.cu,
+unet_fast/triton/elastic_warp.py; truth: unet_fast/reference/elastic_warp.py.
 """
 
 from __future__ import annotations

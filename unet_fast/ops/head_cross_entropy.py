@@ -1,6 +1,7 @@
 """The 1x1 head of a network and its weighted softmax loss in one pass over the features; the logits are never stored.
 
-Kernels: csrc/cpu, csrc/cuda and unet_fast/triton, head_cross_entropy each; truth: unet_fast/reference/head_cross_entropy.py.
+Kernels: csrc/cpu/head_cross_entropy.cpp, csrc/cuda/head_cross_entropy.cu, unet_fast/triton/head_cross_entropy.py;
+truth: unet_fast/reference/head_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def head_cross_entropy(
 
     Raises:
         InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
-            classes (under ``torch.compile`` this one is a RuntimeError with the same text), pixel weights that require
-            gradients, ``feature_bias`` without ``relu``.
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, which the host
+            would have to wait for, the loss is NaN instead, and so are the gradients that the pixel reaches), pixel
+            weights that require gradients, ``feature_bias`` without ``relu``; a second derivative.
         InputTypeError: not tensors, or a dtype that is not in the lists above.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), "1x1 convolution" and equation 1.

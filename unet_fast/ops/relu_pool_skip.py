@@ -1,6 +1,7 @@
 """The contracting junction of a U-Net in one pass: bias, ReLU, 2x2 max-pooling and the cropped skip connection.
 
-Kernels: csrc/cpu/relu_pool_skip.cpp; truth: unet_fast/reference/relu_pool_skip.py.
+Kernels: csrc/cpu/relu_pool_skip.cpp and relu_pool_skip_backward.cpp; csrc/cuda/relu_pool_skip.cu and
+relu_pool_skip_backward.cu; unet_fast/triton/relu_pool_skip.py. Truth: unet_fast/reference/relu_pool_skip.py.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def relu_pool_skip(
         ``unet_fast.reference.relu_pool_skip`` has them.
 
     Raises:
-        InputError: a rank, size or channel count that does not fit.
+        InputError: a rank, size, device or channel count that does not fit; a second derivative.
         InputTypeError: not tensors, or not of a floating dtype.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: the arrows that leave each level going down.

@@ -1,7 +1,8 @@
 """The expanding junction as one functional operator: transposed convolution, crop and concatenation.
 
-Kernels: csrc/cpu and csrc/cuda, up_conv around torch's matrix product, and unet_fast/triton; truth:
-unet_fast/reference/up_conv_crop_concat.py.
+Kernels: those of up_conv_into and crop_concat, called by csrc/bindings/torch_cpu/up_conv.cpp,
+csrc/bindings/torch_cuda/up_conv.cpp and unet_fast/triton/up_conv_crop_concat.py.
+Truth: unet_fast/reference/up_conv_crop_concat.py.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def up_conv_crop_concat(
         x: (N, C_in, h, w) float32, float64, float16 or bfloat16, contiguous or channels-last.
         weight: (C_in, C_out, 2, 2), as that of ``nn.ConvTranspose2d(C_in, C_out, 2, stride=2)``.
         bias: (C_out,) floating, or None.
-        skip: (N, C, H, W) with H >= 2h, W >= 2w, same dtype. Under autocast the three are cast to its dtype.
+        skip: (N, C, H, W) with H >= 2h, W >= 2w, same dtype. Under autocast the three are cast to its
+            dtype, but for float64 ``x``, as by torch's own layers.
 
     Returns:
         (N, C + C_out, 2h, 2w) in the layout of ``x``: the crop starts at ``((H - 2h) // 2, (W - 2w) // 2)``. The
@@ -39,8 +41,10 @@ def up_conv_crop_concat(
     the skip as well.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes or devices that do not fit; a second derivative.
         InputTypeError: not tensors, or dtypes that differ or are not floating.
+
+    Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "up-conv 2x2" and "copy and crop".
 
     Equivalent to::
 
@@ -49,9 +53,11 @@ def up_conv_crop_concat(
     checks.check_tensor("skip", skip)
     checks.check_tensor("x", x)
     checks.check_rank("skip", skip, (4,), "(N, C, H, W)")
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    checks.check_dtype("skip", skip, checks.FLOATING)
+    lower = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(x.device.type) if lower else x.dtype
     x, weight, bias = check_up_conv(x, weight, bias, dtype)
-    if torch.is_autocast_enabled(x.device.type):
+    if lower:
         skip = skip.to(dtype)
     checks.check_same_dtype("x", x, "skip", skip)
     checks.check_same_device("x", x, "skip", skip)

@@ -1,7 +1,7 @@
 """The expanding junction of a U-Net: a 2x2, stride-2 transposed convolution that writes into the concat buffer.
 
-Kernels: csrc/cpu and csrc/cuda, up_conv around torch's matrix product, and unet_fast/triton; truth:
-unet_fast/reference/up_conv_into.py.
+Kernels: csrc/cpu/up_conv.cpp, csrc/cuda/up_conv.cu, which scatter torch's matrix product (csrc/bindings/up_conv_matrix.h);
+unet_fast/triton/up_conv_into.py, which computes and scatters it. Truth: unet_fast/reference/up_conv_into.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def up_conv_into(
     (N h w, C_in) x (C_in, 4 C_out), whose rows are scattered with the bias added.
 
     Raises:
-        InputError: shapes that do not fit.
+        InputError: shapes or devices that do not fit, a buffer that is neither contiguous nor channels-last; a second
+            derivative.
         InputTypeError: not tensors, or dtypes that differ or are not floating.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "up-conv 2x2" and "copy and crop".
@@ -91,9 +92,10 @@ def check_up_conv(
     checks.check_tensor("weight", weight)
     checks.check_rank("x", x, (4,), "(N, C, h, w)")
     checks.check_same_device("x", x, "weight", weight)
+    checks.check_dtype("x", x, checks.FLOATING)
+    checks.check_dtype("weight", weight, checks.FLOATING)
     if torch.is_autocast_enabled(x.device.type):
         x, weight = x.to(dtype), weight.to(dtype)
-    checks.check_dtype("x", x, checks.FLOATING)
     if weight.dim() != 4 or weight.shape[0] != x.shape[1] or tuple(weight.shape[2:]) != (2, 2):
         raise InputError(f"weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, C_out, 2, 2)")
     if x.dtype != weight.dtype:

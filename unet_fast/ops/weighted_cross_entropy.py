@@ -1,6 +1,7 @@
 """Pixel-wise softmax cross-entropy times a weight per pixel; loss and gradient come from one pass over the logits.
 
-Kernels: csrc/cpu/weighted_cross_entropy.cpp; truth: unet_fast/reference/weighted_cross_entropy.py.
+Kernels: csrc/cpu/weighted_cross_entropy.cpp, csrc/cuda/weighted_cross_entropy.cu and weighted_cross_entropy_backward.cu,
+unet_fast/triton/weighted_cross_entropy.py; truth: unet_fast/reference/weighted_cross_entropy.py.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def head_logits(
         y = y + feature_bias.to(wide).view(one_a_channel)
     if relu:
         y = y.relu()
-    logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(wide))
+    with torch.autocast(features.device.type, enabled=False):  # the logits are wide
+        logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(wide))
     if bias is not None:
         logits = logits + bias.to(wide).view(one_a_channel)
     return logits

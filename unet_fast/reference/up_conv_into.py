@@ -15,6 +15,7 @@ def up_conv_into(
     fresh: bool = False,
 ) -> torch.Tensor:
     """See :func:`unet_fast.ops.up_conv_into`."""
-    up = F.conv_transpose2d(x, weight, None if bias is None else bias.to(x.dtype), stride=2)
+    with torch.autocast(x.device.type, enabled=False):  # the dtype is that of the buffer
+        up = F.conv_transpose2d(x, weight, None if bias is None else bias.to(x.dtype), stride=2)
     buffer[:, buffer.shape[1] - weight.shape[1] :] = up
     return buffer
