@@ -150,3 +150,47 @@ def test_an_image_with_colour_does_not_become_grey(bowl, rng, tmp_path):
     Image.fromarray(rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(tmp_path / "c.png")
     error = run("predict", bowl / "run", "--images", tmp_path / "c.png", "--out", tmp_path / "p.tif", fails=True)
     assert "the image c has 3 channels that differ, but the network takes 1" in error
+
+
+def test_predictions_in_a_folder_are_scored_by_their_names(bowl, tmp_path):
+    for slices, scored in (("3,0", "m"), ("0,3", "n")):
+        run("predict", bowl / "run", "--data", bowl / "train", "--slices", "0,3", "--out", tmp_path / "p", "--tta", "1",
+            "--device", "cpu")  # fmt: skip
+        run("evaluate", "--prediction", tmp_path / "p", "--data", bowl / "train", "--slices", slices,
+            "--out", tmp_path / f"{scored}.json")  # fmt: skip
+    named, ordered = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("m", "n"))
+    assert named["pixel_error"] == ordered["pixel_error"]
+    assert [row["name"] for row in named["per_slice"]] == ["case3", "case0"]
+    assert named["per_slice"] == ordered["per_slice"][::-1]
+
+
+def test_folders_of_predictions_and_labels_are_matched_by_name(tmp_path, rng):
+    truth = (rng.random((3, 24, 24)) < 0.5).astype(np.uint8) * 255
+    for name, predicted, label in zip("abc", ("mask_a", "b", "im_c"), truth, strict=True):
+        data.write_stack(tmp_path / "l" / f"{name}.tif", label)
+        data.write_stack(tmp_path / "fov" / f"{name}.tif", np.full_like(label, 255))
+        data.write_stack(tmp_path / "p" / f"{predicted}.tif", label)  # b, im_c, mask_a in their natural order
+    arguments = ("evaluate", "--labels", tmp_path / "l", "--out", tmp_path / "m.json", "--prediction", tmp_path / "p")
+    run(*arguments)
+    assert json.loads((tmp_path / "m.json").read_text())["pixel_error"] == 0
+    (tmp_path / "p" / "b.tif").unlink()
+    run(*arguments, "--slices", "2,0")
+    scores = json.loads((tmp_path / "m.json").read_text())
+    assert scores["pixel_error"] == 0 and [row["name"] for row in scores["per_slice"]] == ["c", "a"]
+    (tmp_path / "p" / "im_c.tif").rename(tmp_path / "p" / "d.tif")
+    assert "the label c has no prediction" in run(*arguments, "--slices", "0,2", fails=True).replace(
+        f"{tmp_path}/l/", ""
+    ).replace(".tif", "")
+    (tmp_path / "fov" / "c.tif").rename(tmp_path / "fov" / "d.tif")
+    data.write_stack(tmp_path / "p.tif", truth)
+    assert "has no mask" in run("evaluate", "--labels", tmp_path / "l", "--out", tmp_path / "m.json", "--prediction",
+                                tmp_path / "p.tif", "--mask", tmp_path / "fov", fails=True)  # fmt: skip
+
+
+def test_what_training_says_that_it_wrote_is_there(drive, tmp_path):
+    said = run("train", "--data", drive, "--out", tmp_path / "run", "--steps", "1", "--base-channels", "2",
+               "--depth", "1", "--tile", "32", "--device", "cpu")  # fmt: skip
+    assert "no image is held out" in said and "--val" in said
+    wrote = said.strip().splitlines()[-1].partition(f"wrote {tmp_path / 'run'}: ")[2].split(", ")
+    assert set(wrote) == {path.name for path in (tmp_path / "run").iterdir()} - {"checkpoint.safetensors"}
+    assert "model.safetensors" in wrote and "overlay.png" not in wrote

@@ -163,6 +163,8 @@ def evaluate_files(
 ) -> Report:
     """:func:`evaluate` of files: each a TIFF stack, a PNG, or a folder of them.
 
+    Files of folders with a file for each image are matched with those of the labels by :func:`unet_fast.data.match_files`.
+
     Args:
         prediction: what :func:`evaluate` accepts, in the dtype of the file.
         labels: read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A prediction
@@ -181,18 +183,21 @@ def evaluate_files(
     from unet_fast.data.stacks import list_images, load_stack
 
     _picture_beside(out)  # refuses a path before anything is read
-    predicted = load_stack(list_images(prediction)).pixels  # in the stored dtype, which tells probabilities from labels
+    label_files, files = list_images(labels), list_images(prediction)
+    predicted = load_stack(files).pixels  # in the stored dtype, which tells probabilities from labels
     if predicted.shape[1] > 2 and num_classes is None and kind in (None, "classes"):
         kind, num_classes = "classes", predicted.shape[1]
     truth = read_labels(labels, kind, num_classes)
     count = len(truth.labels)
     chosen = list(range(count)) if slices is None else list(parse_slices(slices, count))
+    if len(label_files) == count:
+        predicted = _by_name(predicted, files, [label_files[n] for n in chosen], "prediction")
     pictures = None
     if images is not None:
         pictures = read_images(images)
         if len(pictures) != count:
             raise InputError(f"{images} holds {len(pictures)} images, but {labels} holds {count}; give the same slices")
-        pictures = pictures[chosen]
+        pictures = _by_name(pictures, list_images(images, nested=True), label_files, "image")[chosen]
     outside = None
     if mask is not None:
         outside = read_labels(mask, "mask").labels == 0
@@ -200,6 +205,7 @@ def evaluate_files(
             raise InputError(
                 f"{mask} holds {len(outside)} masks, but {labels} holds {count}; give one for each, or one"
             )
+        outside = _by_name(outside, list_images(mask), label_files, "mask")
         outside = np.broadcast_to(outside, (count, *outside.shape[1:]))[chosen]
     names = [truth.names[n] for n in chosen]
     return _scored(predicted, truth.labels[chosen], truth, names, pictures, outside, out)
@@ -218,7 +224,7 @@ def evaluate_dataset(
 
     Args:
         prediction: a TIFF stack, or a folder with a TIFF for each image where these differ in size, both as
-            ``unet-fast predict --data`` writes them.
+            ``unet-fast predict --data`` writes them; files that are named as it names them may be in any order.
         folder: of the data set, see :func:`unet_fast.data.read_dataset`; a field of view of its (DRIVE) is applied.
         slices: the images that were predicted, such as ``"20:25"`` or ``"sequence:02"``; default: all.
         out, kind, num_classes: as for :func:`evaluate_files`.
@@ -228,12 +234,16 @@ def evaluate_dataset(
     """
     from unet_fast.data import read_dataset
     from unet_fast.data.formats import decode_file
-    from unet_fast.data.stacks import list_images
+    from unet_fast.data.stacks import file_name, list_images
 
     _picture_beside(out)  # refuses a path before anything is read
     dataset = read_dataset(folder, kind=kind, num_classes=num_classes)
     chosen = dataset.choose(slices)
-    pages = [page for file in list_images(prediction) for page in decode_file(file)]
+    files = list_images(prediction)
+    by_name, names = {file.stem: file for file in files}, [file_name(dataset.items[n].name) for n in chosen]
+    if by_name.keys() == set(names):
+        files = [by_name[name] for name in names]
+    pages = [page for file in files for page in decode_file(file)]
     if len(pages) != len(chosen):
         raise InputError(
             f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {folder} are to be scored; "
@@ -250,6 +260,16 @@ def evaluate_dataset(
     # beyond a smaller image the pixels are ignored
     padded = np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages])
     return _scored(padded, truth.labels, truth, truth.names, truth.images, truth.ignored, out)
+
+
+def _by_name(stack: NDArray[Any], files: list[Path], label_files: list[Path], what: str) -> NDArray[Any]:
+    """``stack`` in the order of the labels, where both are folders with a file for each image."""
+    from unet_fast.data import match_files
+
+    if not len(stack) == len(files) == len(label_files) > 1:
+        return stack
+    partners = match_files(label_files, files, ("label", what))
+    return stack[[files.index(file) for file in partners]]
 
 
 def _scored(

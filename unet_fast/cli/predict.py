@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +84,7 @@ def _named_images(
 ) -> list[tuple[str, np.ndarray]]:
     """A file name and (C, H, W) float32 of every image asked for, with as many channels as the network takes."""
     from unet_fast.data import parse_slices, read_dataset
-    from unet_fast.data.stacks import list_images, load_each, match_channels
+    from unet_fast.data.stacks import file_name, list_images, load_each, match_channels
 
     if (images is None) == (folder is None):
         raise InputError("give the images either as --images or as --data FOLDER")
@@ -97,8 +96,7 @@ def _named_images(
         assert images is not None
         named = load_each(list_images(images, nested=True))
         chosen = list(range(len(named))) if slices is None else parse_slices(slices, len(named))
-    # 01/t003 and stack[3] would be no names of files
-    found = {re.sub(r"[^\w.-]+", "_", named[n][0]).rstrip("_"): n for n in chosen}
+    found = {file_name(named[n][0]): n for n in chosen}
     if len(found) < len(chosen):
         raise InputError(f"two images of {images or folder} have the same name; rename one, or predict them one by one")
     return [(name, match_channels(named[n][1], channels, named[n][0])) for name, n in found.items()]

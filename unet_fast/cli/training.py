@@ -158,6 +158,10 @@ def train(
             seed=seed,
             data={**source.described, "validation_slices": validation, "test_slices": test},
         )
+    if held_out is None and val is None and not resumed:
+        say(
+            f"no image is held out of {len(source)}, so the last weights are kept unscored; --val 0 holds the first one out"
+        )
     say(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
     _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=say))
 
@@ -172,7 +176,8 @@ def _report_training(summary: Any) -> None:
     say(text)
     if summary.interrupted:
         say(f"interrupted; go on with the same command and --resume: {summary.folder}")
-    say(f"wrote {summary.folder}: model.safetensors, metrics.csv, config.json, loss.png, preview.png, overlay.png")
+    names = ("model.safetensors", "metrics.csv", "config.json", "loss.png", "preview.png", "overlay.png")
+    say(f"wrote {summary.folder}: {', '.join(name for name in names if (summary.folder / name).exists())}")
 
 
 @app.command(epilog="Example: `unet-fast recipes`")

@@ -89,7 +89,9 @@ def _check_fit(images: Stack, images_path: PathLike, labels: Stack, labels_path:
         )
 
 
-def match_files(images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+def match_files(
+    images: Sequence[Path], labels: Sequence[Path], sides: tuple[str, str] = ("image", "label")
+) -> list[Path]:
     """The label file of each image file, in the order of ``images``.
 
     The first of these rules by which any names agree decides, and must then pair all files:
@@ -98,7 +100,7 @@ def match_files(images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
     Only where no names agree by any rule and the counts are equal are files paired by natural order, provided that
     the names of one side hold no numbers of their own: numbers that disagree say that the files do not belong together.
 
-    Raises :class:`InputError` that names a file without partner.
+    Raises :class:`InputError` that names a file without partner, and calls the two what ``sides`` says.
     """
     rules: tuple[Callable[[Path], Hashable], ...] = (lambda file: file.stem, _plain_name, _numbers)
     for rule in rules:
@@ -119,13 +121,13 @@ def match_files(images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
             return sorted(labels, key=lambda file: natural_key(file.name))
         image_keys, by_key = [file.stem for file in images], {file.stem: file for file in labels}
     lonely = [file for file, key in zip(images, image_keys, strict=True) if key not in by_key]
-    side, other = "image", "label"
+    side, other = sides
     if not lonely:
         lonely = [file for key, file in by_key.items() if key not in set(image_keys)]
         side, other = other, side
     more = f" (nor have {len(lonely) - 1} more)" if len(lonely) > 1 else ""
     raise InputError(
-        f"{len(images)} image and {len(labels)} label files do not match: the {side} {lonely[0]} has no {other}{more}; "
+        f"{len(images)} {sides[0]} and {len(labels)} {sides[1]} files do not match: the {side} {lonely[0]} has no {other}{more}; "
         "name the files alike (cell7.tif and cell7_mask.tif), or give stacks"
     )
 

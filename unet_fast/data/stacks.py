@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from unet_fast.files import atomic_path
 
 PathLike = str | os.PathLike[str]
 
-# Classic TIFF addresses 4 GiB; a margin is left for the directories.
+# a classic TIFF addresses 4 GiB; the rest leaves room for the directories of the pages
 _CLASSIC_TIFF_BYTES = 2**32 - 2**25
 
 
@@ -95,6 +97,11 @@ def match_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     if channels == 1 and bool((image == image[:1]).all()):
         return image[:1]
     raise InputError(f"the image {name} has {len(image)} channels that differ, but the network takes {channels}")
+
+
+def file_name(name: str) -> str:
+    """The name of an image without what no file could be called: ``01/t003`` and ``stack[3]`` hold such."""
+    return re.sub(r"[^\w.-]+", "_", name).rstrip("_")
 
 
 def to_float(stack: Stack, path: PathLike) -> np.ndarray:
@@ -230,6 +237,11 @@ def write_stack(path: PathLike, array: np.ndarray) -> None:
             photometric="minisblack",
             planarconfig=None,
             compression="zlib",
-            bigtiff=array.nbytes > _CLASSIC_TIFF_BYTES,
+            bigtiff=needs_bigtiff(array.shape, array.dtype),
             metadata={"axes": axes},
         )
+
+
+def needs_bigtiff(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a TIFF of this array could exceed the 4 GiB that a classic TIFF can address."""
+    return math.prod(map(int, shape)) * dtype.itemsize > _CLASSIC_TIFF_BYTES

@@ -11,13 +11,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from unet_fast.checks import check_choice
+from unet_fast.data.stacks import needs_bigtiff
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path
 from unet_fast.predict.instances import MIN_SIZE, foreground_instances, instance_dtype
 from unet_fast.predict.overlap_tile import OUTPUTS, OverlapTile
-
-# a classic TIFF addresses 4 GB; the rest leaves room for the directories of the pages
-_CLASSIC_TIFF_BYTES = 2**32 - 2**25
 
 
 class Pages(Protocol):
@@ -133,14 +131,6 @@ def predict_stack(
             metadata={"axes": "ZCYX" if all_classes else "ZYX"},
             maxworkers=1,  # with threads tifffile asks for many pages at once and holds them all
         )
-
-
-def needs_bigtiff(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a TIFF of this array could exceed the 4 GB that a classic TIFF can address."""
-    bytes_needed = dtype.itemsize
-    for length in shape:
-        bytes_needed *= int(length)
-    return bytes_needed > _CLASSIC_TIFF_BYTES
 
 
 def _read(pages: Pages, index: int) -> np.ndarray:
