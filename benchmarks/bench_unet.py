@@ -18,7 +18,7 @@ from tests.tolerances import NETWORK_LOW_PRECISION
 from unet_fast.models.fusion import AUTO
 
 # base channels, side, batch, bfloat16 autocast; the paper's network on 572 pixels last
-CPU = [(32, 188, 1, False), (32, 284, 4, False), (64, 572, 1, False), (32, 380, 1, True)]
+CPU = [(32, 188, 1, False), (32, 380, 1, True), (64, 572, 1, False)]
 GPU = [(64, 572, 1, False), (64, 572, 1, True), (64, 572, 8, True)]
 
 

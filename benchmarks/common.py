@@ -125,6 +125,8 @@ class Suite:
             low, median, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
             share = limit / median if limit and not entries[name].host else None
             self.rows.append(Row(case, name, median, low, high, median / first, share, clocks[name][1]))
+        # else the next sizes would be compiled for any size, and after eight of them not at all
+        torch.compiler.reset()
 
     def finish(self) -> None:
         """Print the table, write the result file and its picture."""

@@ -1,7 +1,7 @@
 """How long a call takes: torch's Timer on the CPU; on a GPU the replay of a CUDA graph, or events where none can be captured.
 
 A graph replay shows what the kernels take, without the Python and launch overhead that a captured training step does not pay
-either; the overhead is measured apart (``benchmarks/test_dispatch.py``).
+either; the overhead is measured apart (``benchmarks/bench_dispatch.py``).
 """
 
 from __future__ import annotations

@@ -30,11 +30,11 @@ UF_HD_INLINE constexpr Bits<T> infinity_bits() {
   if constexpr (std::is_same_v<T, double>) return 0x7ff0000000000000;
 }
 
-// ReLU of what is left after rounding to T, as bits. NaN stays NaN; its sign goes, so that it is above all numbers.
-template <class T, class A>
-UF_HD_INLINE Bits<T> rectified_bits(A value) {
+// ReLU, as bits. NaN stays NaN; its sign goes, so that it is above all numbers.
+template <class T>
+UF_HD_INLINE Bits<T> rectified_bits(T value) {
   using U = Bits<T>;
-  const U bits = bits_of(narrow<T>(value)), magnitude = bits & static_cast<U>(static_cast<U>(~U(0)) >> 1);
+  const U bits = bits_of(value), magnitude = bits & static_cast<U>(static_cast<U>(~U(0)) >> 1);
   return bits == magnitude || magnitude > infinity_bits<T>() ? magnitude : U(0);
 }
 

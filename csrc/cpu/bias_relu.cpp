@@ -37,7 +37,7 @@ struct ReluPixel {
   UF_INLINE void piece(int64_t c) {
     Bits<T> bits[L];
     UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) bits[j] = rectified_bits<T>(static_cast<A>(widen(x[c + j]) + bias[c + j]));
+    for (int j = 0; j < L; ++j) bits[j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
     UF_INDEPENDENT
     for (int j = 0; j < L; ++j) out[c + j] = std::bit_cast<T>(bits[j]);
   }
@@ -49,10 +49,10 @@ UF_INLINE void relu_row(const T* x, int64_t count, A bias, T* out) {
   int64_t i = 0;
   for (; i + kBlock <= count; i += kBlock) {
     Bits<T> bits[kBlock];
-    for (int64_t j = 0; j < kBlock; ++j) bits[j] = rectified_bits<T>(static_cast<A>(widen(x[i + j]) + bias));
+    for (int64_t j = 0; j < kBlock; ++j) bits[j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[i + j]) + bias)));
     for (int64_t j = 0; j < kBlock; ++j) out[i + j] = std::bit_cast<T>(bits[j]);
   }
-  for (; i < count; ++i) out[i] = std::bit_cast<T>(rectified_bits<T>(static_cast<A>(widen(x[i]) + bias)));
+  for (; i < count; ++i) out[i] = std::bit_cast<T>(rectified_bits(narrow<T>(static_cast<A>(widen(x[i]) + bias))));
 }
 
 template <class T, class A>

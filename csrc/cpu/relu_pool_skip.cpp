@@ -41,26 +41,29 @@ struct RectifyPixel {
   template <int L>
   UF_INLINE void piece(int64_t c) {
     UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) out[c + j] = rectified_bits<T>(static_cast<A>(widen(x[c + j]) + bias[c + j]));
+    for (int j = 0; j < L; ++j) out[c + j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
   }
 };
 
 template <class T, class A>
 UF_INLINE void rectify_row(const T* __restrict x, int64_t count, A bias, Bits<T>* __restrict out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = rectified_bits<T>(static_cast<A>(widen(x[i]) + bias));
+  for (int64_t i = 0; i < count; ++i) out[i] = rectified_bits(narrow<T>(static_cast<A>(widen(x[i]) + bias)));
+}
+
+// Without a bias nothing is converted: half precision is rectified 32 lanes at a time.
+template <class T>
+UF_INLINE void rectify_row(const T* __restrict x, int64_t count, Bits<T>* __restrict out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = rectified_bits(x[i]);
 }
 
 template <class T, class A>
 UF_INLINE void rectify_pixels(const T* x, int64_t pixels, int64_t step, int64_t channels, const A* bias, Bits<T>* out) {
-  if (!bias && step == channels) {
-    rectify_row(x, pixels * channels, A(0), out);
-    return;
-  }
+  if (!bias && step == channels) return rectify_row(x, pixels * channels, out);
   for (int64_t p = 0; p < pixels; ++p) {
     if (bias)
       for_lanes(channels, RectifyPixel<T, A>{x + p * step, bias, out + p * channels});
     else
-      rectify_row(x + p * step, channels, A(0), out + p * channels);
+      rectify_row(x + p * step, channels, out + p * channels);
   }
 }
 
@@ -147,8 +150,10 @@ UF_INLINE void segment(const Call<T, A>& call, int64_t n, int64_t c, int64_t j, 
                  begin * call.x_stride.x;
     if (last)
       rectify_pixels<T, A>(x, pixels, call.x_stride.x, channels, call.bias, rows[r]);
+    else if (call.bias)
+      rectify_row<T, A>(x, pixels, call.bias[c], rows[r]);
     else
-      rectify_row<T, A>(x, pixels, call.bias ? call.bias[c] : A(0), rows[r]);
+      rectify_row(x, pixels, rows[r]);
     std::fill_n(rows[r] + pixels * channels, row - pixels * channels, U(0));
 
     const int64_t from = std::max(begin, s.skip_left()), until = std::min(end, s.skip_left() + s.skip_width);

@@ -43,7 +43,7 @@ struct LaneOfPlane {
 
 template <class T>
 __device__ T rectified(T x, Wide<T> bias) {
-  return std::bit_cast<T>(rectified_bits<T>(static_cast<Wide<T>>(widen(x) + bias)));
+  return std::bit_cast<T>(rectified_bits(narrow<T>(static_cast<Wide<T>>(widen(x) + bias))));
 }
 
 template <class T>

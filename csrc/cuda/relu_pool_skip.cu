@@ -36,7 +36,7 @@ struct Call {
 
 template <class T>
 __device__ Bits<T> rectified(T x, Wide<T> bias) {
-  return rectified_bits<T>(static_cast<Wide<T>>(widen(x) + bias));
+  return rectified_bits(narrow<T>(static_cast<Wide<T>>(widen(x) + bias)));
 }
 
 // ---- planar

@@ -78,7 +78,10 @@ class ConvBlock(nn.Sequential):
         if not fusible_convolution(last, JoinConv2d):
             return self._run(x, len(self) - 1, fusion), None
         x = self._run(x, len(self) - 2, fusion)
-        return nn.functional.conv2d(x, _kernel(last), None, padding=int(last.padding[0])), last.bias
+        # on the CPU the convolution adds the bias for nothing, and without one half precision need not be widened; on a
+        # GPU torch's convolution would add it in a pass of its own
+        inside, left = (None, last.bias) if x.is_cuda else (last.bias, None)
+        return nn.functional.conv2d(x, _kernel(last), inside, padding=int(last.padding[0])), left
 
     def _run(self, x: Tensor, count: int, fusion: Fusion) -> Tensor:
         """The first ``count`` layers."""
