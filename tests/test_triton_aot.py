@@ -26,6 +26,8 @@ if os.environ.get("TRITON_INTERPRET") == INTERPRETER["TRITON_INTERPRET"]:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver, jit  # noqa: E402
 
+from unet_fast.ops.head_cross_entropy import fits_registers  # noqa: E402
+
 ARCHITECTURES = (80, 90)
 # Bytes a thread. The assembler gives up a register or two where that lets one more program run beside the others.
 PARKED = 32
@@ -42,6 +44,10 @@ def crop_concat(run: Callable[..., Any]) -> None:
             skip = torch.zeros(1, channels, size + 16, size + 16, dtype=dtype).to(memory_format=form)
             out = run("crop_concat", skip, skip[:, :, :size, :size].contiguous(memory_format=form))
             run("crop_concat_backward", out, channels, [size + 16, size + 16])
+        empty = torch.zeros(1, 0, 40, 40).to(memory_format=form)  # a side without channels, and both
+        for other in (empty, torch.zeros(1, 3, 40, 40).to(memory_format=form)):
+            run("crop_concat", empty, other)
+            run("crop_concat_backward", run("crop_concat", other, empty), other.shape[1], [50, 50])
 
 
 def weighted_cross_entropy(run: Callable[..., Any]) -> None:
@@ -148,6 +154,22 @@ def relu_pool_skip(run: Callable[..., Any]) -> None:
         run("relu_pool_skip_backward", code, None, buffer, [size, size], False)
 
 
+def head_cross_entropy(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        # a usual head, the most that the operator hands to the kernel, and what no vector divides
+        bf16, fp32, fp16, fp64 = torch.bfloat16, torch.float32, torch.float16, torch.float64
+        cases = ((bf16, 64, 2), (bf16, 256, 8), (fp32, 256, 8), (fp64, 256, 4), (fp16, 5, 3), (fp32, 64, 2))
+        for dtype, channels, classes in cases:
+            assert fits_registers(classes, channels, dtype)
+            wide = torch.promote_types(dtype, torch.float32)
+            features = torch.zeros(2, channels, 24, 24, dtype=dtype).to(memory_format=form)
+            weight, bias = torch.zeros(classes, channels, dtype=wide), torch.zeros(classes, dtype=wide)
+            target, pixels = torch.zeros(2, 24, 24, dtype=torch.int64), torch.zeros(2, 24, 24, dtype=wide)
+            extra = torch.zeros(channels, dtype=wide)
+            run("head_cross_entropy", features, extra, True, weight, bias, target, pixels, -100, 2, True)
+        run("head_cross_entropy", features, None, False, weight, None, target.int(), None, -100, 1, False)
+
+
 CASES = (
     crop_concat,
     weighted_cross_entropy,
@@ -159,6 +181,7 @@ CASES = (
     elastic_warp,
     bias_relu,
     relu_pool_skip,
+    head_cross_entropy,
 )
 
 
@@ -170,6 +193,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     run = jit.JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        assert min(grid) > 0, f"{self.fn.__name__} would be launched with the grid {grid}"
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
         kernels.setdefault(self.fn.__name__, []).append(kernel)
         return kernel

@@ -150,9 +150,9 @@ def head_cross_entropy(
     pixels = target.numel() // images if images else 0
     loss = features.new_empty((), dtype=wide)
     block, columns = triton.next_power_of_2(classes), max(16, triton.next_power_of_2(channels))
-    tile = max(16, _TILE // (columns * wide.itemsize // 4))
+    tile = max(8, _TILE // (columns * wide.itemsize // 4))
     # the logits of a tile are registers too
-    tile = max(16, min(tile, _TILE // (2 * block)))
+    tile = max(8, min(tile, _TILE // (2 * block)))
     programs = min(images * triton.cdiv(pixels, tile), _PROGRAMS)
     values = classes * channels + channels + classes
     workspace = features.new_empty(_DIVISOR_PROGRAMS + 2 * programs, dtype=torch.float64)
