@@ -24,16 +24,14 @@ namespace uf::cuda {
 namespace {
 
 constexpr int kMostBlocks = 512;  // each writes a row of gradients: four for each multiprocessor of an H200 are enough
-constexpr int64_t kMostGroups = kLossThreads;
+// Beyond these the operator calls a matrix product and the loss by itself (unet_fast/ops/head_cross_entropy.py).
+constexpr int64_t kMostChannels = 256, kMostClasses = 8, kMostClassesOfDouble = 4;
 
 // Channels and pixels of one thread for up to K classes.
 template <class A, int K>
 struct Share {
   static constexpr int kHalf = sizeof(A) / sizeof(float);  // twice the registers, half the share
-  static constexpr int kFullChannels = K <= 8 ? 4 : K <= 16 ? 2 : 1;
-  static constexpr int kFullPixels = K <= 4 ? 4 : K <= 16 ? 2 : 1;
-  static constexpr int kChannels = kFullChannels / kHalf, kPixels = kFullPixels / kHalf;
-  static_assert(kChannels > 0 && kPixels > 0, "too many classes for this type");
+  static constexpr int kChannels = 4 / kHalf, kPixels = (K <= 4 ? 4 : 2) / kHalf;
   static constexpr int kBlocks = K <= 4 / kHalf ? 2 : 1;  // of a multiprocessor, at least
   // Shares of logits, each with room for the padding that keeps groups of channels on different banks; later the
   // gradients of all threads.
@@ -368,9 +366,7 @@ cudaError_t launch_all(const HeadCrossEntropyShape& s, const HeadCrossEntropyArg
   } else if (s.classes <= 4) {
     error = launch_head<T, 4>(call, &blocks, stream);
   } else if constexpr (sizeof(A) == sizeof(float)) {
-    error = s.classes <= 8    ? launch_head<T, 8>(call, &blocks, stream)
-            : s.classes <= 16 ? launch_head<T, 16>(call, &blocks, stream)
-                              : launch_head<T, 32>(call, &blocks, stream);
+    error = launch_head<T, 8>(call, &blocks, stream);
   }
   if (error == cudaSuccess) error = sum_losses<A>(call.loss, blocks, stream);
   if (error != cudaSuccess || !a.grad_features) return error;
@@ -384,8 +380,8 @@ cudaError_t launch_all(const HeadCrossEntropyShape& s, const HeadCrossEntropyArg
 }  // namespace
 
 bool head_cross_entropy_fits(const HeadCrossEntropyShape& shape, FloatType type) {
-  return shape.classes >= 2 && shape.classes <= (type == FloatType::kFloat64 ? 4 : 32) &&
-         shape.channels <= kMostGroups;
+  return shape.classes >= 2 && shape.channels <= kMostChannels &&
+         shape.classes <= (type == FloatType::kFloat64 ? kMostClassesOfDouble : kMostClasses);
 }
 
 int64_t head_cross_entropy_workspace(const HeadCrossEntropyShape& s, const HeadCrossEntropyArguments& a) {
