@@ -122,17 +122,22 @@ def test_mistakes_are_one_line_each(files, trained, tmp_path):
     assert "cut.tif" in train_with(cut, labels)
     assert "NaN" in train_with(nan, labels)
     assert "(3, " in train_with(images, short)
-    assert "nearest legal output sizes are 36 and 40" in train_with(
-        images, labels, "--tile", "37", "--padding", "valid", "--depth", "2"
+    assert "tile is 37: output height 37 does not fit this network; the nearest legal output sizes are 36 and 40" in (
+        train_with(images, labels, "--tile", "37", "--padding", "valid", "--depth", "2")
     )
+    # what did not start is no run, so the corrected command is not refused
+    assert not (tmp_path / "run" / "config.json").exists()
     assert "cannot create the folder" in train_with(images, labels, out=tmp_path / "a-file" / "run")
     assert "go beyond the last one" in train_with(images, labels, "--val", "9:12")
     assert "already holds a run" in train_with(images, labels, out=trained)
     assert "is not a run folder" in run(
         "predict", tmp_path, "--images", images, "--out", tmp_path / "p.tif", fails=True
     )
-    assert "shape" in run(
+    assert "short.tif holds 3 predictions, but 4 images of" in run(
         "evaluate", "--prediction", short, "--labels", labels, "--out", tmp_path / "m.json", fails=True
+    )
+    assert "end it in .png" in run(
+        "preview", "--images", images, "--labels", labels, "--out", tmp_path / "p.jpg", fails=True
     )
     assert "expected auto, cpu" in run("predict", trained, "--images", images, "--out", tmp_path / "p.tif",
                                         "--device", "tpu", fails=True)  # fmt: skip

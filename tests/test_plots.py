@@ -197,7 +197,7 @@ def test_overlay_colours_the_errors_where_they_are(
 ) -> None:
     images, truth, probabilities = stack
     picture = read(plots.overlay(images, truth, probabilities, tmp_path / "overlay.png"))
-    assert picture.shape == (3 * 372 + 75, 4 * 342 + 75, 3)
+    assert picture.shape == (3 * 384 + 75, 4 * 342 + 75, 3)
     right, positive, negative = rows_of(picture, 3)
     assert count(right, VERMILLION) == count(right, BLUE) == 0
     assert count(positive, VERMILLION) > 5000 and count(positive, BLUE) == 0
@@ -220,7 +220,7 @@ def test_overlay_of_many_slices_of_classes_without_images(tmp_path: Path, rng: n
     np.put_along_axis(probabilities, truth[:, None], 0.8, axis=1)
     swapped = probabilities[:, [0, 2, 1]]
     picture = read(plots.overlay(None, truth, probabilities, tmp_path / "right.png", max_slices=2))
-    assert picture.shape == (2 * (220 + 42) + 75, 3 * 342 + 75, 3)
+    assert picture.shape == (2 * (220 + 54) + 75, 3 * 342 + 75, 3)
     assert count(rows_of(picture, 2)[1], PURPLE) == 0
     wrong = read(plots.overlay(None, truth, swapped, tmp_path / "wrong.png", max_slices=2))
     assert count(rows_of(wrong, 2)[1], PURPLE) > 5000
@@ -232,12 +232,12 @@ def test_worst_best_ranks_by_the_first_score(
     images, truth, probabilities = stack
     scores = {"Rand error": [0.0, 0.5, np.nan], "pixel error": [0.0, 0.2, 0.9]}
     picture = read(plots.worst_best(images, truth, probabilities, scores, tmp_path / "wb.png"))
-    assert picture.shape == (2 * 372 + 75, 4 * 342 + 75, 3)  # the unranked slice is left out
+    assert picture.shape == (2 * 384 + 75, 4 * 342 + 75, 3)  # the unranked slice is left out
     worst, best = rows_of(picture, 2)
     assert count(worst, VERMILLION) > 5000  # slice 1
     assert count(best, VERMILLION) == count(best, BLUE) == 0  # slice 0
     nothing = {"Rand error": np.full(3, np.nan)}
-    assert read(plots.worst_best(None, truth, probabilities, nothing, tmp_path / "n.png", count=1)).shape[0] == 819
+    assert read(plots.worst_best(None, truth, probabilities, nothing, tmp_path / "n.png", count=1)).shape[0] == 843
 
 
 def test_slices_errors(tmp_path: Path, stack: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -268,3 +268,15 @@ plots.loss_curve([{"step": 1, "loss": 1.0}], sys.argv[1])
 assert "matplotlib.backends.backend_agg" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "loss.png")], check=True)
+
+
+def test_ignored_pixels_are_no_errors(tmp_path: Path, stack: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    images, truth, probabilities = stack
+    ignored = np.zeros(truth.shape, bool)
+    ignored[1, :10] = True  # all that slice 1 finds too much
+    picture = read(plots.overlay(images, truth, probabilities, tmp_path / "o.png", ignored=ignored))
+    right, positive, negative = rows_of(picture, 3)
+    assert count(positive, VERMILLION) == 0 and count(negative, BLUE) > 5000
+    assert count(positive, "#333333") > 5000 and count(right, "#333333") < 1000  # letters
+    with pytest.raises(InputError, match=r"ignored has shape \(2, 60, 60\) but truth has \(3, 60, 60\)"):
+        plots.overlay(images, truth, probabilities, tmp_path / "o.png", ignored=ignored[:2])

@@ -16,9 +16,9 @@ import tifffile
 import unet_fast as uf
 from tests.networks import grey, lively, small_networks, whole_image  # noqa: F401
 from tests.tolerances import NETWORK_FLOAT32
+from unet_fast.data.stacks import needs_bigtiff
 from unet_fast.errors import InputError
 from unet_fast.predict import OverlapTile, predict_stack
-from unet_fast.data.stacks import needs_bigtiff
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 3])

@@ -167,6 +167,9 @@ def test_the_loss_gets_frequencies_scales_and_options(generator):
     ours = create_loss(tiny(loss="inverse_frequency_bce"), counts)(logits, target)
     assert float(ours) == pytest.approx(2 * float(losses.bce_with_logits_loss(logits, target)), rel=1e-5)
     assert create_loss(tiny(loss="ms_ssim", tile=48), counts).options["scales"] == 3  # type: ignore[index]
+    # the coarsest head has a quarter of the side
+    coarse = create_loss(tiny(model="unet-dental", depth=3, loss="ms_ssim", tile=96), counts)
+    assert coarse.options["scales"] == 2  # type: ignore[index]
     assert create_loss(tiny(loss="focal", loss_options={"gamma": 0.5}), counts).options["gamma"] == 0.5  # type: ignore[index]
     with pytest.raises(InputError, match="loss 'focal' has no option 'gama'; its options are gamma"):
         create_loss(tiny(loss="focal", loss_options={"gama": 1}), counts)

@@ -146,7 +146,7 @@ def evaluate(
         dice_scores=best.curve[1].tolist(),
     )
     if picture is not None:
-        _draw(report, predicted, truth, images, picture)
+        _draw(report, predicted, truth, images, outside, picture)
     return report
 
 
@@ -190,6 +190,11 @@ def evaluate_files(
     truth = read_labels(labels, kind, num_classes)
     count = len(truth.labels)
     chosen = list(range(count)) if slices is None else list(parse_slices(slices, count))
+    if len(predicted) != len(chosen):
+        raise InputError(
+            f"{prediction} holds {len(predicted)} predictions, but {len(chosen)} images of {labels} are to be scored; "
+            "name those that were predicted by --slices"
+        )
     if len(label_files) == count:
         predicted = _by_name(predicted, files, [label_files[n] for n in chosen], "prediction")
     pictures = None
@@ -259,6 +264,11 @@ def evaluate_dataset(
     height, width = truth.labels.shape[1:]
     # beyond a smaller image the pixels are ignored
     padded = np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages])
+    for image, page in zip(truth.images, pages, strict=True):
+        shown = image[:, : page.shape[1], : page.shape[2]]
+        lowest = shown.min()
+        # nothing was there to predict: no mirror image in the picture
+        image[:, page.shape[1] :], image[:, :, page.shape[2] :] = lowest, lowest
     return _scored(padded, truth.labels, truth, truth.names, truth.images, truth.ignored, out)
 
 
@@ -330,14 +340,19 @@ def _kind_of(truth: NDArray[Any], kind: str, num_classes: int | None) -> tuple[s
 
 
 def _draw(
-    report: Report, predicted: Prediction, truth: NDArray[Any], images: ArrayLike | None, out: str | os.PathLike[str]
+    report: Report,
+    predicted: Prediction,
+    truth: NDArray[Any],
+    images: ArrayLike | None,
+    outside: NDArray[np.bool_] | None,
+    out: str | os.PathLike[str],
 ) -> None:
     from unet_fast.plots import worst_best
 
     scores = {name: [getattr(row, key) for row in report.per_slice] for key, name in _COLUMNS.items()}
     names = [f"slice {row.name}" if row.name.isdecimal() else row.name for row in report.per_slice]
     threshold = 0.5 if report.rand_threshold is None else report.rand_threshold
-    worst_best(images, truth, predicted.shown, scores, out, threshold=threshold, names=names)
+    worst_best(images, truth, predicted.shown, scores, out, threshold=threshold, names=names, ignored=outside)
 
 
 _COLUMNS = {"rand_error": "Rand error", "pixel_error": "pixel error"}

@@ -159,9 +159,8 @@ def train(
             data={**source.described, "validation_slices": validation, "test_slices": test},
         )
     if held_out is None and val is None and not resumed:
-        say(
-            f"no image is held out of {len(source)}, so the last weights are kept unscored; --val 0 holds the first one out"
-        )
+        advice = "; --val 0 holds the first one out" if len(source) > 1 else ""
+        say(f"no image of {len(source)} is held out, so the last weights are kept unscored{advice}")
     say(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
     _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=say))
 

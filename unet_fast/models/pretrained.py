@@ -73,7 +73,12 @@ def _read(file: Path) -> dict[str, Tensor]:
             except SafetensorError as error:
                 raise ValueError(error) from error
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{file} cannot be read as weights: it is damaged, or holds more than tensors, which is refused because such "
+            "a file can run code; save model.state_dict() of torchvision's network to a .safetensors or .pth file"
+        ) from error
+    except (RuntimeError, ValueError, KeyError, EOFError) as error:
         raise InputError(
             f"{file} cannot be read as weights; is it complete, and of the format its name says?"
         ) from error
@@ -91,4 +96,4 @@ def _adapted(weight: Tensor, channels: int) -> Tensor:
 
 def _advice(where: str) -> str:
     """Where the weights come from."""
-    return f"nothing is downloaded here: fetch {where} once and give weights=its path"
+    return f"nothing is downloaded here: fetch {where} once and give its path as weights (--weights)"

@@ -43,6 +43,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, out: str | os.PathLike[str]) -> Path:
     """Write ``figure`` as a PNG, all or nothing."""
+    if Path(out).suffix.lower() != ".png":
+        raise InputError(f"the picture is written as PNG, but its name is {os.fspath(out)!r}; end it in .png")
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
     return Path(out)

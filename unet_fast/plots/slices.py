@@ -29,13 +29,23 @@ from unet_fast.plots._canvas import (
 
 # error map: what was found, and the three ways to be wrong
 ERROR_COLOURS = {"false positive": VERMILLION, "false negative": BLUE, "wrong class": PURPLE}
-_RIGHT_FOREGROUND, _RIGHT_BACKGROUND = 0.93, 0.55
+_RIGHT_FOREGROUND, _RIGHT_BACKGROUND, _NOT_COUNTED = 0.93, 0.55, 0.2
 
 
 class _Slices:
-    """Checked arrays of one picture: images or None, truth, foreground probability and predicted class."""
+    """Checked arrays of one picture: images or None, truth, foreground probability and predicted class.
 
-    def __init__(self, images: ArrayLike | None, truth: ArrayLike, probabilities: ArrayLike, threshold: float) -> None:
+    Where pixels are ignored, truth and prediction are background, so that no score counts them either.
+    """
+
+    def __init__(
+        self,
+        images: ArrayLike | None,
+        truth: ArrayLike,
+        probabilities: ArrayLike,
+        threshold: float,
+        ignored: ArrayLike | None,
+    ) -> None:
         self.truth = check_labels("truth", as_array("truth", truth))
         array = as_array("probabilities", probabilities)
         if array.dtype.kind == "b":
@@ -58,6 +68,13 @@ class _Slices:
         else:
             self.foreground = array[:, 0] if classes == 1 else 1 - array[:, 0]
         self.predicted = array.argmax(axis=1) if self.multiclass else (self.foreground > threshold).astype(np.int64)
+        self.ignored = None if ignored is None else as_array("ignored", ignored) != 0
+        if self.ignored is not None:
+            if self.ignored.shape != self.truth.shape:
+                raise InputError(
+                    f"ignored has shape {self.ignored.shape} but truth has {self.truth.shape}; give the same slices"
+                )
+            self.truth, self.predicted = (np.where(self.ignored, 0, each) for each in (self.truth, self.predicted))
         self.images = None if images is None else as_array("images", images)
         if self.images is not None and (self.images.shape[:1] + self.images.shape[-2:] != self.truth.shape):
             raise InputError(
@@ -78,6 +95,8 @@ class _Slices:
             wrong["wrong class"] = true & found & (self.truth[n] != self.predicted[n])
         for kind, where in wrong.items():
             out[where] = np.array(rgb(ERROR_COLOURS[kind])) / 255
+        if self.ignored is not None:
+            out[self.ignored[n]] = _NOT_COUNTED
         return out
 
     def marked_truth(self, n: int) -> tuple[NDArray[Any], str]:
@@ -108,6 +127,8 @@ def _draw(slices: _Slices, rows: Sequence[int], headings: Sequence[str], out: st
     handles = [Patch(color=ERROR_COLOURS[kind], label=kind) for kind in kinds]
     handles.append(Patch(facecolor=str(_RIGHT_FOREGROUND), edgecolor="#999999", label="right: foreground"))
     handles.append(Patch(facecolor=str(_RIGHT_BACKGROUND), edgecolor="#999999", label="right: background"))
+    if slices.ignored is not None:
+        handles.append(Patch(facecolor=str(_NOT_COUNTED), edgecolor="#999999", label="not counted"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
     return save(figure, out)
 
@@ -121,6 +142,7 @@ def overlay(
     threshold: float = 0.5,
     names: Sequence[str] | None = None,
     max_slices: int = 5,
+    ignored: ArrayLike | None = None,
 ) -> Path:
     """One row a slice: image, truth as contours, probability, and the map of errors, with the scores of the slice.
 
@@ -132,6 +154,7 @@ def overlay(
         threshold: foreground is ``probability > threshold`` (K > 2 classes: the most probable class counts).
         names: one a slice, default ``slice 0``, ``slice 1``, ...
         max_slices: of a longer stack, so many evenly spaced slices are shown.
+        ignored: boolean, the shape of ``truth``: pixels that no score counts, marked as such in the map of errors.
 
     Returns:
         ``out`` as a path.
@@ -140,7 +163,7 @@ def overlay(
         InputError: shapes that do not fit, NaN, or values outside [0, 1].
         OSError: ``out`` cannot be written.
     """
-    slices = _Slices(images, truth, probabilities, threshold)
+    slices = _Slices(images, truth, probabilities, threshold, ignored)
     n = len(slices.truth)
     rows = [int(k) for k in np.unique(np.linspace(0, n - 1, min(n, max_slices)).round())]
     headings = []
@@ -164,18 +187,19 @@ def worst_best(
     threshold: float = 0.5,
     names: Sequence[str] | None = None,
     count: int = 2,
+    ignored: ArrayLike | None = None,
 ) -> Path:
     """The ``count`` worst and the ``count`` best slices, drawn as in :func:`overlay`, worst first.
 
     Args:
-        images, truth, probabilities, out, threshold, names: as in :func:`overlay`.
+        images, truth, probabilities, out, threshold, names, ignored: as in :func:`overlay`.
         scores: errors by name, one a slice each: ``{"Rand error": (N,), ...}``, lower is better. The first one ranks,
             all are printed; slices whose first score is NaN are not ranked (all are, when it is NaN everywhere).
 
     Raises:
         InputError: as :func:`overlay`; scores of another length, or none.
     """
-    slices = _Slices(images, truth, probabilities, threshold)
+    slices = _Slices(images, truth, probabilities, threshold, ignored)
     errors = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
     n = len(slices.truth)
     for name, values in errors.items():

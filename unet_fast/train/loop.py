@@ -129,11 +129,11 @@ def train(
         raise InputError(f"the images have {channels} channels but the network takes {config.model['in_channels']}")
     if training.num_classes > max(config.num_classes, 2):
         raise InputError(f"the labels have {training.num_classes} classes but the network gives {config.num_classes}")
-    config.save(folder / CONFIG)
     device_data = prepare(
         replace(training, num_classes=max(config.num_classes, 2)), resolve_device(config.device), balance=config.balance
     )
     run = _Run(Trainer(config, device_data), validation, folder, announce)
+    config.save(folder / CONFIG)  # what could not start leaves no run behind, which --out would be refused for
     if resume and (folder / CHECKPOINT).exists():
         run.trainer.load(folder / CHECKPOINT)
         run.log.keep_until(run.trainer.step)
@@ -280,4 +280,11 @@ class _Run:
         shown = self.validation.select(list(range(min(4, len(self.validation)))))
         probabilities = _all_classes(predict_pair(model, config, shown))
         truth = data.to_classes(shown.labels, shown.kind) > 0
-        plots.overlay(shown.images, truth, 1 - probabilities[:, 0], self.folder / "overlay.png", names=shown.names)
+        plots.overlay(
+            shown.images,
+            truth,
+            1 - probabilities[:, 0],
+            self.folder / "overlay.png",
+            names=shown.names,
+            ignored=shown.ignored,
+        )

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unet_fast import ops
 from unet_fast.errors import InputError
-from unet_fast.models import HeadOutputs
+from unet_fast.models import HeadOutputs, create
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.nn import losses
 from unet_fast.nn.losses.ms_ssim import EXPONENTS, WINDOW
-from unet_fast.ops import weighted_cross_entropy
 
 if TYPE_CHECKING:
     from unet_fast.train.config import TrainConfig
@@ -28,7 +28,7 @@ class WeightedCrossEntropy(nn.Module):
         """Logits (N, K, H, W), target (N, H, W), weight (N, H, W) -> the mean over counted pixels."""
         if logits.shape[1] == 1:
             return losses.bce_with_logits_loss(logits, target, weight)
-        return weighted_cross_entropy(logits, target, weight)
+        return ops.weighted_cross_entropy(logits, target, weight)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -50,7 +50,7 @@ def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
     """The loss of a configuration, on the device of ``class_counts``.
 
     ``class_counts`` (K,), pixels of each class in the training labels, are the frequencies of
-    ``inverse_frequency_bce``. MS-SSIM takes as many scales as fit into a tile, unless ``loss_options`` says.
+    ``inverse_frequency_bce``. MS-SSIM takes as many scales as fit into the smallest head, unless ``loss_options`` says.
 
     Raises:
         InputError: an option that the loss does not have (naming those that it has), or a value that it refuses.
@@ -61,13 +61,26 @@ def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
     if "frequencies" in parameters:
         options["frequencies"] = class_counts
     if "scales" in parameters:
-        fitting = [scales for scales in range(1, len(EXPONENTS) + 1) if WINDOW << (scales - 1) <= config.tile]
+        smallest = _smallest_head(config)
+        fitting = [scales for scales in range(1, len(EXPONENTS) + 1) if WINDOW << (scales - 1) <= smallest]
         options["scales"] = max(fitting, default=1)
     for name in config.loss_options:
         if name not in parameters:
             known = ", ".join(parameters) or "none"
             raise InputError(f"loss {config.loss!r} has no option {name!r}; its options are {known}")
     return make(**{**options, **config.loss_options}).to(class_counts.device)
+
+
+def _smallest_head(config: TrainConfig) -> int:
+    """The least side of what the network puts out in training, in pixels; nothing is computed."""
+    # the reference consists of torch's own operations, which know the meta device
+    with ops.use_backend("reference"), torch.device("meta"), torch.no_grad():
+        model = create(**config.model).train()
+        side = model.input_size(config.tile)
+        # two images: batch normalisation refuses a single value
+        outputs = model(torch.empty(2, model.in_channels, side, side))
+    heads = [outputs] if isinstance(outputs, Tensor) else outputs.heads
+    return min(min(head.shape[2:]) for head in heads)
 
 
 class HeadLoss(nn.Module):

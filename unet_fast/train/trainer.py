@@ -61,8 +61,12 @@ class Trainer:
         self.loss = HeadLoss(create_loss(config, data.class_counts), config.head_weights)
         self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        try:
+            input_size = self.model.input_size(config.tile)
+        except InputError as error:
+            raise InputError(f"tile is {config.tile}: {error}") from error
         self.augmenter = Augmenter(
-            self.model.input_size(config.tile),
+            input_size,
             config.tile,
             shift=config.shift,
             rotation=config.rotation,
