@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,49 @@ from numpy.typing import NDArray
 #: the scan of ISBI 2012; divided rather than stepped, so that 0.3 is the float 0.3
 STEP_TENTHS: NDArray[np.float64] = np.arange(11) / 10
 STEP_TENTHS.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """An error over a scan of T thresholds and N slices; ``float()`` of it is the error."""
+
+    error: float  #: 1 - best F
+    threshold: float  #: where the best F is
+    precision: float  #: at that threshold
+    recall: float
+    thresholds: NDArray[np.float64]  #: (T,)
+    scores: NDArray[np.float64]  #: (T,) F of the whole stack
+    per_slice: NDArray[np.float64]  #: (N,) 1 - F of each slice at ``threshold``
+    slice_scores: NDArray[np.float64]  #: (T, N) F of each slice at each threshold
+
+    def __float__(self) -> float:
+        return self.error
+
+
+def best_of(
+    hits: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    true: NDArray[np.float64],
+    thresholds: NDArray[np.float64],
+    scored: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    """The fields of a :class:`Scan` from counts (T, N); slices that are not ``scored`` (N,) have no F of their own."""
+    whole = [counts.sum(axis=1) for counts in (hits, predicted, true)]
+    scores, slice_scores = f_score(*whole), f_score(hits, predicted, true)
+    if scored is not None:
+        slice_scores[:, ~scored] = np.nan
+    k = best_index(scores, thresholds)
+    found, of_predicted, of_true = (float(counts[k]) for counts in whole)
+    return {
+        "error": float(1 - scores[k]),
+        "threshold": float(thresholds[k]),
+        "precision": float(ratio(found, of_predicted, otherwise=1.0)),
+        "recall": float(ratio(found, of_true, otherwise=1.0)),
+        "thresholds": thresholds,
+        "scores": scores,
+        "per_slice": 1 - slice_scores[k],
+        "slice_scores": slice_scores,
+    }
 
 
 def f_score(hits: Any, predicted: Any, true: Any) -> Any:
@@ -37,8 +81,7 @@ def scan_slices(
 ) -> NDArray[np.float64]:
     """``measure(n, probabilities[n] > threshold)`` for every threshold and slice, shape ``(T, N, values)``.
 
-    Raising a threshold only removes pixels, so an unchanged pixel count means an unchanged mask, which is not
-    measured
+    Raising a threshold only removes pixels, so an unchanged pixel count means an unchanged mask, which is not measured
     again: saturated predictions cost a few labellings instead of one a threshold.
     """
     levels = thresholds.astype(probabilities.dtype)

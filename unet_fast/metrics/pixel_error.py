@@ -8,25 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.metrics._inputs import check_same_shape, check_thresholds, label_stack, probability_stack
-from unet_fast.metrics._scan import STEP_TENTHS, best_index, f_score
+from unet_fast.metrics._scan import STEP_TENTHS, Scan, best_of
 
 
 @dataclass(frozen=True)
-class PixelScan:
-    """The scan of thresholds behind the pixel error (T thresholds, N slices)."""
+class PixelScan(Scan):
+    """The scan of thresholds behind the pixel error."""
 
-    error: float  #: 1 - best F
-    threshold: float  #: where the best F is
-    precision: float  #: at that threshold
-    recall: float
     squared_difference: float  #: mean of (probability - truth)^2
-    thresholds: NDArray[np.float64]  #: (T,)
-    scores: NDArray[np.float64]  #: (T,) F over the whole stack
-    per_slice: NDArray[np.float64]  #: (N,) 1 - F of each slice at ``threshold``
-    slice_scores: NDArray[np.float64]  #: (T, N) F of each slice at each threshold
-
-    def __float__(self) -> float:
-        return self.error
 
 
 @dataclass(frozen=True)
@@ -45,8 +34,7 @@ def count_pixels(
 ) -> PixelCounts:
     """One pass over the pixels, whatever the number of thresholds.
 
-    A threshold is rounded to the dtype of the prediction first: a float32 probability of 0.1 is not above
-        0.1.
+    A threshold is rounded to the dtype of the prediction first: a float32 probability of 0.1 is not above 0.1.
     """
     probabilities = probability_stack("prediction", prediction)
     labels = label_stack("truth", truth, ignore_index)
@@ -60,8 +48,7 @@ def count_pixels(
         if ignore_index is not None:
             kept = slice_labels.ravel() != ignore_index
             values, bright = values[kept], bright[kept]
-        # side="left" counts the thresholds strictly below a value, so the value passes threshold k when below
-        # > k
+        # side="left" counts the thresholds strictly below a value, so the value passes threshold k when below > k
         below = np.searchsorted(levels, values, side="left")
         everything = np.bincount(below, minlength=levels.size + 1)
         bright_only = np.bincount(below[bright], minlength=levels.size + 1)
@@ -83,21 +70,9 @@ def pixel_scan(
     """The pixel error with its threshold, curve, precision, recall and values per slice; see :func:`pixel_error`."""
     levels = check_thresholds(thresholds)
     counts = count_pixels(prediction, truth, levels, ignore_index)
-    hits, predicted, true = counts.hits.sum(1), counts.predicted.sum(1), counts.true.sum()
-    scores = f_score(hits, predicted, true)
-    slice_scores = f_score(counts.hits, counts.predicted, counts.true)
-    k = best_index(scores, levels)
-    return PixelScan(
-        error=float(1 - scores[k]),
-        threshold=float(levels[k]),
-        precision=float(hits[k] / predicted[k]) if predicted[k] else 1.0,
-        recall=float(hits[k] / true) if true else 1.0,
-        squared_difference=float(counts.squared.sum() / max(counts.counted.sum(), 1.0)),
-        thresholds=levels,
-        scores=scores,
-        per_slice=1 - slice_scores[k],
-        slice_scores=slice_scores,
-    )
+    squared = float(counts.squared.sum() / max(counts.counted.sum(), 1.0))
+    true = np.broadcast_to(counts.true, counts.hits.shape)
+    return PixelScan(**best_of(counts.hits, counts.predicted, true, levels), squared_difference=squared)
 
 
 def pixel_error(

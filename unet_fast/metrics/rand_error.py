@@ -10,24 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.metrics._inputs import check_thresholds
 from unet_fast.metrics._instances import components, instance_pair, overlaps
-from unet_fast.metrics._scan import STEP_TENTHS, best_index, f_score, scan_slices
+from unet_fast.metrics._scan import STEP_TENTHS, Scan, best_of, scan_slices
 
 
 @dataclass(frozen=True)
-class RandScan:
-    """The scan of thresholds behind the Rand error (T thresholds, N slices)."""
+class RandScan(Scan):
+    """The scan of thresholds behind the Rand error.
 
-    error: float  #: 1 - best F
-    threshold: float  #: where the best F is; NaN when the prediction came as instances
-    precision: float  #: at that threshold
-    recall: float
-    thresholds: NDArray[np.float64]  #: (T,)
-    scores: NDArray[np.float64]  #: (T,) F of the whole stack
-    per_slice: NDArray[np.float64]  #: (N,) 1 - F of each slice at ``threshold``, NaN where it has no true cell
-    slice_scores: NDArray[np.float64]  #: (T, N) F of each slice at each threshold
-
-    def __float__(self) -> float:
-        return self.error
+    ``threshold`` is NaN when the prediction came as instances, ``per_slice`` where a slice has no true cell.
+    """
 
 
 def _pairs(sizes: NDArray[np.float64]) -> float:
@@ -63,21 +54,9 @@ def rand_scan(
         assert pair.predicted is not None
         levels = np.array([np.nan])
         counts = np.array([[pair_counts(p, t) for p, t in zip(pair.predicted, pair.truth, strict=True)]])
-    scores = f_score(*np.moveaxis(counts.sum(axis=1), -1, 0))
-    slice_scores = f_score(*np.moveaxis(counts, -1, 0))
-    slice_scores[:, ~(pair.truth > 0).any(axis=(1, 2))] = np.nan
-    k = best_index(scores, levels)
-    together, predicted, true = counts[k].sum(axis=0)
-    return RandScan(
-        error=float(1 - scores[k]),
-        threshold=float(levels[k]),
-        precision=float(together / predicted) if predicted else 1.0,
-        recall=float(together / true) if true else 1.0,
-        thresholds=levels,
-        scores=scores,
-        per_slice=1 - slice_scores[k],
-        slice_scores=slice_scores,
-    )
+    together, predicted, true = counts[..., 0], counts[..., 1], counts[..., 2]
+    scored = np.asarray((pair.truth > 0).any(axis=(1, 2)))
+    return RandScan(**best_of(together, predicted, true, levels, scored=scored))
 
 
 def rand_error(
