@@ -94,6 +94,9 @@ def test_settings_given_win_over_the_recipe():
     assert (config.learning_rate, config.loss, config.batch_size, config.model["base_channels"]) == (0.5, "dice", 3, 4)
     other = default_config("cpu", steps=1, recipe=recipes.get("em"), model="unet-bn")
     assert (other.model["name"], other.model["base_channels"], other.loss) == ("unet-bn", 64, "inverse_frequency_bce")
+    # weights from a file fit the full width, which a CPU gets by half otherwise
+    halved, whole = (default_config("cpu", steps=1, model="unet-resnet18", encoder_weights=w) for w in (None, "r.pth"))
+    assert (halved.model["base_channels"], whole.model["base_channels"]) == (32, 64)
 
 
 @pytest.mark.parametrize("model", ["unet", "unet-bn"])

@@ -54,7 +54,7 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], where: str) -
     if other:
         raise InputError(
             f"{file} has {other[0]!r} of shape {tuple(state[other[0]].shape)}, this encoder needs "
-            f"{tuple(own[other[0]].shape)}; {_advice(where)}"
+            f"{tuple(own[other[0]].shape)} (torchvision's networks have base_channels=64); {_advice(where)}"
         )
     encoder.load_state_dict(own | state)
 

@@ -15,7 +15,10 @@ class ThreePlus(Recipe):
     name: str = "unet3+"
     source: str = "UNet 3+ (full-scale skips)"
     said: str = "focal + MS-SSIM + IoU on the heads of all five decoder scales; Adam 1e-3, 18 epochs"
-    ours: str = "batch 2, 256x256 tiles, shift, rotation, flip; the classification is trained by cross-entropy"
+    ours: str = (
+        "the losses of the paper (a Keras re-implementation took BCE with logits: --loss bce), its rate and epochs; "
+        "batch 2, 256x256 tiles, shift, rotation, flip; the classification is trained by cross-entropy"
+    )
     model: str = "unet3+"
     options: dict[str, Any] = field(default_factory=lambda: {"deep_supervision": True, "classification": True})
     epochs: float | None = 18

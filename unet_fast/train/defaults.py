@@ -42,7 +42,7 @@ def default_config(
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         model: a name of :func:`unet_fast.models.list`; None: that of the recipe, or ``unet``. Other networks than
-            ``unet`` keep the defaults of their class, at half their width on a CPU.
+            ``unet`` keep the defaults of their class, at half their width on a CPU unless encoder weights are given.
         in_channels, num_classes: of the data. A network that its source reads through a sigmoid gets one output channel
             for two classes.
         minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
@@ -63,7 +63,8 @@ def default_config(
         raise InputError(f"unknown setting {', '.join(unknown)}")
     from_recipe = {} if recipe is None else recipe.settings()
     name = model or (recipe.model if recipe is not None else "unet")
-    options = _model_defaults(name, gpu, recipe is not None)
+    # weights of an encoder fit its full width only
+    options = _model_defaults(name, gpu, recipe is not None or "encoder_weights" in given)
     if recipe is not None and recipe.model == name:
         options.update(recipe.options)
     wanted = {"base_channels": base_channels, "depth": depth, "padding": padding, "norm": norm, "dropout": dropout}
