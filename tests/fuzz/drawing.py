@@ -118,6 +118,12 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def least(dtype: torch.dtype) -> float:
+    """The distance of neighbouring numbers beside 0."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * limits.eps
+
+
 def close(got: torch.Tensor, truth: torch.Tensor, tolerance: dict[str, float], what: str) -> None:
     """Raise unless both agree, non-finite numbers included."""
     torch.testing.assert_close(
