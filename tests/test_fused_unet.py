@@ -36,6 +36,8 @@ NETWORKS: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("unet-bn", {**SMALL}, (13, 10)),
     ("unet++", {**SMALL}, (12, 8)),
     ("unet++", {**SMALL, "norm": "batch", "deep_supervision": False}, (8, 8)),
+    ("unet3+", {**SMALL, "classification": True}, (12, 8)),
+    ("unet-resnet18", {"base_channels": 4}, (64, 32)),
 ]
 IDS = [f"{name}-{'-'.join(str(value) for value in options.values())}-{size[0]}" for name, options, size in NETWORKS]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts, check_flag
 from unet_fast.models.base import SegmentationModel
-from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, ConvBlock, init_he, level_widths
+from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, ConvBlock, init_he, level_widths, run_and_pool
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.heads import HeadOutputs, gated_logits
 from unet_fast.models.registry import register
@@ -49,6 +49,8 @@ class UNet3Plus(SegmentationModel):
         depth: number of halvings.
         deep_supervision: whether every decoder scale has a head, or the finest one only.
         classification: whether to build the classification-guided module.
+        fused: run ReLU and pooling of the encoder as one operator: True, False, or "auto" for where that is the faster
+            way on the device of the images. The parameters and what is computed stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size, or in training mode a
@@ -63,6 +65,7 @@ class UNet3Plus(SegmentationModel):
         depth: int = 4,
         deep_supervision: bool = True,
         classification: bool = False,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_flag("deep_supervision", deep_supervision)
@@ -75,21 +78,21 @@ class UNet3Plus(SegmentationModel):
             "deep_supervision": deep_supervision,
             "classification": classification,
         }
-        super().__init__(in_channels, num_classes, geometry, options)
+        super().__init__(in_channels, num_classes, geometry, options, fused)
         self.depth = depth
 
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
-        fused = base_channels * (depth + 1)
+        joined = base_channels * (depth + 1)
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList(_block(inputs[i], widths[i], CONVOLUTIONS_PER_BLOCK) for i in range(depth + 1))
         # decoder[i] reads encoder levels 0 ... i, decoder levels i + 1 ... depth - 1, and the lowest level
         self.decoder = nn.ModuleList(
-            _FullScale([*widths[: i + 1], *[fused] * (depth - 1 - i), widths[depth]], base_channels)
+            _FullScale([*widths[: i + 1], *[joined] * (depth - 1 - i), widths[depth]], base_channels)
             for i in range(depth)
         )
-        self.head = nn.Conv2d(fused, num_classes, 3, padding=1)
-        others = [*[fused] * (depth - 1), widths[depth]] if deep_supervision else []
+        self.head = nn.Conv2d(joined, num_classes, 3, padding=1)
+        others = [*[joined] * (depth - 1), widths[depth]] if deep_supervision else []
         self.auxiliary = nn.ModuleList(nn.Conv2d(width, num_classes, 3, padding=1) for width in others)
         self.classify: nn.Module | None = None
         if classification:
@@ -110,15 +113,16 @@ class UNet3Plus(SegmentationModel):
         self.check_input(x)
         self.check_batch_statistics(x, self.depth)
         size = x.shape[2:]
+        fusion = self.fusion(x)
         # finer[i]: the encoder maps of levels 0 ... i, all pooled to level i; each pooling goes on from the one above
         finer: list[list[Tensor]] = []
         pooled: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            if level:
-                pooled = [self.pool(y) for y in finer[-1]]
-                x = pooled[-1]
-            x = block(x)
-            finer.append([*pooled, x])
+        for block in self.encoder[:-1]:
+            own, below = run_and_pool(block, self.pool, x, fusion)
+            assert isinstance(own, Tensor)
+            finer.append([*pooled, own])
+            pooled, x = [*(self.pool(y) for y in pooled), below], below
+        x = self.encoder[-1](x, fusion)
         maps = {self.depth: x}
         for level in reversed(range(self.depth)):
             coarser = [_upsampled(maps[k], 2 ** (k - level)) for k in range(level + 1, self.depth + 1)]
@@ -142,8 +146,8 @@ class _FullScale(nn.Module):
     def __init__(self, widths: list[int], branch: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(_block(width, branch, 1) for width in widths)
-        fused = branch * len(widths)
-        self.fuse = _block(fused, fused, 1)
+        joined = branch * len(widths)
+        self.fuse = _block(joined, joined, 1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """One map of every scale, all resampled to this level."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts
-from unet_fast.models.base import SegmentationModel
+from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, Up, init_he
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.pretrained import load_encoder
@@ -19,7 +19,7 @@ from unet_fast.models.resnet import STAGE_STRIDES, BasicBlock, Bottleneck, ResNe
 _HALVINGS = len(STAGE_STRIDES) + 1  # the stem, the max-pooling and three of the stages halve
 
 
-class UNetResNet(SegmentationModel):
+class UNetResNet(SingleHeadModel):
     """A ResNet encoder and a U-Net decoder: 2x2 up-convolution, skip, Conv-BN-ReLU twice, on each of five levels.
 
     Images (N, in_channels, H, W), sizes multiples of 32 -> logits (N, num_classes, H, W). Decoder widths are 256, 128,
@@ -37,6 +37,9 @@ class UNetResNet(SegmentationModel):
         base_channels: channels of the encoder's stem; 64 is torchvision's.
         weights: path of a local file with torchvision's weights (.safetensors, .pth); ``None`` draws them from N(0, 2
             / N). Nothing is downloaded. Not part of ``config``: the weights are in the ``state_dict``.
+        fused: run the decoder's up-convolutions and concatenations, and the head within ``loss``, as fused operators:
+            True, False, or "auto" for those that are the faster way on the device of the images. The parameters and
+            what is computed stay the same.
 
     Raises:
         InputError: an argument out of range, a weights file that is missing (with the address to get it from),
@@ -54,13 +57,14 @@ class UNetResNet(SegmentationModel):
         num_classes: int = 1,
         base_channels: int = 64,
         weights: str | os.PathLike[str] | None = None,
+        fused: bool | str = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels)
         encoder = ResNetEncoder(self.block, self.blocks, in_channels, base_channels)
         step = 2**_HALVINGS
         radius = reach.radius(step, lambda span: _needed(span, encoder))
         geometry = Geometry(step, 0, step, radius, zero_padded=True)
-        super().__init__(in_channels, num_classes, geometry, {"base_channels": base_channels})
+        super().__init__(in_channels, num_classes, geometry, {"base_channels": base_channels}, fused)
         self.encoder = encoder
         widths = [max(1, base_channels * 4 // 2**index) for index in range(_HALVINGS)]
         skips = [*encoder.channels[-2::-1], in_channels]
@@ -71,15 +75,16 @@ class UNetResNet(SegmentationModel):
         if weights is not None:
             load_encoder(encoder, weights, f"https://download.pytorch.org/models/{self.weights_file}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> what the head reads, (N, C, H, W)."""
         self.check_input(x)
         self.check_batch_statistics(x, _HALVINGS)
+        fusion = self.fusion(x)
         maps = self.encoder(x)
         skips, y = [x, *maps[:-1]], maps[-1]
         for up in self.up:
-            y = up(y, skips.pop())
-        return self.head(y)
+            y = up(y, skips.pop(), fusion)
+        return y
 
 
 @register("unet-resnet18")
