@@ -14,8 +14,9 @@ from skimage.segmentation import watershed
 
 from tests.metric_samples import noisy, random_truth
 from tests.tolerances import METRIC
+from tests.warping_plain import NEIGHBOURS, simple_table, warp_by_heap, warp_by_sweeps
 from unet_fast import metrics
-from unet_fast.metrics.warping_error import _NEIGHBOURS, simple_table, warp_truth
+from unet_fast.metrics.warping_error import warp_truth
 
 # --- V_Rand, V_Info --------------------------------------------------------------------------------------------------
 
@@ -91,42 +92,75 @@ def test_thin_borders_leaves_lines_of_one_pixel() -> None:
 # --- warping error ---------------------------------------------------------------------------------------------------
 
 
-def test_simple_points_are_those_of_the_crossing_number() -> None:
-    """A pixel is 4-simple exactly when Yokoi's crossing number, sum over edges of x_k - x_k x_k+1 x_k+2, is 1."""
-    ring = [(0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1)]
+@pytest.mark.parametrize("centre", [False, True])
+def test_a_pixel_flips_exactly_where_its_components_say_that_it_is_simple(centre: bool) -> None:
     for bits, simple in enumerate(simple_table()):
-        x = [bits >> _NEIGHBOURS.index(cell) & 1 for cell in ring]
-        crossings = sum(x[k] - x[k] * x[(k + 1) % 8] * x[(k + 2) % 8] for k in (0, 2, 4, 6))
-        assert bool(simple) == (crossings == 1), f"{bits:08b}"
-
-
-def plain_sweeps(p: np.ndarray, truth: np.ndarray, threshold: float) -> np.ndarray:
-    """The definition: full sweeps over the mismatches by falling |p - t| until their count stays."""
-    simple = simple_table()
-    target = np.pad(p > np.float32(threshold), 1)
-    state = np.pad(truth, 1)
-    values = np.pad(p, 1).astype(np.float64)
-    remaining = -1
-    while remaining != (mismatch := target != state).sum():
-        remaining = mismatch.sum()
-        places = np.argwhere(mismatch)
-        order = np.argsort(-np.abs(values[mismatch] - state[mismatch]), kind="stable")
-        for y, x in places[order]:
-            if simple[sum(int(state[y + dy, x + dx]) << b for b, (dy, dx) in enumerate(_NEIGHBOURS))]:
-                state[y, x] = not state[y, x]
-    return state[1:-1, 1:-1]
+        truth = np.zeros((3, 3), dtype=bool)
+        for b, (dy, dx) in enumerate(NEIGHBOURS):
+            truth[1 + dy, 1 + dx] = bits >> b & 1
+        truth[1, 1] = centre
+        wanted = truth.copy()
+        wanted[1, 1] = not centre
+        expected = wanted if simple else truth
+        np.testing.assert_array_equal(warp_truth(wanted.astype(np.float32), truth, 0.5), expected, f"{bits:08b}")
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 7), (3, 24, 31)])
-def test_warping_error_equals_plain_sweeps(rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
+def test_warping_error_equals_warp_by_sweeps(rng: np.random.Generator, shape: tuple[int, int, int]) -> None:
     truth = random_truth(rng, *shape)
     p = noisy(rng, truth, noise=0.6)
     for threshold in (0.3, 0.5):
-        warped = [plain_sweeps(p[n], truth[n], threshold) for n in range(shape[0])]
+        warped = [warp_by_sweeps(p[n], truth[n], threshold) for n in range(shape[0])]
         for n in range(shape[0]):
             assert (warp_truth(p[n], truth[n], threshold) == warped[n]).all()
         expected = np.mean([(w != (q > np.float32(threshold))).mean() for w, q in zip(warped, p, strict=True)])
         assert metrics.warping_error(p, truth, threshold=threshold) == pytest.approx(expected)
+
+
+def blobs(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    return ndimage.gaussian_filter(rng.normal(size=size), rng.uniform(0.6, 4)) > 0
+
+
+MASKS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
+    "random": lambda rng, size: rng.random(size) < rng.random(),
+    "blobs": blobs,
+    "noisy blobs": lambda rng, size: blobs(rng, size) ^ (rng.random(size) < 0.05),
+    "one pixel": lambda rng, size: np.arange(size[0] * size[1]).reshape(size) == rng.integers(size[0] * size[1]),
+    "empty": lambda rng, size: np.zeros(size, bool),
+    "full": lambda rng, size: np.ones(size, bool),
+}
+
+
+@pytest.mark.parametrize("predicted", MASKS)
+@pytest.mark.parametrize("true", MASKS)
+def test_warping_equals_the_heap_in_python(rng: np.random.Generator, true: str, predicted: str) -> None:
+    for size in ((1, 1), (1, 13), (17, 1), tuple(rng.integers(2, 60, 2))):
+        truth, mask = MASKS[true](rng, size), MASKS[predicted](rng, size)
+        sure = rng.uniform(0.5, 1, size)
+        smooth = np.where(mask, sure, 1 - sure)
+        # a mask and a few levels: many pixels of equal distance, whose order then matters
+        for p in (mask.astype(np.float32), np.round(smooth * 4) / 4, smooth, smooth.astype(np.float32)):
+            for threshold in (0.5, rng.random()):
+                np.testing.assert_array_equal(warp_truth(p, truth, threshold), warp_by_heap(p, truth, threshold))
+
+
+def test_equally_distant_pixels_are_warped_row_by_row() -> None:
+    truth = np.array([[1, 0, 0, 1]], bool)
+    wanted = np.ones((1, 4), np.float32)  # filling one of the gap's pixels leaves the other, which would merge
+    np.testing.assert_array_equal(warp_truth(wanted, truth, 0.5), [[1, 1, 0, 1]])
+    wanted[0, 1] = 0.9  # now the right one lies farther off, and so comes first
+    np.testing.assert_array_equal(warp_truth(wanted, truth, 0.5), [[1, 0, 1, 1]])
+
+
+def test_warping_error_of_any_layout(rng: np.random.Generator) -> None:
+    truth = random_truth(rng, 2, 23, 31)
+    p = noisy(rng, truth, noise=0.6)
+    dense = metrics.warping_error_per_slice(p, truth)
+    wide = np.repeat(p, 2, axis=2)[:, :, ::2]
+    turned = np.ascontiguousarray(truth.astype(">i4").transpose(2, 1, 0)).transpose(2, 1, 0)
+    for q, t in ((np.asfortranarray(p), truth), (wide, turned), (p.astype(">f4"), truth.astype(np.uint64))):
+        np.testing.assert_array_equal(metrics.warping_error_per_slice(q, t), dense)
+    assert dense.any()
 
 
 def test_warping_keeps_the_topology(rng: np.random.Generator) -> None:

@@ -6,6 +6,7 @@
 #include "bindings/numpy_distance.h"
 #include "bindings/numpy_elastic_warp.h"
 #include "bindings/numpy_pool.h"
+#include "bindings/numpy_topology.h"
 
 namespace py = pybind11;
 
@@ -14,4 +15,5 @@ PYBIND11_MODULE(_numpy, m) {
   m.def("threads", [] { return uf::bindings::Pool::instance().threads(); });
   uf::bindings::define_distance_ops(m);
   uf::bindings::define_elastic_warp(m);
+  uf::bindings::define_topology_ops(m);
 }

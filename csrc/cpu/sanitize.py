@@ -32,6 +32,7 @@ OPS = (
     "relu_pool_skip",
     "bias_relu",
     "up_conv",
+    "metrics_topology",
     "fuzz",
 )
 RUNTIME = {"address": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
