@@ -157,6 +157,11 @@ def is_ours(candidate: str) -> bool:
     return bool({*_backends.KERNELS, "unet_fast", "fused"} & set(re.findall(r"\w+", candidate)))
 
 
+def milliseconds(value: float) -> str:
+    """Three digits, or whole milliseconds."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def sweep(
     name: str, options: Options, most_pixels: int, make: Callable[[int, int], tuple[dict[str, Any], float | None]]
 ) -> None:

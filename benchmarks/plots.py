@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import is_ours
+from benchmarks.common import is_ours, milliseconds
 from unet_fast.plots._canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, new_figure, save
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW, GREY)
@@ -45,7 +45,7 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
                 error_kw={"lw": 1},
             )
             share = "" if row.get("share") is None else f", {row['share']:.0%} of the limit"
-            text = f" {row['median']:.3g} ms ({row['ratio']:.2f}x{share})"
+            text = f" {milliseconds(row['median'])} ms ({row['ratio']:.2f}x{share})"
             axes.text(row["high"], position, text, va="center", size=7)
             ticks.append(position)
             labels.append(row["candidate"])

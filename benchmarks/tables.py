@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import family
-from benchmarks.common import RESULTS, is_ours
+from benchmarks import family, summary
+from benchmarks.common import RESULTS, milliseconds
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -37,8 +37,8 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         case = row["case"] if row["case"] != previous else ""
         previous = row["case"]
-        spread = f"{row['low']:.3g} - {row['high']:.3g}"
-        line = f"| {case} | {row['candidate']} | {row['median']:.3g} | {spread} | {row['ratio']:.2f} |"
+        low, median, high = (milliseconds(row[name]) for name in ("low", "median", "high"))
+        line = f"| {case} | {row['candidate']} | {median} | {low} - {high} | {row['ratio']:.2f} |"
         if limit:
             share = row.get("share")
             line += f" {'' if share is None else f'{share:.0%}'} |"
@@ -49,44 +49,16 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(folder: Path) -> str:
-    """One line a case that has a peer: our first candidate against the fastest peer, over all result files of a machine."""
-    lines = ["| benchmark | case | ours, ms | fastest peer | its ms | ours / peer |", "|---|---|---:|---|---:|---:|"]
-    commits, measured = set(), {}
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        if path.stem.endswith("_sizes") or path.stem in ("dispatch", "family") or ".quick" in path.name:
-            continue
-        name = path.stem
-        for case in dict.fromkeys(row["case"] for row in result["rows"]):
-            rows = [row for row in result["rows"] if row["case"] == case]
-            ours = [row for row in rows if is_ours(row["candidate"])]
-            peers = [row for row in rows if row not in ours and not row["candidate"].startswith("copy of")]
-            if not ours or not peers:
-                continue
-            best = min(peers, key=lambda row: row["median"])
-            ratio = ours[0]["median"] / best["median"]
-            lines.append(
-                f"| {name} | {case} | {ours[0]['median']:.3g} | {best['candidate']} | {best['median']:.3g} | {ratio:.2f} |"
-            )
-            commits.add(result["commit"])
-            name, measured = "", result
-    where = measured["gpu"] or f"{measured['processor']}, {measured['threads']} threads"
-    versions = f"torch {measured['torch']}, Python {measured['python']}"
-    lines.append(f"\nCommit {', '.join(sorted(commits))}, {where}, {versions}.")
-    return "\n".join(lines) + "\n"
-
-
 def text_for(name: str) -> str:
     """The table that belongs at a place of this name."""
     path = RESULTS / name
-    return summary(path.parent) if path.name == "summary" else table(json.loads(path.with_suffix(".json").read_text()))
+    return summary.table(path.parent) if path.name == "summary" else table(json.loads(path.with_suffix(".json").read_text()))
 
 
 def main() -> None:
-    """Rewrite the pages in place and say which tables were written."""
+    """Rewrite the pages in place, and the picture beside a summary, and say what was written."""
     for page in pages():
-        written = []
+        written: list[str] = []
 
         def fill(match: re.Match[str], written: list[str] = written) -> str:
             written.append(match["name"])
@@ -96,6 +68,9 @@ def main() -> None:
         page.write_text(PLACE.sub(fill, text))
         if written:
             print(f"wrote {page}: {', '.join(written)}")
+        for name in written:
+            if Path(name).name == "summary":
+                print(f"wrote {summary.draw((RESULTS / name).parent)}")
 
 
 if __name__ == "__main__":
