@@ -52,7 +52,11 @@ def table(result: dict[str, Any]) -> str:
 def text_for(name: str) -> str:
     """The table that belongs at a place of this name."""
     path = RESULTS / name
-    return summary.table(path.parent) if path.name == "summary" else table(json.loads(path.with_suffix(".json").read_text()))
+    return (
+        summary.table(path.parent)
+        if path.name == "summary"
+        else table(json.loads(path.with_suffix(".json").read_text()))
+    )
 
 
 def main() -> None:
