@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(pair, tmp_pat
 
 def command(stack: tuple[Path, Path], out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "unet_fast.cli", "train", "--images", str(stack[0]), "--labels", str(stack[1]),
+        sys.executable, "-m", "unet_fast", "train", "--images", str(stack[0]), "--labels", str(stack[1]),
         "--out", str(out), "--val", "5", "--steps", "24", "--base-channels", "4", "--depth", "2", "--tile", "32",
         "--checkpoint-steps", "4", "--dropout", "0.3", "--device", "cpu", *more,
     ]  # fmt: skip

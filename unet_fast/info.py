@@ -23,7 +23,7 @@ def _version(package: str) -> str:
 
 def _numpy_module() -> str:
     try:
-        from unet_fast import _numpy
+        import unet_fast._numpy as _numpy
     except ImportError as error:
         return f"no ({error})"
     return f"yes, {_numpy.threads()} threads"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from unet_fast import checks
+from unet_fast._repr import call_repr
 from unet_fast._warp_arguments import FIELDS, PADDINGS
 from unet_fast.augment import grey as grey_values
 from unet_fast.augment import parameters
@@ -93,6 +94,9 @@ class Augmenter:
         self.shift, self.rotation, self.flips = shift, rotation, flips
         self.quarter_turns, self.affine = quarter_turns, affine
         self.elastic_sigma, self.field, self.grey, self.padding = elastic_sigma, field, grey, padding
+
+    def __repr__(self) -> str:
+        return call_repr(self)
 
     def __call__(
         self, images: torch.Tensor, labels: Maps, *, generator: torch.Generator | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,9 @@ class SingleHeadModel(SegmentationModel):
     """A network that ends in one 1x1 convolution, ``head``; a subclass computes what it reads in :meth:`features`."""
 
     head: nn.Conv2d
+    if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def features(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> what the head reads, (N, C, h, w)."""

@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unet_fast._repr import call_repr
 from unet_fast.checks import check_choice
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.geometry import Geometry
@@ -19,6 +21,7 @@ from unet_fast.predict.tiling import PADDINGS, AxisPlan, gather_window, plan_axi
 
 OUTPUTS = ("probabilities", "labels")
 TTA = (1, 7, 8)
+Image = TypeVar("Image", Tensor, np.ndarray)
 
 
 class OverlapTile:
@@ -107,7 +110,15 @@ class OverlapTile:
         self._smallest = geometry.smallest_output
         self._warned = False
 
-    def __call__(self, image: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return next(self.model.parameters()).device
+
+    def __repr__(self) -> str:
+        return call_repr(self, shortened=("model",))
+
+    def __call__(self, image: Image) -> Image:
         """Predict one image or a stack; shapes and dtypes are stated in the class."""
         images = self._checked(image)
         count, _, height, width = images.shape

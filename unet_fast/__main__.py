@@ -1,4 +1,4 @@
-"""``python -m unet_fast.cli``."""
+"""``python -m unet_fast``: the same command line as ``unet-fast``."""
 
 from __future__ import annotations
 
