@@ -40,6 +40,18 @@ if os.environ.get("TRITON_INTERPRET") == INTERPRETER["TRITON_INTERPRET"]:
         for a, b, tolerance in zip(got, exact, (CONVOLUTION, CONVOLUTION, CHANNEL_SUM), strict=True):
             torch.testing.assert_close(a, b, **tolerance[torch.float32])
 
+    @pytest.mark.parametrize("precision", ["tf32", "ieee"])
+    def test_products_are_as_exact_as_torch_is_asked_to_be(precision):
+        """By the setting's new name, after which torch refuses to read the old one."""
+        settings = torch.backends.cuda.matmul
+        before = settings.fp32_precision
+        settings.fp32_precision = precision
+        try:
+            assert kernels._product_options(torch.zeros(1), 64)["PRECISION"] == precision
+            assert kernels._product_options(torch.zeros(1, dtype=torch.bfloat16), 64)["PRECISION"] == "ieee"
+        finally:
+            settings.fp32_precision = before
+
 else:
 
     def test_the_tests_of_the_ops():

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,8 +33,10 @@ NAMES = ("auto", "cpp", "cuda", "triton", "reference")
 # op -> the backends that have a kernel for it in this installation, the one that "auto" prefers first
 KERNELS: dict[str, tuple[str, ...]] = {}
 
+# What benchmarks/backends.py writes out of the result files.
+MEASURED_FILE = Path(__file__).with_name("measured.json")
 # op -> the faster of "cuda" and "triton" where both were measured on a GPU; for all others the CUDA library goes first
-MEASURED: dict[str, str] = {}
+MEASURED: dict[str, str] = {op: entry["fastest"] for op, entry in json.loads(MEASURED_FILE.read_text()).items()}
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # as Triton reads it; its kernels then run on the CPU, slowly, which is how they are tested without a GPU
@@ -101,6 +105,12 @@ def choose(op: str, device_type: str) -> str:
                 _warn_slow(op, device_type)
             return backend
     raise BackendError(f"no backend can run {op} on {device_type}")
+
+
+def runs_compiled(op: str, device_type: str) -> bool:
+    """Whether compiled kernels would run ``op`` for tensors that exist on ``device_type``; asks no driver."""
+    wished = KERNELS[op][:-1] if _wish == "auto" else (_wish,)
+    return any(name != "reference" and _why_no_kernel(name, op, device_type) is None for name in wished)
 
 
 @dataclass(frozen=True)

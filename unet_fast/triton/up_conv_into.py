@@ -186,7 +186,8 @@ def _power(value: int, most: int) -> int:
 
 def _product_options(x: torch.Tensor, in_channels: int) -> dict[str, Any]:
     """float32 is exact unless torch itself may take TF32; exact products do not run on tensor cores."""
-    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+    # not allow_tf32: reading it raises once somebody has set the precision by its new name
+    tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     exact = x.dtype == torch.float32 and not tf32
     # the interpreter keeps bfloat16 as the bits of integers
     operand = tl.float32 if _INTERPRETED or x.dtype == torch.float32 else _OPERANDS[x.dtype]

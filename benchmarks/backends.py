@@ -1,0 +1,78 @@
+"""Writes which of CUDA and Triton each op takes on a GPU, from the result files: ``python -m benchmarks.backends``.
+
+Every row of benchmarks/results that ends in ``(cuda)`` or ``(triton)`` counts that has its other half in the same case of
+the same file. An op takes the backend with the smaller geometric mean of times over all its cases; CUDA, which is called
+without a detour through Python, unless Triton is faster by more than the spread of such figures. What has no such
+rows is not in the table, and takes the CUDA library.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS
+from unet_fast.ops import _backends
+
+NAME = re.compile(r"(?P<op>\w+)(?P<rest>.*) \((?P<backend>cuda|triton)\)")
+MARGIN = 1.03  # a smaller gain is not worth the detour
+# Ops without rows of their own, and the op that runs the same kernels.
+STANDS_FOR = {"up_conv_into": "up_conv_crop_concat", "bias_relu": "conv_bias_relu"}
+
+
+def rows_of(found: Any) -> Iterator[dict[str, Any]]:
+    """All rows of a result file or a report, however deep."""
+    if isinstance(found, dict):
+        if {"case", "candidate", "median"} <= found.keys():
+            yield found
+        found = list(found.values())
+    if isinstance(found, list):
+        for each in found:
+            yield from rows_of(each)
+
+
+def ratios(results: Path) -> dict[str, list[float]]:
+    """Time of Triton over that of CUDA, for every op and each case that has both."""
+    collected: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(results.glob("*/*.json")):
+        content = json.loads(path.read_text())
+        times: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+        for row in rows_of(content):
+            match = NAME.match(row["candidate"])
+            if match and match["op"] in _backends.KERNELS and row["median"]:
+                times[match["op"], match["rest"], row["case"]][match["backend"]] = row["median"]
+        for (op, _, _), both in times.items():
+            if len(both) == 2:
+                collected[op].append(both["triton"] / both["cuda"])
+    for op, other in STANDS_FOR.items():
+        if op not in collected and other in collected:
+            collected[op] = collected[other]
+    return collected
+
+
+def table(results: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """For every measured op the faster backend, and by how much, over how many cases."""
+    found = {}
+    for op, values in sorted(ratios(results).items()):
+        mean = math.exp(sum(map(math.log, values)) / len(values))
+        fastest = "triton" if mean * MARGIN < 1 else "cuda"
+        found[op] = {"fastest": fastest, "triton over cuda": round(mean, 3), "cases": len(values)}
+    return found
+
+
+def main() -> None:
+    """Write the table into the package and say what it holds."""
+    found = table()
+    _backends.MEASURED_FILE.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"wrote {_backends.MEASURED_FILE}: {len(found)} ops")
+    for op, entry in found.items():
+        print(f"  {op}: {entry['fastest']} (triton / cuda = {entry['triton over cuda']}, {entry['cases']} cases)")
+
+
+if __name__ == "__main__":
+    main()
