@@ -16,7 +16,7 @@ from unet_fast.errors import InputError
 from unet_fast.nn import losses
 from unet_fast.train import default_config, train
 from unet_fast.train.dataset import IGNORED, prepare
-from unet_fast.train.loop import validate
+from unet_fast.train.validation import validate
 
 
 def write(path: Path, array: np.ndarray) -> None:

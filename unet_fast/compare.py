@@ -22,8 +22,8 @@ from unet_fast.errors import InputError
 from unet_fast.files import atomic_path, ensure_folder
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import prepare
-from unet_fast.train.loop import predict_pair
 from unet_fast.train.trainer import Trainer
+from unet_fast.train.validation import predict_pair
 
 _RECIPE = "recipe:"
 _TIMED_STEPS = 5

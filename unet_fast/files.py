@@ -21,6 +21,21 @@ def ensure_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def remove_temporaries(path: str | os.PathLike[str]) -> None:
+    """Remove what killed runs left of :func:`atomic_path` beside ``path``; nobody may be writing that file now."""
+    target = Path(path)
+    for left in target.parent.glob(f"{_prefix(target)}*{target.suffix}"):
+        if len(left.name) == len(_prefix(target)) + _RANDOM + len(target.suffix) and left.is_file():
+            left.unlink(missing_ok=True)
+
+
+_RANDOM = 8  # characters that tempfile draws
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.stem}-"
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step, on any error it is removed.
@@ -33,7 +48,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         # the suffix stays the same because writers choose the format by it
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=target.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -169,10 +169,8 @@ class Augmenter:
         )
         if self.grey or device.type == "cpu":
             low, high = grey_values.value_range(tile)
-            if device.type == "cpu" and bool(low.isnan().any()):
-                raise InputError(
-                    "images contains NaN (seen in a tile); replace it, for example by the mean of the image"
-                )
+            if device.type == "cpu":
+                _refuse_nan(low)
             if self.grey:
                 tables = grey_values.draw_tables(count, channels, device=device, generator=generator)
                 tile = grey_values.apply_tables(tile, tables, low, high)
@@ -214,6 +212,12 @@ class Augmenter:
                 f"make one with torch.Generator({str(images.device)!r})"
             )
         return maps
+
+
+def _refuse_nan(lowest: torch.Tensor) -> None:
+    """Raise for NaN among the least values of tiles: a look at values, which a GPU would have to be waited for."""
+    if bool(lowest.isnan().any()):
+        raise InputError("images contains NaN (seen in a tile); replace it, for example by the mean of the image")
 
 
 def _like(labels: Maps, warped: list[torch.Tensor]) -> Maps:

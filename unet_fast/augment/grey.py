@@ -36,9 +36,9 @@ def draw_tables(count: int, channels: int, *, device: torch.device, generator: t
 @lru_cache(maxsize=8)
 def _spline(points: int, device: torch.device) -> torch.Tensor:
     """Weights (points, ENTRIES) of a uniform cubic B-spline; beyond its ends the control points go straight on."""
-    position = torch.linspace(0, points - 1, ENTRIES, dtype=torch.float64)
+    position = torch.linspace(0, points - 1, ENTRIES, dtype=torch.float64, device=device)
     # the basis function around control point i - 1, for i = 0 .. points + 1
-    distance = (position - torch.arange(-1, points + 1)[:, None]).abs()
+    distance = (position - torch.arange(-1, points + 1, device=device)[:, None]).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clamp(min=0) ** 3 / 6
     weights = torch.where(distance < 1, near, far)
@@ -46,7 +46,7 @@ def _spline(points: int, device: torch.device) -> torch.Tensor:
     for outer, end, next_to_it in ((weights[0], 0, 1), (weights[-1], -1, -2)):
         inner[end] += 2 * outer  # p[-1] = 2 p[0] - p[1]
         inner[next_to_it] -= outer
-    return inner.float().to(device)
+    return inner.float()
 
 
 def value_range(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -168,6 +168,8 @@ def train(
 def _report_training(summary: Any) -> None:
     speed = summary.steps / max(summary.seconds, 1e-9)
     text = f"{summary.steps} steps in {summary.seconds:.0f} s ({speed:.1f} a second), loss {summary.loss:.4f}"
+    if summary.images_per_second is not None:
+        text += f", {summary.images_per_second:.1f} images/s between validations"
     if summary.validation is not None:
         text += f"; best validation: pixel error {summary.validation.pixel_error:.4f}"
         if summary.validation.rand_error is not None:
@@ -177,6 +179,8 @@ def _report_training(summary: Any) -> None:
         say(f"interrupted; go on with the same command and --resume: {summary.folder}")
     names = ("model.safetensors", "metrics.csv", "config.json", "loss.png", "preview.png", "overlay.png")
     say(f"wrote {summary.folder}: {', '.join(name for name in names if (summary.folder / name).exists())}")
+    if summary.signal is not None:
+        raise typer.Exit(128 + summary.signal)  # as a shell says it, so that `train && predict` does not go on
 
 
 @app.command(epilog="Example: `unet-fast recipes`")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from unet_fast.train.config import TrainConfig, fast_bfloat16, resolve_device
 from unet_fast.train.dataset import default_validation, hold_out, separate_touching
 from unet_fast.train.defaults import default_config, describe, legal_tile, steps_for
-from unet_fast.train.loop import Summary, train, write_preview
+from unet_fast.train.loop import Summary, train
 from unet_fast.train.losses import LOSSES
+from unet_fast.train.pictures import write_preview
 from unet_fast.train.run_folder import load_model, read_config
 
 __all__ = [

@@ -20,11 +20,14 @@ from unet_fast.files import atomic_path
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-    """Write named tensors of any device and a JSON-able ``state``."""
+    """Write named tensors of any device and a JSON-able ``state``. Raises ``OSError`` where that is impossible."""
     # clones, because safetensors refuses tensors that share memory, and contiguous, because it stores no strides
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(stored, str(temporary), metadata={"state": json.dumps(state)})
+        try:
+            save_file(stored, str(temporary), metadata={"state": json.dumps(state)})
+        except SafetensorError as error:  # such as a full disk, which it reports in a way of its own
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -39,34 +42,58 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise InputError(f"{path} is damaged or was not written by unet_fast ({error})") from error
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state of an optimizer as named tensors (``<parameter>.<key>``) and the rest as JSON-able values."""
-    full = optimizer.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
-    for parameter, values in full["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{parameter}.{key}"] = value
-            else:
-                numbers.setdefault(str(parameter), {})[key] = value
-    return tensors, {"numbers": numbers, "groups": full["param_groups"]}
+@torch.no_grad()
+def create_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give an Adam or SGD optimizer the state that it would create at its first step, which then is like all others."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if state:
+                continue
+            if "betas" in group:
+                on_device = group["fused"] or group["capturable"]
+                state["step"] = torch.zeros((), device=parameter.device if on_device else "cpu")
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            elif group["momentum"]:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], values: dict[str, Any]
-) -> None:
-    """The inverse of :func:`flatten_optimizer`."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {int(p): dict(items) for p, items in values["numbers"].items()}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        parameter = parameters[int(number)]
-        if tensor.shape == parameter.shape:
-            # fused optimizers walk through memory: moments must have the layout of a channels-last weight
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of an optimizer as named tensors, ``<number of the parameter>.<key>``."""
+    return {
+        f"{parameter}.{key}": value
+        for parameter, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+@torch.no_grad()
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of :func:`flatten_optimizer`, in place; learning rate and other settings stay those of ``optimizer``.
+
+    Raises:
+        ValueError: a tensor is missing, is too many, or has another shape or dtype. Fused optimizers walk through memory
+            without a look at sizes.
+    """
+    create_state(optimizer)
+    copy_checked(flatten_optimizer(optimizer), tensors)
+
+
+def copy_checked(targets: dict[str, torch.Tensor], sources: dict[str, torch.Tensor]) -> None:
+    """Copy tensors into those of the same names; ``ValueError`` unless names, shapes and dtypes are the same."""
+    differing = sorted(targets.keys() ^ sources.keys())
+    if differing:
+        where = "missing" if differing[0] in targets else "unexpected"
+        raise ValueError(f"{differing[0]} is {where}")
+    for name, target in targets.items():
+        source = sources[name]
+        if source.shape != target.shape or source.dtype != target.dtype:
+            raise ValueError(
+                f"{name} is {tuple(source.shape)} {source.dtype}, expected {tuple(target.shape)} {target.dtype}"
+            )
+    for name, target in targets.items():
+        target.copy_(sources[name])
 
 
 def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

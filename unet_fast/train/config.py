@@ -54,7 +54,8 @@ class TrainConfig:
             Dice coefficient on the validation images.
         border: what lies beyond the image, in training tiles and at prediction: "mirror", "zeros" or "nearest".
         validations: how often a run validates, evenly spread over its budget.
-        checkpoint_seconds, checkpoint_steps: a checkpoint at least this often, whichever comes first.
+        checkpoint_seconds: a checkpoint at least this often.
+        checkpoint_steps: and after so many steps; None: by time alone.
     """
 
     model: dict[str, Any]
@@ -97,7 +98,7 @@ class TrainConfig:
     border: str = "mirror"
     validations: int = 8
     checkpoint_seconds: float = 60.0
-    checkpoint_steps: int = 500
+    checkpoint_steps: int | None = None
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -11,7 +11,11 @@ loss.png preview.png overlay.png
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +24,41 @@ import torch
 
 from unet_fast import models
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path
+from unet_fast.files import atomic_path, remove_temporaries
 from unet_fast.train.checkpoint import load_tensors, save_tensors
 from unet_fast.train.config import TrainConfig
 
 CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
+PREVIEW, LOSS_CURVE, OVERLAY = "preview.png", "loss.png", "overlay.png"
+_WRITTEN = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, PREVIEW, LOSS_CURVE, OVERLAY)
 COLUMNS = ("step", "seconds", "loss", "lr", "val_loss", "val_pixel_error", "val_rand_error", "val_dice")
 HEAD = "loss_head_"  # and a number from 1
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and clear away what killed ones left there.
+
+    The lock is one on the folder itself and ends with the process, however that ends; it leaves no file behind.
+
+    Raises:
+        InputError: another process trains into the folder.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is training into {folder}; wait until it has ended, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        for name in _WRITTEN:
+            remove_temporaries(folder / name)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_config(folder: str | Path) -> TrainConfig:
@@ -82,6 +114,10 @@ class MetricsLog:
                 values = {key: float(text) for key, text in row.items() if text}
                 if values.get("step", step + 1) <= step:
                     self.rows.append(values)
+
+    def ends_with(self, step: int) -> bool:
+        """Whether the last row is that of ``step``."""
+        return bool(self.rows) and self.rows[-1]["step"] == step
 
     def add(self, **values: float) -> None:
         """Add a row and write the file."""

@@ -1,18 +1,24 @@
-"""One training step and the state that it changes: network, running average, optimizer, random generator, position."""
+"""One training step and the state that it changes: network, running average, optimizer, random generator, position.
+
+All of it that lies on the device are tensors that stay where they are, and :meth:`Trainer.compute` is a function of them
+alone: it reads no value back and copies nothing from the host, so that on a GPU it becomes one CUDA graph.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from unet_fast import models, ops
 from unet_fast.augment import Augmenter
 from unet_fast.errors import InputError
+from unet_fast.train.average import RunningAverage
 from unet_fast.train.checkpoint import (
+    create_state,
     flatten_optimizer,
     load_tensors,
     restore_optimizer,
@@ -22,22 +28,35 @@ from unet_fast.train.checkpoint import (
 )
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import DeviceData
+from unet_fast.train.graph import GraphedStep
 from unet_fast.train.losses import HeadLoss, create_loss
 from unet_fast.train.schedule import learning_rate
 
 
-def _average_function(decay: float) -> Any:
-    """Exponential average whose memory grows at first, so that the random initial weights are soon forgotten."""
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) images with the strides of channels-last.
 
-    @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
-        if not averaged[0].is_floating_point():  # lists come by dtype; batch normalisation counts its batches
-            torch._foreach_copy_(averaged, current)
-            return
-        n = float(count)
-        torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
+    One channel is both layouts at once to torch, which keeps what it has; a convolution then takes the layout from the
+    strides, and would write its output, the largest map of all, the other way round.
+    """
+    if images.shape[1] > 1:
+        return images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous()
+    return images.as_strided(images.shape, (images.stride(0), 1, images.shape[3], 1))
 
-    return update
+
+@contextmanager
+def _fastest_algorithms(device: torch.device) -> Iterator[None]:
+    """Let cuDNN try its algorithms once for each shape, unless the user wants results that can be repeated."""
+    cudnn = torch.backends.cudnn
+    if device.type != "cuda" or torch.are_deterministic_algorithms_enabled() or cudnn.deterministic:
+        yield
+        return
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 class Trainer:
@@ -53,13 +72,13 @@ class Trainer:
         start: dict[str, Any] = {} if config.encoder_weights is None else {"weights": config.encoder_weights}
         self.model = models.create(**config.model, **start).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        self.average: AveragedModel | None = None
+        self.average: RunningAverage | None = None
         if config.average_decay > 0:
-            self.average = AveragedModel(
-                self.model, multi_avg_fn=_average_function(config.average_decay), use_buffers=True
-            )
+            self.average = RunningAverage(self.model, config.average_decay)
         self.loss = HeadLoss(create_loss(config, data.class_counts), config.head_weights)
+        self.rate = torch.full((), config.learning_rate, device=self.device)  # filled anew before every step
         self.optimizer = self._make_optimizer()
+        create_state(self.optimizer)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         try:
             input_size = self.model.input_size(config.tile)
@@ -79,7 +98,15 @@ class Trainer:
             quarter_turns=config.quarter_turns,
             affine=config.affine,
         )
+        self._no_weights = torch.zeros(2, device=self.device)
+        self._last: torch.Tensor | None = (
+            None  # the loss of the last step, and those of its heads where there are several
+        )
+        self._sum: torch.Tensor | None = None  # float64, over the steps since take_losses
+        self._summed = 0
+        self.run_step = GraphedStep(self.compute, self.device, [self.generator])
         self.step = 0
+        self.learning_rate = 0.0  # of the last step
         self.best = float("inf")
         self._before = 0.0
         self._started = time.monotonic()
@@ -90,18 +117,23 @@ class Trainer:
         if config.optimizer == "sgd":
             return torch.optim.SGD(
                 self.model.parameters(),
-                config.learning_rate,
+                self.rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 fused=True,
             )
-        return torch.optim.AdamW(
+        on_gpu = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
             self.model.parameters(),
-            config.learning_rate,
+            self.rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
             fused=True,
+            capturable=on_gpu,
         )
+        # the first steps run without a graph on purpose, which torch would warn of
+        setattr(optimizer, "_warned_capturable_if_run_uncaptured", True)  # noqa: B010 (unknown to torch's stubs)
+        return optimizer
 
     @property
     def seconds(self) -> float:
@@ -137,60 +169,97 @@ class Trainer:
             instances,
             w0=self.config.w0,
             sigma=self.config.sigma,
-            class_weights=class_weights if binary else torch.zeros(2, device=self.device),
+            class_weights=class_weights if binary else self._no_weights,
         )
         return classes, weights if binary else weights + class_weights[classes.clamp(min=0)]
 
-    def train_step(self) -> torch.Tensor:
-        """One optimizer step; returns the loss, a scalar that stays on the device."""
+    def compute(self) -> None:
+        """All that a step does on the device: draw, warp, grey values, weights, network, loss, gradients, update, average.
+
+        It has no argument and no result, and waits for nothing: it reads and writes tensors that stay where they are, so
+        that doing it again, or replaying its CUDA graph, is the next step. The host sets ``rate`` before.
+        """
         images, classes, weights = self.batch()
-        rate = learning_rate(self.config, self.progress(), self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.model.train()
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            loss = self.loss.of_network(self.model, images, classes, weights)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with _fastest_algorithms(self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+                loss = self.loss.of_network(self.model, _channels_last(images), classes, weights)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         self.optimizer.step()
-        self.step += 1
         if self.average is not None:
-            self.average.update_parameters(self.model)
-        return loss.detach()
+            self.average.update(self.model)
+        heads = self.loss.head_losses
+        values = loss.detach().view(1)
+        if heads is not None and len(heads) > 1:
+            values = torch.cat([values, heads])
+        if self._last is None:
+            self._last = torch.empty_like(values)
+        if self._sum is None:
+            self._sum = torch.zeros_like(values, dtype=torch.float64)
+        self._last.copy_(values)
+        self._sum.add_(values)
+
+    def train_step(self) -> torch.Tensor:
+        """One optimizer step; returns the loss, a scalar that stays on the device. On a GPU nothing is waited for."""
+        self.learning_rate = learning_rate(self.config, self.progress(), self.step)
+        self.rate.fill_(self.learning_rate)
+        self.run_step()
+        self.step += 1
+        self._summed += 1
+        assert self._last is not None
+        return self._last[0].clone()  # the next step writes over it
+
+    def take_losses(self) -> list[float] | None:
+        """The mean loss of the steps since the last call, and that of each head where there are several; None for no step.
+
+        Waits for the device.
+        """
+        if self._sum is None or self._summed == 0:
+            return None
+        means = (self._sum / self._summed).tolist()
+        self._sum.zero_()
+        self._summed = 0
+        return means
 
     def evaluated_model(self) -> torch.nn.Module:
         """The network that is validated and saved: the running average where there is one."""
         return self.model if self.average is None else self.average.module
 
-    def save(self, path: Any) -> None:
-        """Write a checkpoint."""
-        optimizer_tensors, optimizer_values = flatten_optimizer(self.optimizer)
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """All that a run needs to go on: tensors by name, those of the device themselves, and JSON-able values."""
         tensors = {
             **with_prefix("model", dict(self.model.state_dict())),
-            **with_prefix("optimizer", optimizer_tensors),
+            **with_prefix("optimizer", flatten_optimizer(self.optimizer)),
             "random.tiles": self.generator.get_state(),
             "random.default": torch.get_rng_state(),
         }
         if self.average is not None:
             tensors.update(with_prefix("average", dict(self.average.state_dict())))
+        if self._sum is not None:
+            tensors["log.sum"] = self._sum
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        state = {"step": self.step, "seconds": self.seconds, "best": self.best, "optimizer": optimizer_values}
-        save_tensors(path, tensors, state)
+        return tensors, {"step": self.step, "seconds": self.seconds, "best": self.best, "summed": self._summed}
+
+    def save(self, path: Any) -> None:
+        """Write a checkpoint."""
+        save_tensors(path, *self.state())
 
     def load(self, path: Any) -> None:
-        """Go on where :meth:`save` stopped. Raises ``InputError`` when the file does not fit this configuration."""
+        """Go on where :meth:`state` was taken. Raises ``InputError`` when the file does not fit this configuration."""
         tensors, state = load_tensors(path)
         try:
             self.model.load_state_dict(under_prefix("model", tensors))
             if self.average is not None:
                 self.average.load_state_dict(under_prefix("average", tensors))
-            restore_optimizer(self.optimizer, under_prefix("optimizer", tensors), state["optimizer"])
+            restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
             self.generator.set_state(tensors["random.tiles"])
             torch.set_rng_state(tensors["random.default"])
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+            self._summed = int(state.get("summed", 0))
+            self._sum = tensors["log.sum"].to(self.device) if "log.sum" in tensors else None
             self.step, self.best = int(state["step"]), float(state["best"])
             self._before = float(state["seconds"])
         except (KeyError, RuntimeError, ValueError) as error:

@@ -1,0 +1,59 @@
+"""The pictures of a run: what the network sees, how its loss went, what it makes of the validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unet_fast import data, plots
+from unet_fast.train import run_folder
+from unet_fast.train.config import TrainConfig, resolve_device
+from unet_fast.train.dataset import IGNORED, prepare
+from unet_fast.train.trainer import Trainer
+from unet_fast.train.validation import all_classes, predict_pair
+
+PREVIEW_TILES = 6
+
+
+def write_preview(config: TrainConfig, pair: data.Pair, path: str | Path) -> None:
+    """A picture of augmented tiles, labels and weight maps, as training with ``config`` on ``pair`` would see them."""
+    device = resolve_device(config.device)
+    preview(Trainer(config, prepare(pair, device, balance=config.balance)))(Path(path))
+
+
+def preview(trainer: Trainer) -> Callable[[Path], Path]:
+    """Draw tiles as the next step would, and leave the random numbers as they were; what is returned writes the picture."""
+    state = trainer.generator.get_state()
+    source = trainer.data.images
+    grid = torch.from_numpy(plots.grid_image((source.shape[2], source.shape[3]))).to(trainer.device)
+    images, (*maps, grids) = trainer.augmenter.sample(
+        source, (*trainer.data.maps, grid.expand(len(source), -1, -1)), PREVIEW_TILES, generator=trainer.generator
+    )
+    classes, weights = trainer.weigh(maps)
+    classes, weights = classes.clamp(min=0), weights.masked_fill(classes == IGNORED, 0)
+    trainer.generator.set_state(state)
+    shown = [np.asarray(each.cpu()) for each in (images, classes, weights, grids)]
+    return lambda path: plots.preview(shown[0], shown[1], shown[2], path, grids=shown[3])
+
+
+def results(folder: Path, rows: list[dict[str, float]], validation: data.Pair | None, device: torch.device) -> None:
+    """loss.png, and overlay.png of the best network."""
+    if rows:
+        plots.loss_curve(rows, folder / run_folder.LOSS_CURVE)
+    if validation is None or not (folder / run_folder.WEIGHTS).exists():
+        return
+    model, config = run_folder.load_model(folder, device)
+    shown = validation.select(list(range(min(4, len(validation)))))
+    probabilities = all_classes(predict_pair(model, config, shown))
+    truth = data.to_classes(shown.labels, shown.kind) > 0
+    plots.overlay(
+        shown.images,
+        truth,
+        1 - probabilities[:, 0],
+        folder / run_folder.OVERLAY,
+        names=shown.names,
+        ignored=shown.ignored,
+    )

@@ -1,0 +1,67 @@
+"""The scores of a network on the validation images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unet_fast import data, metrics
+from unet_fast.predict import OverlapTile
+from unet_fast.train.config import TrainConfig
+from unet_fast.train.dataset import IGNORED
+from unet_fast.train.losses import logits_of
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores of one validation; foreground is all but class 0. ``rand_error`` is None for several classes."""
+
+    loss: float
+    pixel_error: float
+    rand_error: float | None
+    dice: float
+
+    threshold: float = 0.5  # of the best Dice coefficient of the foreground
+
+    @property
+    def criterion(self) -> float:
+        """The mean of pixel and Rand error, or 1 - Dice with several classes: less is better."""
+        return 1 - self.dice if self.rand_error is None else (self.pixel_error + self.rand_error) / 2
+
+
+def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
+    """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
+    predictor = OverlapTile(model, tile=max(config.tile, 256), padding=config.border, amp=config.amp)
+    return np.asarray(predictor(data.normalize(pair.images)))
+
+
+def validate(probabilities: np.ndarray, pair: data.Pair, loss: torch.nn.Module) -> Validation:
+    """Scores of (N, K, H, W) probabilities against the labels of ``pair``; ignored pixels count nowhere.
+
+    The loss is ``loss`` without weights per pixel; K = 1 is the foreground of two classes.
+    """
+    classes = data.to_classes(pair.labels, pair.kind)
+    instances = data.to_instances(pair.labels, pair.kind)
+    target = classes
+    if pair.ignored is not None:
+        target = np.where(pair.ignored, IGNORED, classes)
+        # background in both: neither a hit nor a miss to the scores, all of which are about the foreground
+        classes, instances = (np.where(pair.ignored, 0, labels) for labels in (classes, instances))
+        probabilities = np.where(pair.ignored[:, None], 0, probabilities)
+        if probabilities.shape[1] > 1:
+            probabilities[:, 0] += pair.ignored
+    value = float(loss(logits_of(torch.from_numpy(probabilities)), torch.from_numpy(target)))
+    probabilities = all_classes(probabilities)
+    dice = metrics.dice(probabilities.argmax(1), classes, num_classes=probabilities.shape[1])
+    foreground = 1 - probabilities[:, 0]
+    pixel = metrics.pixel_error(foreground, classes > 0)
+    rand = metrics.rand_error(foreground, instances) if probabilities.shape[1] == 2 and instances.any() else None
+    threshold = metrics.best_threshold(foreground, classes > 0, metric="dice").threshold if classes.any() else 0.5
+    return Validation(value, pixel, rand, dice, float(threshold))
+
+
+def all_classes(probabilities: np.ndarray) -> np.ndarray:
+    """(N, K, H, W), background first; a sigmoid network gives the foreground alone."""
+    return probabilities if probabilities.shape[1] > 1 else np.concatenate([1 - probabilities, probabilities], axis=1)
