@@ -58,7 +58,6 @@ def test_tiff_dtypes(rng: np.random.Generator, tmp_path: Path, dtype: str) -> No
         {"byteorder": ">", "bigtiff": True},
         {"ome": True, "metadata": {"axes": "TYX"}},
         {"imagej": True, "metadata": {"axes": "ZYX"}},
-        {"photometric": "miniswhite"},
     ],
     ids=str,
 )
@@ -67,6 +66,18 @@ def test_tiff_encodings(rng: np.random.Generator, tmp_path: Path, options: dict[
     name = "a.ome.tif" if options.get("ome") else "a.tif"
     tifffile.imwrite(tmp_path / name, stack, **{"photometric": "minisblack", **options})
     np.testing.assert_array_equal(read_images(tmp_path / name)[:, 0], stack)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16"])
+def test_white_is_zero(rng: np.random.Generator, tmp_path: Path, dtype: str) -> None:
+    """The larger the stored number, the darker it is meant."""
+    stack = rng.random((3, 9, 8)) < 0.5 if dtype == "bool" else draw(rng, (3, 9, 8), dtype)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="miniswhite")
+    highest = 1 if dtype == "bool" else np.iinfo(dtype).max
+    np.testing.assert_array_equal(read_images(tmp_path / "a.tif")[:, 0], highest - stack.astype(np.int64))
+    if dtype != "uint16":  # which Pillow returns as stored
+        with Image.open(tmp_path / "a.tif") as shown:
+            np.testing.assert_array_equal(read_images(tmp_path / "a.tif")[0, 0], np.asarray(shown).astype(np.float32))
 
 
 @pytest.mark.parametrize(

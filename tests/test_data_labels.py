@@ -39,7 +39,7 @@ def class_map(rng: np.random.Generator, classes: int, shape: tuple[int, ...] = (
 def test_masks(rng: np.random.Generator, tmp_path: Path, values: tuple[int, int], dtype: str) -> None:
     mask = rng.random((3, 20, 17)) < 0.5
     read = read_labels(save(tmp_path / "m.tif", np.where(mask, values[1], values[0]).astype(dtype)))
-    assert (read.kind, read.num_classes, read.labels.dtype) == ("mask", 2, np.int32)
+    assert (read.kind, read.num_classes, read.labels.dtype) == ("mask", 2, np.uint8)
     np.testing.assert_array_equal(read.labels, mask)
     assert read.names == ["m[0]", "m[1]", "m[2]"]
 

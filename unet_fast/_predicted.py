@@ -80,7 +80,8 @@ def interpret(array: NDArray[Any], truth: NDArray[Any], kind: str, num_classes: 
         raise InputError(
             f"prediction holds class {largest}, but the labels have {num_classes} classes, 0..{num_classes - 1}"
         )
-    if is_mask(array) and largest in (0, 1, 255):
+    # of a mask, two numbers are background and foreground, whatever they are stored as
+    if is_mask(array) and (largest in (0, 1, 255, 65535) or (kind == "mask" and bool((array == 0).any()))):
         hard = (array != 0).astype(np.float32)
         return Prediction(hard, None, None, hard)
     if bytes_like and largest > _LARGEST_CLASS and not _look_like_instances(array):

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from unet_fast import metrics
 from unet_fast._predicted import Prediction, interpret
 from unet_fast.errors import InputError
+from unet_fast.files import refuse_overwrite
 from unet_fast.metrics._inputs import as_array, check_kind, check_same_shape, is_mask, label_stack
 from unet_fast.metrics._instances import components
 from unet_fast.report import Report, SliceScores, print_report
@@ -160,41 +161,55 @@ def evaluate_files(
     out: PathLike | None = None,
     kind: Kind | None = None,
     num_classes: int | None = None,
+    ignore_index: int | None = None,
 ) -> Report:
     """:func:`evaluate` of files: each a TIFF stack, a PNG, or a folder of them.
 
     Files of folders with a file for each image are matched with those of the labels by :func:`unet_fast.data.match_files`.
 
     Args:
-        prediction: what :func:`evaluate` accepts, in the dtype of the file.
-        labels: read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides. A prediction
-            of more than two channels implies class labels.
+        prediction: what :func:`evaluate` accepts, in the dtype of the file; whole numbers mean what they mean in the labels, see
+            :func:`unet_fast.data.predictions.decode_predictions`.
+        labels: read by :func:`unet_fast.data.read_labels`, whose guess at their kind ``kind`` overrides, and to which
+            ``num_classes`` and ``ignore_index`` go. A prediction of more than two channels implies class labels.
         images: shown in the picture.
         mask: where it is 0 no score counts: a field of view for each image, or one for all.
         slices: the slices of ``labels``, ``images`` and ``mask`` that were predicted, such as ``"20:25"``, where the prediction
             holds only these (see :func:`unet_fast.data.parse_slices`); default: all.
         out: path of the JSON to write; a picture of the worst and best slices goes beside it, with the suffix ``.png``.
+            Neither may be a file that is read.
 
     Raises:
         InputError, OSError: as :func:`evaluate`, :func:`unet_fast.data.read_labels` and
             :func:`unet_fast.data.read_images`; an ``out`` that ends in ``.png``.
     """
     from unet_fast.data import parse_slices, read_images, read_labels
-    from unet_fast.data.stacks import list_images, load_stack
+    from unet_fast.data.predictions import decode_predictions, prediction_pages
+    from unet_fast.data.stacks import list_images
 
-    _picture_beside(out)  # refuses a path before anything is read
     label_files, files = list_images(labels), list_images(prediction)
-    predicted = load_stack(files).pixels  # in the stored dtype, which tells probabilities from labels
-    if predicted.shape[1] > 2 and num_classes is None and kind in (None, "classes"):
-        kind, num_classes = "classes", predicted.shape[1]
-    truth = read_labels(labels, kind, num_classes)
+    others = [file for path in (images, mask) if path is not None for file in list_images(path, nested=True)]
+    _check_outputs(out, [*label_files, *files, *others])
+    pages = prediction_pages(files)
+    channels = {pages.shape(index)[0] for index in range(len(pages))}
+    if (
+        len(channels) == 1
+        and not pages.colour(0)
+        and max(channels) > 2
+        and num_classes is None
+        and kind in (None, "classes")
+    ):
+        kind, num_classes = "classes", max(channels)
+    truth = read_labels(labels, kind, num_classes, ignore_index)
     count = len(truth.labels)
     chosen = list(range(count)) if slices is None else list(parse_slices(slices, count))
-    if len(predicted) != len(chosen):
+    if len(pages) != len(chosen):
         raise InputError(
-            f"{prediction} holds {len(predicted)} predictions, but {len(chosen)} images of {labels} are to be scored; "
+            f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {labels} are to be scored; "
             "name those that were predicted by --slices"
         )
+    assert truth.coding is not None  # it came from files
+    predicted = _stacked(decode_predictions(pages, truth.coding, prediction), pages.names)
     if len(label_files) == count:
         predicted = _by_name(predicted, files, [label_files[n] for n in chosen], "prediction")
     pictures = None
@@ -203,7 +218,7 @@ def evaluate_files(
         if len(pictures) != count:
             raise InputError(f"{images} holds {len(pictures)} images, but {labels} holds {count}; give the same slices")
         pictures = _by_name(pictures, list_images(images, nested=True), label_files, "image")[chosen]
-    outside = None
+    outside = truth.ignored
     if mask is not None:
         outside = read_labels(mask, "mask").labels == 0
         if len(outside) not in (1, count):
@@ -211,7 +226,11 @@ def evaluate_files(
                 f"{mask} holds {len(outside)} masks, but {labels} holds {count}; give one for each, or one"
             )
         outside = _by_name(outside, list_images(mask), label_files, "mask")
-        outside = np.broadcast_to(outside, (count, *outside.shape[1:]))[chosen]
+        outside = np.broadcast_to(outside, (count, *outside.shape[1:]))
+        if truth.ignored is not None:
+            check_same_shape("mask", outside, "labels", truth.ignored)
+            outside = outside | truth.ignored
+    outside = None if outside is None else outside[chosen]
     names = [truth.names[n] for n in chosen]
     return _scored(predicted, truth.labels[chosen], truth, names, pictures, outside, out)
 
@@ -224,6 +243,7 @@ def evaluate_dataset(
     out: PathLike | None = None,
     kind: Kind | None = None,
     num_classes: int | None = None,
+    ignore_index: int | None = None,
 ) -> Report:
     """:func:`evaluate` of a prediction of a data set's images, in the order in which training counts them.
 
@@ -232,23 +252,24 @@ def evaluate_dataset(
             ``unet-fast predict --data`` writes them; files that are named as it names them may be in any order.
         folder: of the data set, see :func:`unet_fast.data.read_dataset`; a field of view of its (DRIVE) is applied.
         slices: the images that were predicted, such as ``"20:25"`` or ``"sequence:02"``; default: all.
-        out, kind, num_classes: as for :func:`evaluate_files`.
+        out, kind, num_classes, ignore_index: as for :func:`evaluate_files`.
 
     Raises:
         InputError, OSError: as :func:`evaluate_files` and :func:`unet_fast.data.read_dataset`.
     """
     from unet_fast.data import read_dataset
-    from unet_fast.data.formats import decode_file
+    from unet_fast.data.predictions import decode_predictions, prediction_pages
     from unet_fast.data.stacks import file_name, list_images
 
-    _picture_beside(out)  # refuses a path before anything is read
-    dataset = read_dataset(folder, kind=kind, num_classes=num_classes)
-    chosen = dataset.choose(slices)
     files = list_images(prediction)
+    _check_outputs(out, files)
+    dataset = read_dataset(folder, kind=kind, num_classes=num_classes, ignore_index=ignore_index)
+    _check_outputs(out, dataset.files)
+    chosen = dataset.choose(slices)
     by_name, names = {file.stem: file for file in files}, [file_name(dataset.items[n].name) for n in chosen]
     if by_name.keys() == set(names):
         files = [by_name[name] for name in names]
-    pages = [page for file in files for page in decode_file(file)]
+    pages = decode_predictions(prediction_pages(files), dataset.coding, prediction)
     if len(pages) != len(chosen):
         raise InputError(
             f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {folder} are to be scored; "
@@ -261,15 +282,33 @@ def evaluate_dataset(
                 f"{item.label.shape[0]} x {item.label.shape[1]}; were other images predicted?"
             )
     truth = dataset.whole(chosen)
+    shown = truth.images.copy()
     height, width = truth.labels.shape[1:]
     # beyond a smaller image the pixels are ignored
     padded = np.stack([np.pad(p, [(0, 0), (0, height - p.shape[1]), (0, width - p.shape[2])]) for p in pages])
-    for image, page in zip(truth.images, pages, strict=True):
-        shown = image[:, : page.shape[1], : page.shape[2]]
-        lowest = shown.min()
+    for image, page in zip(shown, pages, strict=True):
+        lowest = image[:, : page.shape[1], : page.shape[2]].min()
         # nothing was there to predict: no mirror image in the picture
         image[:, page.shape[1] :], image[:, :, page.shape[2] :] = lowest, lowest
-    return _scored(padded, truth.labels, truth, truth.names, truth.images, truth.ignored, out)
+    return _scored(padded, truth.labels, truth, truth.names, shown, truth.ignored, out)
+
+
+def _stacked(pages: list[NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
+    """Predictions of one size and one number of channels as ``(N, K, H, W)``."""
+    for page, name in zip(pages, names, strict=True):
+        if page.shape != pages[0].shape:
+            raise InputError(
+                f"predictions of different sizes: {names[0]} has shape {pages[0].shape}, {name} has {page.shape} (K, H, W); evaluate "
+                "those of one size at a time"
+            )
+    return np.stack(pages)
+
+
+def _check_outputs(out: PathLike | None, inputs: list[Path]) -> None:
+    """Refuse to write scores or picture onto a file that is read, before anything is."""
+    picture = _picture_beside(out)
+    if out is not None and picture is not None:
+        refuse_overwrite([Path(out), picture], inputs)
 
 
 def _by_name(stack: NDArray[Any], files: list[Path], label_files: list[Path], what: str) -> NDArray[Any]:

@@ -1,12 +1,27 @@
-"""Writing files so that a killed run, a full disk or a read-only folder never leaves half a file behind."""
+"""Writing files so that a killed run, a full disk or a read-only folder never leaves half a file behind, and so that no
+command of ours ever writes over a file that it has read.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from unet_fast.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; leftovers stay there
+    fcntl = None  # type: ignore[assignment]
+
+_MARK = ".unet-fast-"
+_GRACE_SECONDS = 60  # an empty file may have been made this moment, and not be locked yet
+_protected: set[tuple[int, int]] | None = None
 
 
 def ensure_folder(path: str | os.PathLike[str]) -> Path:
@@ -21,43 +36,38 @@ def ensure_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def remove_temporaries(path: str | os.PathLike[str]) -> None:
-    """Remove what killed runs left of :func:`atomic_path` beside ``path``; nobody may be writing that file now."""
-    target = Path(path)
-    for left in target.parent.glob(f"{_prefix(target)}*{target.suffix}"):
-        if len(left.name) == len(_prefix(target)) + _RANDOM + len(target.suffix) and left.is_file():
-            left.unlink(missing_ok=True)
-
-
-_RANDOM = 8  # characters that tempfile draws
-
-
-def _prefix(target: Path) -> str:
-    return f".{target.stem}-"
-
-
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step, on any error it is removed.
 
-    A reader therefore sees the old file or the new one, never a part. Raises ``OSError`` with one line that names the
-    file and the cause (permission, no space left) when writing fails.
+    A reader therefore sees the old file or the new one, never a part. A file that is replaced keeps its permissions, a
+    new one follows the umask. What a killed process left behind for the same folder is removed. Raises ``OSError`` with
+    one line that names the file and the cause (permission, no space left) when writing fails, and
+    :class:`InputError` when ``path`` is a file that this command has read (see :func:`protecting_inputs`).
     """
     target = Path(path)
+    _refuse_protected(target)
     ensure_folder(target.parent)
+    remove_leftovers(target.parent)
     temporary: Path | None = None
     try:
         # the suffix stays the same because writers choose the format by it
-        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs follow the user's umask
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
+        temporary = target.parent / f"{_MARK}{secrets.token_hex(6)}{target.suffix}"
+        try:
+            mode: int | None = stat.S_IMODE(target.stat().st_mode)
+        except FileNotFoundError:
+            mode = None
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o700 | 0o200)
+        try:
+            _lock(handle)  # as long as it is held, nobody takes the file for a leftover
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            if mode is not None:
+                temporary.chmod(mode)
+            os.replace(temporary, target)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise OSError(
             f"cannot write {target}: {error.strerror or error}; check the permissions and free space of that folder"
@@ -65,3 +75,80 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of :func:`atomic_path` whose process is gone from ``folder``."""
+    if fcntl is None:
+        return
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(_MARK)]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(handle)
+            if found.st_size or time.time() - found.st_mtime > _GRACE_SECONDS:
+                os.unlink(path)
+        except OSError:
+            pass  # its writer lives, or it is not ours
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass  # a file system without locks: leftovers stay there
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def protecting_inputs() -> Iterator[None]:
+    """Until the end of the block, :func:`atomic_path` refuses to replace what :func:`reading` was told of.
+
+    Files are told apart by device and number, so that no other path, link or case of letters leads around it.
+    """
+    global _protected
+    before, _protected = _protected, set()
+    try:
+        yield
+    finally:
+        _protected = before
+
+
+def reading(path: Path) -> None:
+    """Remember ``path`` as a file that is read, see :func:`protecting_inputs`."""
+    if _protected is not None:
+        identity = _identity(path)
+        if identity is not None:
+            _protected.add(identity)
+
+
+def _refuse_protected(target: Path) -> None:
+    if _protected and _identity(target) in _protected:
+        raise InputError(f"{target} is one of the files that are read, and would be written over; choose another --out")
+
+
+def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` when one of ``outputs`` is one of the files ``inputs``, by whatever path."""
+    known = {identity: path for path in inputs if (identity := _identity(Path(path))) is not None}
+    for output in outputs:
+        identity = _identity(Path(output))
+        if identity in known:
+            raise InputError(f"{output} is {known[identity]}, which is read; write to another file or folder")

@@ -11,6 +11,9 @@ import typer
 
 from unet_fast.cli._app import Data, Device, SomeImages, app, say
 from unet_fast.errors import InputError
+from unet_fast.files import refuse_overwrite
+
+_OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".zarr", ".json", ".gif", ".bmp")
 
 
 @app.command(
@@ -51,7 +54,7 @@ def predict(
 
     target = training.resolve_device(device)
     model, config = training.load_model(run, target)
-    named = _named_images(images, data, slices, int(config.model["in_channels"]))
+    chosen = _chosen_images(images, data, slices, int(config.model["in_channels"]))
     settings: dict[str, Any] = {
         "preprocess": normalize,
         "tile": tile or max(config.tile, 512),
@@ -63,40 +66,99 @@ def predict(
         "amp": config.amp and training.fast_bfloat16(target),
     }
     began = time.monotonic()
-    if out.suffix:
-        for name, image in named:
-            if image.shape[1:] != named[0][1].shape[1:]:
+    if _is_tiff(out):
+        first = chosen.shape(0)
+        for index in range(len(chosen)):
+            if chosen.shape(index)[1:] != first[1:]:
                 raise InputError(
-                    f"images of different sizes: {named[0][0]} and {name} do not fit into one TIFF; give --out a folder "
-                    "(a name without suffix) to write one an image"
+                    f"images of different sizes: {chosen.names[0]} and {chosen.names[index]} do not fit into one TIFF; "
+                    "give --out a folder (a name without .tif) to write one an image"
                 )
-        predict_stack(model, [image for _, image in named], out, **settings)
+        refuse_overwrite([out], chosen.files)
+        predict_stack(model, chosen, out, **settings)
         written = str(out)
     else:
-        for name, image in named:
-            predict_stack(model, [image], out / f"{name}.tif", progress=False, **settings)
+        names = _file_names(chosen)
+        refuse_overwrite([out / f"{name}.tif" for name in names], chosen.files)
+        done: list[Path] = []
+        for index, name in enumerate(names):
+            path = out / f"{name}.tif"
+            # a file system may not tell A.tif from a.tif
+            alike = [other for other in done if other.name.lower() == path.name.lower()]
+            if path.exists() and any(path.samefile(other) for other in alike):
+                raise InputError(
+                    f"{out} does not tell {path.name} from another prediction by letter case; rename one image"
+                )
+            predict_stack(model, chosen.select([index]), path, progress=False, **settings)
+            done.append(path)
         written = f"{out}/*.tif"
-    say(f"wrote {written}: {output} of {len(named)} images, {(time.monotonic() - began) / len(named):.2f} s an image")
+    say(f"wrote {written}: {output} of {len(chosen)} images, {(time.monotonic() - began) / len(chosen):.2f} s an image")
 
 
-def _named_images(
-    images: Path | None, folder: Path | None, slices: str | None, channels: int
-) -> list[tuple[str, np.ndarray]]:
-    """A file name and (C, H, W) float32 of every image asked for, with as many channels as the network takes."""
+def _is_tiff(out: Path) -> bool:
+    """Whether ``out`` names one TIFF rather than a folder, whose name may hold a dot."""
+    if out.is_dir():
+        return False
+    suffix = out.suffix.lower()
+    if suffix in _OTHER_FORMATS:
+        raise InputError(f"predictions are written as TIFF, but --out is {out}; end it in .tif, or name a folder")
+    return suffix in (".tif", ".tiff")
+
+
+class _Chosen:
+    """The images that are to be predicted, each read when its turn comes, with the channels that the network takes."""
+
+    def __init__(self, pages: Any, names: list[str], files: list[Path], channels: int) -> None:
+        self._pages, self.names, self.files, self._channels = pages, names, files, channels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        from unet_fast.data.stacks import check_finite, match_channels
+
+        image = self._pages[index]
+        check_finite(image, f"the image {self.names[index]}")
+        return match_channels(image, self._channels, self.names[index])
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """(C, H, W) as stored."""
+        return self._pages.shape(index)
+
+    def select(self, indices: list[int]) -> _Chosen:
+        """Some of the images."""
+        return _Chosen(self._pages.select(indices), [self.names[i] for i in indices], self.files, self._channels)
+
+
+def _chosen_images(images: Path | None, folder: Path | None, slices: str | None, channels: int) -> _Chosen:
     from unet_fast.data import parse_slices, read_dataset
-    from unet_fast.data.stacks import file_name, list_images, load_each, match_channels
+    from unet_fast.data.pages import Pages
+    from unet_fast.data.stacks import list_images
 
     if (images is None) == (folder is None):
         raise InputError("give the images either as --images or as --data FOLDER")
     if folder is not None:
         dataset = read_dataset(folder)
-        named = [(item.name, item.image.astype("float32")) for item in dataset.items]
-        chosen = dataset.choose(slices)
-    else:
-        assert images is not None
-        named = load_each(list_images(images, nested=True))
-        chosen = list(range(len(named))) if slices is None else parse_slices(slices, len(named))
-    found = {file_name(named[n][0]): n for n in chosen}
-    if len(found) < len(chosen):
-        raise InputError(f"two images of {images or folder} have the same name; rename one, or predict them one by one")
-    return [(name, match_channels(named[n][1], channels, named[n][0])) for name, n in found.items()]
+        pages: Any = dataset.images(dataset.choose(slices))
+        return _Chosen(pages, pages.names, dataset.files, channels)
+    assert images is not None
+    found = Pages(list_images(images, nested=True))
+    chosen = list(range(len(found))) if slices is None else parse_slices(slices, len(found))
+    pages = found.select(chosen)
+    return _Chosen(pages, pages.names, found.files, channels)
+
+
+def _file_names(chosen: _Chosen) -> list[str]:
+    """A file name for each image; ``InputError`` where two would be the same."""
+    from unet_fast.data.stacks import file_name
+
+    names: dict[str, str] = {}
+    for image in chosen.names:
+        name = file_name(image)
+        if name in names:
+            raise InputError(
+                f"the images {names[name]} and {image} would both be written as {name}.tif; rename one, or predict them "
+                "one by one"
+            )
+        names[name] = image
+    return list(names)

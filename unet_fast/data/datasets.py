@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from unet_fast.data.datasets_layouts import LAYOUTS, Item
-from unet_fast.data.labels import Kind, interpret_labels
+from unet_fast.data.label_codes import Coding, decide
+from unet_fast.data.label_kinds import Kind
 from unet_fast.data.pairs import Pair
-from unet_fast.data.stacks import PathLike, Stack, parse_slices, to_float
+from unet_fast.data.stacks import PathLike, parse_slices
 from unet_fast.errors import InputError
 
 __all__ = ["Dataset", "Item", "read_dataset"]
@@ -26,13 +27,14 @@ class Dataset:
 
     layout: which of the layouts was recognised, in words.
     items: images with interpreted labels, in the order in which ``--val`` counts them.
-    kind, num_classes: as in :class:`unet_fast.data.Pair`.
+    kind, num_classes, coding: as in :class:`unet_fast.data.Pair`.
     """
 
     layout: str
     items: list[Item]
     kind: Kind
     num_classes: int
+    coding: Coding
 
     def __len__(self) -> int:
         return len(self.items)
@@ -41,6 +43,15 @@ class Dataset:
     def names(self) -> list[str]:
         """One name an image."""
         return [item.name for item in self.items]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that was read."""
+        return [file for item in self.items for file in item.files]
+
+    def images(self, indices: Sequence[int]) -> ItemPages:
+        """The images ``indices`` as pages to predict."""
+        return ItemPages([self.items[index] for index in indices])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -79,9 +90,9 @@ class Dataset:
         masks: np.ndarray | None = None
         if any(mask is not None for mask in ignored):
             masks = np.stack([np.zeros(self.size, bool) if mask is None else mask for mask in ignored])
-        images = Stack(np.stack([piece.image for piece in pieces]), [piece.name for piece in pieces])
-        labels = np.stack([piece.label for piece in pieces]).astype(np.int32)
-        return Pair(to_float(images, self.layout), labels, self.kind, self.num_classes, images.names, masks)
+        images = np.stack([piece.image for piece in pieces])
+        labels, names = np.stack([piece.label for piece in pieces]), [piece.name for piece in pieces]
+        return Pair(images, labels, self.kind, self.num_classes, names, masks, self.coding)
 
     def whole(self, indices: Sequence[int] | None = None) -> Pair:
         """The images ``indices`` (default all), each in one piece, as a stack of the greatest height and width.
@@ -94,12 +105,36 @@ class Dataset:
         return replace(self, items=[_continued(item, largest) for item in chosen]).pair()
 
 
-def read_dataset(path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None) -> Dataset:
+class ItemPages:
+    """Images of a data set, of any sizes, as :class:`unet_fast.data.Pages` offers those of files."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items, self.names = list(items), [item.name for item in items]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._items[index].image
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(C, H, W) of image ``index``."""
+        channels, height, width = self._items[index].image.shape
+        return channels, height, width
+
+    def select(self, indices: Sequence[int]) -> ItemPages:
+        """Some of the images."""
+        return ItemPages([self._items[index] for index in indices])
+
+
+def read_dataset(
+    path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None, ignore_index: int | None = None
+) -> Dataset:
     """Recognise and read a folder of labelled images.
 
     Layouts, tried in this order (see :mod:`unet_fast.data.datasets_layouts`): ISBI 2012 stacks, Cell Tracking Challenge,
-    DRIVE, 2018 Data Science Bowl, and plain pairs of images and labels. ``kind`` and ``num_classes`` are as in
-    :func:`unet_fast.data.read_labels`.
+    DRIVE, 2018 Data Science Bowl, and plain pairs of images and labels. ``kind``, ``num_classes`` and ``ignore_index`` are
+    as in :func:`unet_fast.data.read_labels`; what the numbers mean is decided from all images together.
 
     Raises:
         InputError: none of the layouts (the message shows their trees), or what is there is incomplete or damaged.
@@ -117,36 +152,25 @@ def read_dataset(path: PathLike, *, kind: Kind | None = None, num_classes: int |
             raise InputError(
                 f"{found} looks like {layout.name}, but no image in it has labels; expected\n{layout.tree}"
             )
-        items, kind, num_classes = _interpreted(items, found, kind or layout.kind, num_classes)
-        return Dataset(layout.name, _one_colour(items), kind, num_classes)
+        items, coding = _interpreted(items, found, kind or layout.kind, num_classes, ignore_index)
+        return Dataset(layout.name, _one_colour(items), coding.kind, coding.num_classes, coding)
     trees = "\n".join(f"{layout.name}:\n{layout.tree}" for layout in LAYOUTS)
     what = "holds no labelled images in a known layout" if root.is_dir() else "is a file, expected a folder"
     raise InputError(f"{root} {what}; use --images and --labels, or arrange the files as one of\n{trees}")
 
 
 def _interpreted(
-    items: list[Item], path: Path, kind: Kind | None, num_classes: int | None
-) -> tuple[list[Item], Kind, int]:
-    """Labels as int32 of one kind; where nobody says which, the images of the commonest size decide."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.label.shape, []).append(index)
-    stacks = {
-        shape: Stack(np.stack([items[i].label for i in members])[:, None], [items[i].name for i in members])
-        for shape, members in groups.items()
-    }
-    if kind is None and not (num_classes is not None and num_classes > 2):
-        largest = max(groups, key=lambda shape: len(groups[shape]))
-        kind = interpret_labels(stacks[largest], path, None, None).kind
-    found: Kind = kind or "classes"
-    result = list(items)
-    classes = 2
-    for shape, members in groups.items():
-        read = interpret_labels(stacks[shape], path, found, num_classes)
-        classes = max(classes, read.num_classes)
-        for index, label in zip(members, read.labels, strict=True):
-            result[index] = replace(items[index], label=label)
-    return result, found, classes
+    items: list[Item], path: Path, kind: Kind | None, num_classes: int | None, ignore_index: int | None
+) -> tuple[list[Item], Coding]:
+    """Labels of one kind, whose numbers mean the same in all images, of whatever size."""
+    labels = [item.label[None] for item in items]
+    coding = decide(labels, [item.name for item in items], path, kind, num_classes, ignore_index)
+    result = []
+    for item, label in zip(items, labels, strict=True):
+        void = coding.left_out(label)
+        ignored = item.ignored if void is None else void[0] if item.ignored is None else item.ignored | void[0]
+        result.append(replace(item, label=coding.decode(label)[0], ignored=ignored))
+    return result, coding
 
 
 def _one_colour(items: list[Item]) -> list[Item]:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_fast.data.formats import SUFFIXES, decode_file, natural_key
-from unet_fast.data.labels import Kind
-from unet_fast.data.pairs import match_files
-from unet_fast.data.stacks import list_images
+from unet_fast.data.formats import SUFFIXES, check_regular, decode_file, natural_key
+from unet_fast.data.label_kinds import Kind
+from unet_fast.data.labels import label_values
+from unet_fast.data.pairs import paired_pages
+from unet_fast.data.stacks import Stack, check_finite, folder_images, list_images
 from unet_fast.errors import InputError
+from unet_fast.files import reading
+from unet_fast.notes import note
 
 _LABEL_NAMES = ("labels", "masks", "instances")
 _SILVER, _GOLD = "_ST", "_GT"
+_TIFF = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Item:
     """One labelled image.
 
     image: ``(C, H, W)`` in the stored dtype. label: ``(H, W)`` integer. ignored: ``(H, W)`` bool, pixels that count
-    nowhere, or None. name: for messages. sequence: of a time series, or "".
+    nowhere, or None. name: for messages. sequence: of a time series, or "". files: what was read for it.
     """
 
     image: np.ndarray
@@ -32,6 +36,7 @@ class Item:
     name: str
     ignored: np.ndarray | None = None
     sequence: str = ""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,23 @@ def _decode(path: Path, *, indexed: bool = False) -> np.ndarray:
     if path.suffix.lower() == ".gif":
         from PIL import Image, UnidentifiedImageError
 
+        check_regular(path)
+        reading(path)
         try:
             with Image.open(path) as image:
+                if getattr(image, "n_frames", 1) > 1:
+                    raise InputError(f"{path} is an animated GIF of {image.n_frames} frames, expected one image")  # type: ignore[attr-defined]
                 return np.asarray(image.convert("L"))[None]
-        except (UnidentifiedImageError, EOFError, ValueError, SyntaxError) as error:
+        except InputError:
+            raise
+        except (
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+            EOFError,
+            ValueError,
+            SyntaxError,
+            OSError,
+        ) as error:
             raise InputError(f"{path} cannot be read as an image ({error}); copy or export the file again") from error
     pages = decode_file(path, indexed=indexed)
     if len(pages) != 1:
@@ -80,11 +98,8 @@ def _decode(path: Path, *, indexed: bool = False) -> np.ndarray:
 
 
 def _label(path: Path) -> np.ndarray:
-    """One label image (H, W)."""
-    label = _decode(path, indexed=True)
-    if (label != label[:1]).any():
-        raise InputError(f"the labels {path} have {len(label)} channels that differ; save them as a grey image")
-    return label[0]
+    """One label image (H, W) of whole numbers."""
+    return label_values(Stack(_decode(path, indexed=True)[None], [path.stem]), path)[0]
 
 
 def _check_size(image: np.ndarray, label: np.ndarray, image_file: Path, label_file: Path) -> None:
@@ -121,22 +136,17 @@ def _read_plain(root: Path) -> list[Item]:
 def _read_matching(images: Path | None, labels: Path | None) -> list[Item]:
     """Stacks page by page, or folders file by file, whose images may differ in size."""
     assert images is not None and labels is not None  # the layout was found
-    image_files, label_files = list_images(images), list_images(labels)
-    if len(image_files) > 1 and len(label_files) > 1:
-        label_files = match_files(image_files, label_files)
-    sources = [(file, page) for file in image_files for page in decode_file(file)]
-    targets = [(file, page) for file in label_files for page in decode_file(file, indexed=True)]
-    if len(sources) != len(targets):
-        raise InputError(
-            f"{images} holds {len(sources)} images and {labels} {len(targets)} label images; expected one for each"
-        )
+    sources, targets = paired_pages(images, labels)
+    single = len(sources.files) == len(sources) > 1
     items = []
-    for index, ((image_file, image), (label_file, label)) in enumerate(zip(sources, targets, strict=True)):
-        if (label != label[:1]).any():
-            raise InputError(f"the labels {label_file} have channels that differ; save them as a grey or indexed image")
-        _check_size(image, label[0], image_file, label_file)
-        name = image_file.stem if len(image_files) == len(sources) > 1 else f"{image_file.stem}[{index}]"
-        items.append(Item(image, label[0], name))
+    for index in range(len(sources)):
+        (image_file, _), (label_file, _) = sources.place(index), targets.place(index)
+        image = sources[index]
+        label = label_values(Stack(targets[index][None], [targets.names[index]]), label_file)[0]
+        _check_size(image, label, image_file, label_file)
+        name = image_file.stem if single else f"{image_file.stem}[{index}]"
+        check_finite(image, f"the image {name} of {image_file}")
+        items.append(Item(image, label, name, files=(image_file, label_file)))
     return items
 
 
@@ -148,7 +158,9 @@ def _annotations(root: Path, sequence: str) -> dict[int, Path]:
     files: dict[int, Path] = {}
     for suffix in (_SILVER, _GOLD):
         folder = root / f"{sequence}{suffix}" / "SEG"
-        for file in sorted(folder.glob("man_seg*.tif")) if folder.is_dir() else ():
+        for file in folder_images(folder, _TIFF) if folder.is_dir() else ():
+            if not file.name.startswith("man_seg"):
+                continue
             numbers = re.findall(r"\d+", file.stem)
             if len(numbers) != 1:
                 raise InputError(f"{file} labels one plane of a 3-D image; only 2-D sequences are supported")
@@ -167,14 +179,36 @@ def _find_ctc(root: Path) -> Path | None:
 def _read_ctc(root: Path) -> list[Item]:
     items = []
     for sequence in _sequences(root):
-        frames = {int(re.findall(r"\d+", file.stem)[-1]): file for file in sorted((root / sequence).glob("t*.tif"))}
+        frames = _frames(root / sequence)
         for frame, label_file in sorted(_annotations(root, sequence).items()):
             if frame not in frames:
                 raise InputError(f"{label_file} labels frame {frame}, but {root / sequence} holds no t{frame:03d}.tif")
             image, label = _decode(frames[frame]), _label(label_file)
             _check_size(image, label, frames[frame], label_file)
-            items.append(Item(image, label, f"{sequence}/{frames[frame].stem}", sequence=sequence))
+            name = f"{sequence}/{frames[frame].stem}"
+            items.append(Item(image, label, name, sequence=sequence, files=(frames[frame], label_file)))
     return items
+
+
+def _frames(folder: Path) -> dict[int, Path]:
+    """The images of a sequence by their frame; other files beside them (a mean, a preview) are left out, aloud."""
+    frames: dict[int, Path] = {}
+    others = []
+    for file in folder_images(folder, _TIFF):
+        number = re.fullmatch(r"t(\d+)", file.stem)
+        if number is None:
+            others.append(file.name)
+        elif int(number.group(1)) in frames:
+            raise InputError(
+                f"{frames[int(number.group(1))]} and {file} are both frame {int(number.group(1))}; keep one of them"
+            )
+        else:
+            frames[int(number.group(1))] = file
+    if others:
+        note(
+            f"{folder}: {', '.join(others[:4])}{', ...' if len(others) > 4 else ''} left out: no frames, which are called t000.tif"
+        )
+    return frames
 
 
 # DRIVE --------------------------------------------------------------------------------------------------------------
@@ -187,11 +221,15 @@ def _find_drive(root: Path) -> Path | None:
 
 def _numbered(folder: Path) -> dict[int, Path]:
     """Files by the number at the start of their name: 21_training.tif, 21_manual1.gif, 21_training_mask.gif."""
-    files = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+    files: dict[int, Path] = {}
+    for file in folder_images(folder, (*SUFFIXES, ".gif")) if folder.is_dir() else ():
         number = re.match(r"\d+", file.name)
-        if number and file.suffix.lower() in (*SUFFIXES, ".gif"):
-            files[int(number.group())] = file
+        if number is None:
+            note(f"{file} left out: its name does not begin with the number of an image")
+            continue
+        twin = files.setdefault(int(number.group()), file)
+        if twin is not file:
+            raise InputError(f"{twin} and {file} have the same number; keep one of them")
     return files
 
 
@@ -206,11 +244,13 @@ def _read_drive(root: Path) -> list[Item]:
         image, label = _decode(image_file), _label(vessels[number])
         _check_size(image, label, image_file, vessels[number])
         outside = None
+        used = [image_file, vessels[number]]
         if fields:
+            used.append(fields[number])
             field = _label(fields[number])
             _check_size(image, field, image_file, fields[number])
             outside = field == 0
-        items.append(Item(image, label, image_file.stem, outside))
+        items.append(Item(image, label, image_file.stem, outside, files=tuple(used)))
     return items
 
 
@@ -233,12 +273,12 @@ def _read_dsb(root: Path) -> list[Item]:
             raise InputError(f"{case / 'images'} holds {len(files)} images, expected one")
         image = _decode(files[0])
         label = np.zeros(image.shape[1:], np.int32)
-        masks = sorted(path for path in (case / "masks").iterdir() if path.suffix.lower() in SUFFIXES)
+        masks = folder_images(case / "masks")
         for number, file in enumerate(masks, start=1):
             mask = _label(file)
             _check_size(image, mask, files[0], file)
             label[mask != 0] = number
-        items.append(Item(image, label, case.name))
+        items.append(Item(image, label, case.name, files=(*files, *masks)))
     return items
 
 

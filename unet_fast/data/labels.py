@@ -1,134 +1,81 @@
-"""Label images: reading, telling masks, classes and instances apart, and turning one into another."""
+"""Label images: reading, and turning masks, classes and instances into one another."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
 
 import numpy as np
 
+from unet_fast.data.label_codes import Coding, decide
+from unet_fast.data.label_kinds import KINDS, Kind, detect_kind
 from unet_fast.data.stacks import PathLike, Stack, list_images, load_stack
 from unet_fast.errors import InputError, InputTypeError
 
-Kind = Literal["mask", "classes", "instances"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
-# The rule of detect_kind. Up to four values are rather classes (a crop may show each class once); class numbers beyond
-# 63 are unheard of in class maps, while grey-coded masks and photographs given by mistake have them.
-_MIN_INSTANCES = 5
-_MAX_CLASS = 63
-_PROBED_SLICES = 32
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Labels",
+    "detect_kind",
+    "interpret_labels",
+    "label_values",
+    "read_labels",
+    "to_classes",
+    "to_instances",
+]
 
 
 @dataclass
 class Labels:
     """Labels of a stack.
 
-    labels: ``(N, H, W)`` int32. Masks hold 0 and 1; class maps the class; instance maps 0 for the background and
-        a number for each object.
+    labels: ``(N, H, W)`` uint8 (masks, and classes up to 256) or int32. Masks hold 0 and 1; class maps the class;
+        instance maps 0 for the background and a number for each object. Ignored pixels hold 0.
     kind: ``"mask"``, ``"classes"`` or ``"instances"``.
     num_classes: 2 for masks and instances (background, foreground); largest class + 1 for class maps, if not given.
     names: one name an image, for messages.
+    ignored: ``(N, H, W)`` bool, pixels that neither a loss nor a score counts; None for none.
+    coding: what the numbers of the files meant, by which a prediction is read as well.
     """
 
     labels: np.ndarray
     kind: Kind
     num_classes: int
     names: list[str]
+    ignored: np.ndarray | None = None
+    coding: Coding | None = None
 
 
-def read_labels(path: PathLike, kind: Kind | None = None, num_classes: int | None = None) -> Labels:
+def read_labels(
+    path: PathLike, kind: Kind | None = None, num_classes: int | None = None, ignore_index: int | None = None
+) -> Labels:
     """Read a label stack (TIFF), a PNG, or a folder of them; see :func:`detect_kind` for how its kind is found.
 
-    Whole-numbered float labels are accepted, as are RGB files whose channels agree and PNGs with a palette (the indices
-    count). Instance numbers beyond int32 are renumbered. ``kind`` overrides the detection. ``num_classes`` > 2 implies
-    class maps.
+    Whole-numbered float labels are accepted, as are RGB files whose channels agree, PNGs with a palette (the indices
+    count), and masks that were painted on a transparent layer (alpha counts). Instance numbers beyond int32 are
+    renumbered. ``kind`` overrides the detection. ``num_classes`` > 2 implies class maps. Pixels of ``ignore_index`` count
+    nowhere; 255 and 65535 beside class numbers are taken as that unless it is given. Of a mask of two values the larger is
+    the foreground; a mask with grey rims, as interpolation leaves them, is cut in the middle. What was guessed is
+    said by a :class:`unet_fast.notes.Note`.
 
     Raises, besides what :func:`unet_fast.data.read_images` raises: :class:`InputError` for values that are not whole,
-    negative values, several channels, labels outside ``num_classes``, a mask of more than two values, and values that
-    fit no kind.
+    negative values, several channels, labels outside ``num_classes``, a mask of more than two values that are no greys, class
+    numbers of 1024 and more, and values that fit no kind.
     """
-    return interpret_labels(load_stack(list_images(path), indexed=True), path, kind, num_classes)
+    return interpret_labels(load_stack(list_images(path), indexed=True), path, kind, num_classes, ignore_index)
 
 
-def interpret_labels(stack: Stack, path: PathLike, kind: Kind | None, num_classes: int | None) -> Labels:
+def interpret_labels(
+    stack: Stack, path: PathLike, kind: Kind | None, num_classes: int | None, ignore_index: int | None = None
+) -> Labels:
     """The second half of :func:`read_labels`, for files that are decoded already; ``path`` is only named in errors."""
-    if kind is not None:
-        _check_kind(kind)
-    if num_classes is not None and num_classes < 2:
-        raise InputError(f"num_classes is {num_classes}, expected at least 2 (background and one class)")
-    values = _whole_numbers(_one_channel(stack, path), stack, path)
-    if kind is None:
-        kind = "classes" if num_classes is not None and num_classes > 2 else _detect(values, path)
-    if kind == "classes":
-        largest = int(values.max())
-        if num_classes is None:
-            num_classes = max(largest + 1, 2)
-        elif largest >= num_classes:
-            index = int(np.argmax(values.reshape(len(values), -1).max(axis=1)))
-            raise InputError(
-                f"slice {index} ({stack.names[index]}) of {path} holds the label {largest}, outside the classes "
-                f"0 to {num_classes - 1}; give num_classes={largest + 1}, or correct the labels"
-            )
-        labels = values.astype(np.int32)
-    else:
-        if num_classes not in (None, 2):
-            raise InputError(
-                f"num_classes is {num_classes}, but labels of kind {kind!r} have 2 (background, foreground)"
-            )
-        num_classes = 2
-        labels = _binary(values, path) if kind == "mask" else _int32(values)
-    return Labels(labels, kind, num_classes, stack.names)
+    values = label_values(stack, path)
+    coding = decide([values], stack.names, path, kind, num_classes, ignore_index)
+    return Labels(coding.decode(values), coding.kind, coding.num_classes, stack.names, coding.left_out(values), coding)
 
 
-def detect_kind(labels: np.ndarray) -> Kind:
-    """Tell ``(N, H, W)`` labels without negative values apart. The rule, in this order:
-
-    1. one or two distinct values (0/255, 0/1, ...): ``"mask"``;
-    2. at least five different non-zero values, and for at least half of the (slice, value) pairs all pixels of the
-       value form one 8-connected component: ``"instances"``;
-    3. no value above 63: ``"classes"``;
-    4. otherwise the labels are refused: grey-coded classes (0/128/255) have to be renumbered, and a grey image given
-       in place of labels is found out.
-
-    Components are counted in at most 32 slices, evenly spaced. Class maps of five or more organs that each appear in
-    one piece look like instances, and images with fewer than five objects in all look like classes: give the kind then.
-    """
-    return _detect(np.asarray(labels), "the labels")
-
-
-def _detect(labels: np.ndarray, path: PathLike) -> Kind:
-    values = _distinct(labels)
-    if len(values) <= 2:
-        return "mask"
-    objects = values[values != 0]
-    if len(objects) >= _MIN_INSTANCES and _whole_fraction(labels) >= 0.5:
-        return "instances"
-    if values[-1] <= _MAX_CLASS:
-        return "classes"
-    shown = ", ".join(str(value) for value in values[:6]) + (", ..." if len(values) > 6 else "")
-    raise InputError(
-        f"{path} holds {len(values)} different labels ({shown}) that are neither a mask, nor classes 0 to "
-        f"{_MAX_CLASS}, nor instances in one piece each; renumber the classes from 0, give the kind, or check that "
-        "this is the label file"
-    )
-
-
-def _whole_fraction(labels: np.ndarray) -> float:
-    """Share of the (slice, non-zero value) pairs whose pixels are 8-connected."""
-    from skimage.measure import label as components
-
-    step = -(-len(labels) // _PROBED_SLICES)
-    pairs = whole = 0
-    for image in labels[::step]:
-        image = np.unique(image, return_inverse=True)[1].reshape(image.shape) + int(image.min() != 0)
-        parts, count = components(image, background=0, connectivity=2, return_num=True)
-        owner = np.zeros(count + 1, np.int64)
-        owner[parts] = image  # every pixel of a component writes the same value
-        pieces = np.bincount(owner[1:])
-        pairs += int(np.count_nonzero(pieces))
-        whole += int(np.count_nonzero(pieces == 1))
-    return whole / max(pairs, 1)
+def label_values(stack: Stack, path: PathLike) -> np.ndarray:
+    """The whole numbers ``(N, H, W)`` of label files; one clear error where they are none."""
+    return _whole_numbers(_one_channel(stack, path), stack, path)
 
 
 def to_classes(labels: np.ndarray, kind: Kind) -> np.ndarray:
@@ -164,13 +111,9 @@ def to_instances(labels: np.ndarray, kind: Kind) -> np.ndarray:
     return out
 
 
-def _check_kind(kind: str) -> None:
+def _checked(labels: np.ndarray, kind: str) -> np.ndarray:
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}, expected one of {', '.join(map(repr, KINDS))}")
-
-
-def _checked(labels: np.ndarray, kind: str) -> np.ndarray:
-    _check_kind(kind)
     labels = np.asarray(labels)
     if labels.ndim != 3:
         raise InputError(f"labels have {labels.ndim} dimensions, shape {labels.shape}; expected (N, H, W)")
@@ -190,7 +133,7 @@ def _one_channel(stack: Stack, path: PathLike) -> np.ndarray:
 
 
 def _whole_numbers(values: np.ndarray, stack: Stack, path: PathLike) -> np.ndarray:
-    """``values`` as non-negative integers."""
+    """``values`` as integers."""
     if values.dtype.kind == "f":
         for index, image in enumerate(values):
             bad = image[~((image == np.rint(image)) & (np.abs(image) < 2**53))]  # the comparison is false for NaN, too
@@ -200,40 +143,4 @@ def _whole_numbers(values: np.ndarray, stack: Stack, path: PathLike) -> np.ndarr
                     "threshold probabilities, or round the labels, and save them as integers"
                 )
         values = values.astype(np.int64)
-    if values.dtype.kind == "i" and values.min() < 0:
-        index = int(np.argmin(values.reshape(len(values), -1).min(axis=1)))
-        raise InputError(
-            f"slice {index} ({stack.names[index]}) of {path} holds the negative label {values[index].min()}; "
-            "labels count from 0 (background): renumber them"
-        )
     return values
-
-
-def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted distinct values; counting beats sorting where the values are small."""
-    largest = int(values.max())
-    if largest < 2**20:
-        found = np.zeros(largest + 1, bool)
-        found[values] = True
-        return np.flatnonzero(found)
-    return np.unique(values)
-
-
-def _binary(values: np.ndarray, path: PathLike) -> np.ndarray:
-    """A mask as int32 0 and 1; of two values the larger is the foreground, a single one is it unless it is 0."""
-    found = _distinct(values)
-    if len(found) > 2:
-        shown = ", ".join(str(value) for value in found[:6]) + (", ..." if len(found) > 6 else "")
-        raise InputError(
-            f"the mask {path} holds {len(found)} different values ({shown}), expected two such as 0 and 255; "
-            "threshold it, or give the kind that it is"
-        )
-    return cast(np.ndarray, (values == found[-1]) & (found[-1] != 0)).astype(np.int32)
-
-
-def _int32(values: np.ndarray) -> np.ndarray:
-    """Instance numbers as int32; numbers that do not fit are replaced by their rank."""
-    if int(values.max()) <= np.iinfo(np.int32).max:
-        return values.astype(np.int32)
-    found, ranks = np.unique(values, return_inverse=True)
-    return (ranks.reshape(values.shape) + int(found[0] != 0)).astype(np.int32)

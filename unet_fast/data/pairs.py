@@ -6,13 +6,17 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unet_fast.data.formats import natural_key, split_digits
+from unet_fast.data.label_codes import Coding
 from unet_fast.data.labels import Kind, interpret_labels
-from unet_fast.data.stacks import PathLike, Stack, list_images, load_stack, to_float
+from unet_fast.data.pages import Pages
+from unet_fast.data.stacks import PathLike, check_finite, list_images, stack_pages
 from unet_fast.errors import InputError
+from unet_fast.notes import note
 
 # words that tell an image file from its label file, at either end of a name: cell7_img.png and cell7_mask.png
 _ROLE_WORDS = frozenset(
@@ -25,12 +29,13 @@ _ROLE_WORDS = frozenset(
 class Pair:
     """A labelled stack.
 
-    images: ``(N, C, H, W)`` float32, values as stored (see :func:`unet_fast.data.normalize`).
-    labels: ``(N, H, W)`` int32, as in :class:`unet_fast.data.Labels`.
+    images: ``(N, C, H, W)``, values and dtype as stored, finite (see :func:`unet_fast.data.normalize`).
+    labels: ``(N, H, W)`` uint8 or int32, as in :class:`unet_fast.data.Labels`.
     kind: ``"mask"``, ``"classes"`` or ``"instances"``.
     num_classes: classes that a network for these labels has to tell apart.
     names: one name an image, for messages.
     ignored: ``(N, H, W)`` bool, pixels that neither a loss nor a score counts; None for none.
+    coding: what the numbers of the label files meant; None for labels that came from no file.
     """
 
     images: np.ndarray
@@ -39,54 +44,98 @@ class Pair:
     num_classes: int
     names: list[str]
     ignored: np.ndarray | None = None
+    coding: Coding | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, indices: Sequence[int]) -> Pair:
-        """The slices ``indices`` as a pair of its own (see :func:`unet_fast.data.parse_slices`)."""
-        order = list(indices)
+        """The slices ``indices`` as a pair of its own (see :func:`unet_fast.data.parse_slices`).
+
+        Neighbouring slices share the memory of this one.
+        """
+        order: Any = list(indices)
+        if order and order == list(range(order[0], order[-1] + 1)):
+            order = slice(order[0], order[-1] + 1)
         return replace(
             self,
             images=self.images[order],
             labels=self.labels[order],
-            names=[self.names[i] for i in order],
+            names=[self.names[i] for i in indices],
             ignored=None if self.ignored is None else self.ignored[order],
         )
 
 
 def read_pair(
-    images_path: PathLike, labels_path: PathLike, *, kind: Kind | None = None, num_classes: int | None = None
+    images_path: PathLike,
+    labels_path: PathLike,
+    *,
+    kind: Kind | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
 ) -> Pair:
     """Read images and labels that belong together; each path is a TIFF stack, a PNG, or a folder of such files.
 
-    Files of two folders are matched by :func:`match_files`, pages of two files by their order. ``kind`` and
-    ``num_classes`` are as in :func:`unet_fast.data.read_labels`.
+    Files of two folders are matched by :func:`match_files`, and each must hold as many pages as its partner; pages of two
+    files, or of one file and of the files of a folder, are paired by their order. ``kind``, ``num_classes`` and
+    ``ignore_index`` are as in :func:`unet_fast.data.read_labels`.
 
     Raises what :func:`unet_fast.data.read_images` and :func:`unet_fast.data.read_labels` raise, and
     :class:`InputError` when the two differ in length or size, cannot be matched, or are the same file.
     """
     if Path(images_path).exists() and Path(labels_path).exists() and Path(images_path).samefile(labels_path):
         raise InputError(f"images and labels are both {images_path}; give the file or folder of each")
+    images, labels = paired_pages(images_path, labels_path)
+    for index in range(len(images)):
+        if images.shape(index)[1:] != labels.shape(index)[1:]:
+            shapes = (
+                f"{images_path} has shape {(len(images), *images.shape(index))} and {labels_path} has shape "
+                f"{(len(labels), *labels.shape(index))} (N, C, H, W)"
+            )
+            raise InputError(
+                f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
+            )
+    stack = stack_pages(images)
+    read = interpret_labels(stack_pages(labels), labels_path, kind, num_classes, ignore_index)
+    for index, (image, name) in enumerate(zip(stack.pixels, stack.names, strict=True)):
+        check_finite(image, f"slice {index} ({name}) of {images_path}")
+    return Pair(stack.pixels, read.labels, read.kind, read.num_classes, stack.names, read.ignored, read.coding)
+
+
+def paired_pages(images_path: PathLike, labels_path: PathLike) -> tuple[Pages, Pages]:
+    """Pages of images, and of their labels in the same order; ``InputError`` where they do not pair file by file."""
     image_files, label_files = list_images(images_path), list_images(labels_path)
     if len(image_files) > 1 and len(label_files) > 1:
         label_files = match_files(image_files, label_files)
-    images = load_stack(image_files)
-    labels = load_stack(label_files, indexed=True)
-    _check_fit(images, images_path, labels, labels_path)
-    read = interpret_labels(labels, labels_path, kind, num_classes)
-    return Pair(to_float(images, images_path), read.labels, read.kind, read.num_classes, images.names)
+    images, labels = Pages(image_files), Pages(label_files, labels=True)
+    check_pairing(images, images_path, labels, labels_path)
+    return images, labels
 
 
-def _check_fit(images: Stack, images_path: PathLike, labels: Stack, labels_path: PathLike) -> None:
-    a, b = images.pixels.shape, labels.pixels.shape
-    shapes = f"{images_path} has shape {a} and {labels_path} has shape {b} (N, C, H, W)"
-    if a[0] != b[0]:
-        raise InputError(f"images and labels differ in length: {shapes}; give stacks with one label image an image")
-    if a[2:] != b[2:]:
-        raise InputError(
-            f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
+def check_pairing(images: Pages, images_path: PathLike, labels: Pages, labels_path: PathLike) -> None:
+    """Raise unless every file has as many pages as its partner; one file against several is paired by order, aloud."""
+    if len(images.files) == len(labels.files):
+        for image_file, label_file, a, b in zip(
+            images.files, labels.files, images.counts(), labels.counts(), strict=True
+        ):
+            if a != b and len(images.files) > 1:
+                raise InputError(
+                    f"images and labels differ in length: {image_file} holds {a} images, its labels {label_file} hold {b}; "
+                    "give one label page an image page"
+                )
+    if len(images) != len(labels):
+        shapes = (
+            f"{images_path} has shape {(len(images), *images.shape(0))} and {labels_path} has shape "
+            f"{(len(labels), *labels.shape(0))} (N, C, H, W)"
         )
+        raise InputError(f"images and labels differ in length: {shapes}; give stacks with one label image an image")
+    if len(images.files) != len(labels.files):
+        pairs = [f"{a} and {b}" for a, b in zip(images.names, labels.names, strict=True)]
+        note(f"{images_path} and {labels_path} are paired by the order of their pages: {_first(pairs)}")
+
+
+def _first(items: Sequence[str]) -> str:
+    return ", ".join(items[:4]) + (f", ... ({len(items)} in all)" if len(items) > 4 else "")
 
 
 def match_files(
@@ -118,7 +167,13 @@ def match_files(
     else:
         numbered = all(len({_numbers(file) for file in files}) == len(files) for files in (images, labels))
         if len(images) == len(labels) and not numbered:
-            return sorted(labels, key=lambda file: natural_key(file.name))
+            partners = sorted(labels, key=lambda file: natural_key(file.name))
+            pairs = [f"{image.name} and {partner.name}" for image, partner in zip(images, partners, strict=True)]
+            note(
+                f"no names of the {sides[0]} and the {sides[1]} files agree, so they are paired by their order, which may be "
+                f"wrong: {_first(pairs)}"
+            )
+            return partners
         image_keys, by_key = [file.stem for file in images], {file.stem: file for file in labels}
     lonely = [file for file, key in zip(images, image_keys, strict=True) if key not in by_key]
     side, other = sides

@@ -6,13 +6,16 @@ import math
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unet_fast.data.formats import SUFFIXES, decode_file, describe, natural_key
+from unet_fast.data.formats import SUFFIXES, check_regular, describe, natural_key
+from unet_fast.data.limits import check_decoded
+from unet_fast.data.pages import Pages
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.files import atomic_path
 
@@ -34,55 +37,90 @@ def list_images(path: PathLike, *, nested: bool = False) -> list[Path]:
     """``[path]`` for a file; for a folder its TIFF and PNG files in natural order (hidden files are left out).
 
     ``nested``: of a folder without any, those in ``ID/images`` of all its folders ID (2018 Data Science Bowl).
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``, or a link in the folder leads nowhere.
+        InputError: a folder without images, a pipe or device, two images of the same name.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the path")
     if not path.is_dir():
+        check_regular(path)
         return [path]
-    try:
-        files = _images_in(path)
-        if nested and not files:
-            cases = sorted((case for case in path.iterdir() if (case / "images").is_dir()), key=_natural)
-            return [file for case in cases for file in list_images(case / "images")] or list_images(path)
-    except OSError as error:
-        raise OSError(f"cannot read the folder {path}: {error.strerror or error}; check its permissions") from error
+    files = folder_images(path)
+    if nested and not files:
+        cases = sorted((case for case in _entries(path) if (case / "images").is_dir()), key=_natural)
+        return [file for case in cases for file in list_images(case / "images")] or list_images(path)
     if not files:
         raise InputError(f"the folder {path} holds no TIFF or PNG file; give the folder in which the images lie")
+    stems: dict[str, Path] = {}
+    for file in files:
+        twin = stems.setdefault(file.stem, file)
+        if twin is not file:
+            raise InputError(
+                f"the folder {path} holds {twin.name} and {file.name}, two images of one name; keep one of them"
+            )
+    return files
+
+
+def folder_images(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files of ``folder`` with one of ``suffixes`` in natural order, without hidden ones (macOS leaves ``._`` files).
+
+    Raises ``FileNotFoundError`` for a link that leads nowhere: an image that was not fetched must not be left out in silence.
+    """
+    files = [
+        file
+        for file in _entries(folder)
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and not file.is_dir()
+    ]
+    for file in files:
+        check_regular(file)
     return sorted(files, key=_natural)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise OSError(f"cannot read the folder {folder}: {error.strerror or error}; check its permissions") from error
 
 
 def _natural(path: Path) -> Any:
-    return natural_key(path.name)
+    return natural_key(path.name), path.name
 
 
-def load_stack(files: list[Path], *, indexed: bool = False) -> Stack:
-    """Decode ``files`` into one stack; all images must have one size and one number of channels."""
-    parts: list[np.ndarray] = []
-    names: list[str] = []
-    for file in files:
-        part = decode_file(file, indexed=indexed)
-        if parts and part.shape[1:] != parts[0].shape[1:]:
-            raise InputError(
-                f"images of different sizes: {files[0]} is {describe(parts[0])}, {file} is {describe(part)}; "
-                "crop or resize them to one size, or keep each size in a folder of its own"
-            )
-        parts.append(part)
-        names += [file.stem] if len(part) == 1 else [f"{file.stem}[{i}]" for i in range(len(part))]
-    return Stack(parts[0] if len(parts) == 1 else np.concatenate(parts), names)
+def load_stack(files: Sequence[Path], *, indexed: bool = False) -> Stack:
+    """Decode ``files`` into one stack; all images must have one size and one number of channels.
+
+    ``indexed``: as labels, see :class:`unet_fast.data.pages.Pages`. No second copy of the pixels is made on the way.
+    """
+    return stack_pages(Pages(files, labels=indexed))
 
 
-def load_each(files: list[Path]) -> list[tuple[str, np.ndarray]]:
-    """Name and float32 ``(C, H, W)`` of every image, which may differ in size; checked as by :func:`read_images`."""
-    images = []
-    for file in files:
-        part = load_stack([file])
-        images += list(zip(part.names, to_float(part, file), strict=True))
-    return images
+def stack_pages(pages: Pages) -> Stack:
+    """All of ``pages`` in memory; see :func:`load_stack`."""
+    first = pages.shape(0)
+    for index in range(len(pages)):
+        if pages.shape(index) != first:
+            raise _sizes_differ(pages, index)
+    dtype = np.result_type(*{pages.dtype(index) for index in range(len(pages))})
+    for file, count in zip(pages.files, pages.counts(), strict=True):
+        check_decoded(file, count * math.prod(first) * dtype.itemsize, file.stat().st_size)
+    image = pages[0]
+    pixels = np.empty((len(pages), *image.shape), dtype)
+    for index in range(len(pages)):
+        image = image if index == 0 else pages[index]
+        if image.shape != pixels.shape[1:]:  # a mask drawn in alpha beside one in colour
+            raise _sizes_differ(pages, index)
+        pixels[index] = image
+    return Stack(pixels, pages.names)
+
+
+def _sizes_differ(pages: Pages, index: int) -> InputError:
+    (one, _), (other, _) = pages.place(0), pages.place(index)
+    return InputError(
+        f"images of different sizes: {one} is {describe(pages.shape(0))}, {other} is {describe(pages.shape(index))}; "
+        "crop or resize them to one size, or keep each size in a folder of its own"
+    )
 
 
 def match_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
@@ -101,7 +139,7 @@ def match_channels(image: np.ndarray, channels: int, name: str) -> np.ndarray:
 
 def file_name(name: str) -> str:
     """The name of an image without what no file could be called: ``01/t003`` and ``stack[3]`` hold such."""
-    return re.sub(r"[^\w.-]+", "_", name).rstrip("_")
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|\[\]]+', "_", name).rstrip("_")
 
 
 def to_float(stack: Stack, path: PathLike) -> np.ndarray:
@@ -110,22 +148,31 @@ def to_float(stack: Stack, path: PathLike) -> np.ndarray:
         images = np.ascontiguousarray(stack.pixels, dtype=np.float32)
     if stack.pixels.dtype.kind == "f":
         for index, image in enumerate(images):
-            if not np.isfinite(image).all():
-                bad = "NaN" if np.isnan(image).any() else "infinite"
-                count = int(np.count_nonzero(~np.isfinite(image)))
-                raise InputError(
-                    f"slice {index} ({stack.names[index]}) of {path} holds {count} {bad} "
-                    f"value{'s' if count > 1 else ''}; replace them, or leave the slice out"
-                )
+            check_finite(image, f"slice {index} ({stack.names[index]}) of {path}")
     return images
+
+
+def check_finite(image: np.ndarray, what: str) -> None:
+    """Raise when a value of ``image`` is NaN or infinite, or would be in float32."""
+    if image.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        image = image.astype(np.float32, copy=False)
+    if not np.isfinite(image).all():
+        bad = "NaN" if np.isnan(image).any() else "infinite"
+        count = int(np.count_nonzero(~np.isfinite(image)))
+        raise InputError(
+            f"{what} holds {count} {bad} value{'s' if count > 1 else ''}; replace them, or leave the slice out"
+        )
 
 
 def read_images(path: PathLike) -> np.ndarray:
     """Read a TIFF stack, a PNG, or a folder of TIFF and PNG files as float32 ``(N, C, H, W)``, values as stored.
 
     Any integer, 1-bit or real dtype; any compression that imagecodecs knows; BigTIFF and OME-TIFF. Channel and colour
-    axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Files of a folder come in natural order,
-    ``img2`` before ``img10``; a file of several pages gives several images. In a folder of folders ``ID/images`` (2018
+    axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Where white is zero the values are turned
+    round, as viewers show them. Files of a folder come in natural order, ``img2`` before ``img10``; a file of several pages
+    gives several images, and one that belongs to a set of OME-TIFF files only its own. In a folder of folders ``ID/images`` (2018
     Data Science Bowl) these are read.
 
     Raises ``FileNotFoundError`` for a missing path, ``OSError`` for an unreadable one, and :class:`InputError` for a

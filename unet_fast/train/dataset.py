@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from unet_fast import data
+from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
 
 IGNORED = -100  # the ignore_index of all losses
@@ -46,31 +46,14 @@ class DeviceData:
         return classes, instances
 
 
-def separate_touching(instances: np.ndarray) -> np.ndarray:
-    """Cut a ridge of background between touching instances: pixels with another instance among their 8 neighbours.
-
-    Args:
-        instances: (N, H, W) integer, 0 = background.
-
-    Returns:
-        A copy in which no two instances are 8-connected neighbours. Both sides of a contact lose one pixel.
-
-    Source: U-Net (2015), section 3: touching cells are separated by background before the weight map is computed.
-    """
-    labels = np.asarray(instances)
-    footprint = (1, 3, 3)
-    highest = ndimage.maximum_filter(labels, size=footprint, mode="nearest")
-    # background must not count as a neighbour: lift it above every label for the minimum
-    lifted = np.where(labels == 0, np.iinfo(labels.dtype).max, labels)
-    lowest = ndimage.minimum_filter(lifted, size=footprint, mode="nearest")
-    return np.where((labels > 0) & (highest != lowest), 0, labels)
-
-
 def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceData:
-    """Normalise a pair of stacks and move it to ``device``; ``InputError`` when a class to balance is absent."""
+    """Normalise a pair of stacks and move it to ``device``; ``InputError`` when the last class, or all but one, is absent."""
     if len(pair.images) == 0:
         raise InputError("there are no training images: the validation slices take all of them")
-    instances = separate_touching(data.to_instances(pair.labels, pair.kind).astype(np.int32))
+    instances = data.to_instances(pair.labels, pair.kind)
+    if pair.kind == "instances" or pair.num_classes > 2:
+        # of a mask the components do not touch, but for corners, and what was drawn there stays foreground
+        instances = separate_touching(instances)
     maps: dict[str, np.ndarray] = {"instances": instances}
     classes = instances > 0
     if pair.kind == "classes" and pair.num_classes > 2:
@@ -81,11 +64,13 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
     counts = np.bincount(classes.ravel(), minlength=pair.num_classes)
     weights = np.ones(pair.num_classes, dtype=np.float32)
     if balance:
-        if counts.min() == 0:
-            missing = ", ".join(str(k) for k in np.flatnonzero(counts == 0))
+        present = counts > 0
+        # gaps in the numbers of the classes cannot be closed by another num_classes, so they are accepted and weigh nothing
+        if not present[-1] or np.count_nonzero(present) < 2:
+            missing = ", ".join(str(k) for k in np.flatnonzero(~present))
             raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
         # inverse frequencies, scaled so that the mean weight over all training pixels is 1
-        weights = (counts.sum() / (len(counts) * counts)).astype(np.float32)
+        weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
     return DeviceData(
         images=torch.from_numpy(data.normalize(pair.images)).to(device),
         maps=tuple(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in maps.values()),

@@ -24,13 +24,12 @@ import torch
 
 from unet_fast import models
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path, remove_temporaries
+from unet_fast.files import atomic_path, remove_leftovers
 from unet_fast.train.checkpoint import load_tensors, save_tensors
 from unet_fast.train.config import TrainConfig
 
 CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
 PREVIEW, LOSS_CURVE, OVERLAY = "preview.png", "loss.png", "overlay.png"
-_WRITTEN = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, PREVIEW, LOSS_CURVE, OVERLAY)
 COLUMNS = ("step", "seconds", "loss", "lr", "val_loss", "val_pixel_error", "val_rand_error", "val_dice")
 HEAD = "loss_head_"  # and a number from 1
 
@@ -54,8 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass  # a file system without locks
-        for name in _WRITTEN:
-            remove_temporaries(folder / name)
+        remove_leftovers(folder)
         yield
     finally:
         os.close(handle)

@@ -1,0 +1,50 @@
+"""Output that never fails for what it says: any name in any terminal, closed streams, notes in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any, TextIO
+
+from unet_fast.notes import Note
+
+
+def sturdy_streams() -> None:
+    """Let stdout and stderr show what their encoding lacks as escapes, and swallow what is written to a closed one.
+
+    File names may hold bytes that are no text, and terminals may know ASCII only; neither is worth a lost training.
+    """
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None or stream.closed or not _is_open(stream):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show
+
+
+def _is_open(stream: TextIO) -> bool:
+    try:
+        os.fstat(stream.fileno())
+    except ValueError:  # captured output has no number
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Notes are lines for the user; warnings of other packages keep their form."""
+    kind = "note" if issubclass(category, Note) else "warning"
+    try:
+        print(f"{kind}: {message}", file=file or sys.stderr, flush=True)
+    except OSError:
+        pass
