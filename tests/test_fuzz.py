@@ -7,8 +7,13 @@ import os
 import pytest
 
 from tests.fuzz.ops import OPS, fuzz, why_not
+from unet_fast.ops import _record
 
 CASES = int(os.environ.get("FUZZ_CASES", "50"))
+
+
+def test_every_operator_is_fuzzed():
+    assert set(OPS) == set(_record.OPS)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -1,6 +1,6 @@
-"""Every public operator as torch's machinery meets it: one table, the same questions to each.
+"""Every public operator as torch's machinery meets it: the same questions to each record.
 
-Registration (opcheck), numeric derivatives, second derivatives or a clear error, compilation without graph breaks or
+Agreement with the reference, registration (opcheck), numeric derivatives, second derivatives or a clear error, compilation without graph breaks or
 specialised sizes, export with dynamic sizes, autocast. CUDA graphs and streams: tests/test_cuda_graphs.py.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,105 +20,15 @@ from tests.tolerances import BY_DTYPE, EXACT
 from unet_fast import nn, ops
 from unet_fast.errors import InputError
 from unet_fast.ops import use_backend
+from unet_fast.ops._record import FLOATS, OPS, Draw, as_list
 
-FLOATS = (torch.float32, torch.float64, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random tensors of one dtype and layout; parameters and weights of pixels are as wide as a network has them."""
-
-    generator: torch.Generator
-    dtype: torch.dtype = torch.float32
-    form: torch.memory_format = torch.contiguous_format
-
-    def image(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.dtype).contiguous(memory_format=self.form)
-
-    def same(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.dtype)
-
-    def wide(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(torch.promote_types(self.dtype, torch.float32))
-
-    def labels(self, *shape: int, classes: int = 3) -> Tensor:
-        return torch.randint(0, classes, shape, generator=self.generator)
-
-
-@dataclass(frozen=True)
-class Op:
-    """A call of an operator: its tensors for a batch of n images of h x w, and which of them get gradients."""
-
-    call: Callable[..., Any]
-    draw: Callable[[Draw, int, int, int], tuple[Tensor, ...]]
-    leaves: tuple[int, ...] = ()
-    second: bool = False  # whether it has a second derivative
-    autocast: str = "kept"  # the dtype of its result: that of the input, that of autocast, or wide (float32 or float64)
-
-
-OPS = {
-    "crop_concat": Op(
-        ops.crop_concat, lambda d, n, h, w: (d.image(n, 3, h, w), d.image(n, 2, h - 2, w - 3)), (0, 1), second=True
-    ),
-    "elastic_warp": Op(
-        lambda image, labels, displacement: ops.elastic_warp(
-            (image, labels), displacement, interpolation=("bicubic", "nearest")
-        ),
-        lambda d, n, h, w: (d.image(n, 2, h, w), d.labels(n, 1, h, w), d.wide(n, 2, 3, 3)),
-        (0,),
-        second=True,
-    ),
-    "nearest_two": Op(ops.nearest_two, lambda d, n, h, w: (d.labels(n, h, w, classes=5),), autocast="float32"),
-    "distance_transform": Op(ops.distance_transform, lambda d, n, h, w: (d.labels(n, h, w),), autocast="float32"),
-    "weight_map": Op(ops.weight_map, lambda d, n, h, w: (d.labels(n, h, w, classes=5),), autocast="float32"),
-    "weighted_cross_entropy": Op(
-        ops.weighted_cross_entropy,
-        lambda d, n, h, w: (d.image(n, 3, h, w), d.labels(n, h, w), d.wide(n, h, w).abs()),
-        (0,),
-        autocast="wide",
-    ),
-    "bias_relu": Op(ops.bias_relu, lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)), (0, 1)),
-    "conv_bias_relu": Op(
-        lambda x, weight, bias: ops.conv_bias_relu(x, weight, bias, padding=1),
-        lambda d, n, h, w: (d.image(n, 2, h, w), d.same(3, 2, 3, 3), d.wide(3)),
-        (0, 1, 2),
-        autocast="lower",
-    ),
-    "relu_pool_skip": Op(
-        lambda x, bias: ops.relu_pool_skip(x, bias, skip_size=(x.shape[2] - 2, x.shape[3] - 3)),
-        lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)),
-        (0, 1),
-    ),
-    "up_conv_into": Op(
-        lambda x, weight, bias, buffer: ops.up_conv_into(x, weight, bias, buffer * 2),
-        lambda d, n, h, w: (d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2), d.image(n, 5, 2 * h, 2 * w)),
-        (0, 1, 2, 3),
-    ),
-    "up_conv_crop_concat": Op(
-        ops.up_conv_crop_concat,
-        lambda d, n, h, w: (d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2), d.image(n, 2, 2 * h + 1, 2 * w + 3)),
-        (0, 1, 2, 3),
-        autocast="lower",
-    ),
-    "head_cross_entropy": Op(
-        lambda features, weight, bias, target, pixels, extra: ops.head_cross_entropy(
-            features, weight, bias, target, pixels, relu=True, feature_bias=extra
-        ),
-        lambda d, n, h, w: (
-            *(d.image(n, 3, h, w), d.wide(2, 3), d.wide(2)),
-            *(d.labels(n, h, w, classes=2), d.wide(n, h, w).abs(), d.wide(3)),
-        ),
-        (0, 1, 2, 5),
-        autocast="wide",
-    ),
-}
 DIFFERENTIABLE = [name for name, op in OPS.items() if op.leaves]
 FORMS = {"planar": torch.contiguous_format, "channels_last": torch.channels_last}
 each_op = pytest.mark.parametrize("name", OPS)
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
-def test_every_public_operator_is_in_the_table():
+def test_every_public_operator_has_a_record():
     assert set(OPS) == set(ops.__all__) - {"use_backend"}
 
 
@@ -128,23 +37,6 @@ def clean_compiler() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.compiler.reset()
-
-
-def with_leaves(op: Op, tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """Fresh copies, with gradients where the operator has them."""
-    return [tensor.detach().clone().requires_grad_(index in op.leaves) for index, tensor in enumerate(tensors)]
-
-
-def outputs_of(op: Op, tensors: list[Tensor]) -> list[Tensor]:
-    result = op.call(*tensors)
-    return list(result) if isinstance(result, tuple) else [result]
-
-
-def gradients(op: Op, outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """Of a sum in which every number has another factor, so that no gradient is the same everywhere."""
-    heads = [output for output in outputs if output.requires_grad]
-    factors = [torch.arange(1, head.numel() + 1).view(head.shape).to(head.dtype).cos() for head in heads]
-    return list(torch.autograd.grad(heads, [tensors[index] for index in op.leaves], factors))
 
 
 class Operators(TorchDispatchMode):
@@ -163,12 +55,19 @@ class Operators(TorchDispatchMode):
 
 def calls_of(name: str, draw: Draw) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     op = OPS[name]
-    tensors = with_leaves(op, op.draw(draw, 2, 6, 7))
     with Operators() as operators:
-        outputs = outputs_of(op, tensors)
-        if op.leaves:
-            gradients(op, outputs, tensors)
+        op.results(op.with_leaves(op.sample(draw, 2, 6, 7)))
     return operators.calls
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@each_form
+@each_op
+def test_agrees_with_the_reference(name, form, dtype, place, generator):
+    """The samples that everything below and the check of a GPU begin with, gradients included."""
+    op, draw = OPS[name], Draw(generator, dtype, form, place)
+    for size in ((2, 11, 14), (1, 4, 5), (0, 6, 6)):
+        op.check(op.sample(draw, *size))
 
 
 @each_form
@@ -191,13 +90,13 @@ def test_no_operator_is_left_out(generator):
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_numeric_derivatives(name, form, generator):
     op = OPS[name]
-    tensors = with_leaves(op, op.draw(Draw(generator, torch.float64, form), 1, 4, 5))
+    tensors = op.with_leaves(op.sample(Draw(generator, torch.float64, form), 1, 4, 5))
 
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         given = list(tensors)
         for index, leaf in zip(op.leaves, leaves, strict=True):
             given[index] = leaf
-        return tuple(output for output in outputs_of(op, given) if output.is_floating_point())
+        return tuple(output for output in as_list(op.call(*given)) if output.is_floating_point())
 
     leaves = [tensors[index] for index in op.leaves]
     assert torch.autograd.gradcheck(function, leaves)
@@ -214,7 +113,7 @@ def test_numeric_derivatives(name, form, generator):
 
 @pytest.mark.parametrize("name", sorted(set(OPS) - set(DIFFERENTIABLE)))
 def test_without_derivatives_nothing_is_recorded(name, generator):
-    for output in outputs_of(OPS[name], list(OPS[name].draw(Draw(generator), 1, 4, 5))):
+    for output in as_list(OPS[name].call(*OPS[name].sample(Draw(generator), 1, 4, 5))):
         assert not output.requires_grad and output.grad_fn is None
 
 
@@ -228,12 +127,8 @@ def test_compiled_once_for_all_sizes(name, form, generator):
     patch = torch.fx.experimental._config.patch(use_duck_shape=False)
     with torch._dynamo.config.patch(error_on_recompile=True), patch:
         for size in ((2, 9, 12), (3, 14, 11), (5, 6, 7)):
-            results = []
-            drawn = op.draw(Draw(generator, form=form), *size)
-            for call in (op.call, compiled):
-                tensors = with_leaves(op, drawn)
-                outputs = outputs_of(Op(call, op.draw), tensors)
-                results.append([*outputs, *(gradients(op, outputs, tensors) if op.leaves else [])])
+            drawn = op.sample(Draw(generator, form=form), *size)
+            results = (op.results(op.with_leaves(drawn), call) for call in (op.call, compiled))
             torch.testing.assert_close(*results, **BY_DTYPE[torch.float32])
 
 
@@ -259,7 +154,7 @@ def dynamic_sizes(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tupl
 @each_op
 def test_exported_with_dynamic_sizes(name, generator):
     op = OPS[name]
-    first, second = (op.draw(Draw(generator), *size) for size in ((2, 9, 12), (3, 14, 11)))
+    first, second = (op.sample(Draw(generator), *size) for size in ((2, 9, 12), (3, 14, 11)))
     program = torch.export.export(Module(op.call), first, dynamic_shapes=(dynamic_sizes(first, second),))
     targets = {str(node.target) for node in program.graph.nodes}
     assert any(target.startswith(f"unet_fast.{name}.") for target in targets), targets
@@ -307,26 +202,26 @@ def test_a_network_of_all_layers_is_exported(generator):
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @each_op
 def test_autocast(name, dtype, backend, generator):
     """Convolutions are lowered, but for float64, as torch's are; everything else computes as it does without autocast."""
     op = OPS[name]
-    drawn = op.draw(Draw(generator, dtype), 2, 9, 12)
+    drawn = op.sample(Draw(generator, dtype), 2, 9, 12)
     lower = op.autocast == "lower" and dtype != torch.float64
     # outside autocast the images and weights come in its dtype already; the biases stay as they are
     plain = [t.bfloat16() if lower and t.dtype == dtype and t.dim() > 1 else t for t in drawn]
-    tensors, given = with_leaves(op, drawn), with_leaves(op, tuple(plain))
+    tensors, given = op.with_leaves(drawn), op.with_leaves(tuple(plain))
     with use_backend(backend):
         with torch.autocast("cpu", torch.bfloat16):
-            outputs = outputs_of(op, tensors)
-        expected = outputs_of(op, given)
+            outputs = as_list(op.call(*tensors))
+        expected = as_list(op.call(*given))
         wide = torch.promote_types(dtype, torch.float32)
         kind = {"kept": dtype, "lower": torch.bfloat16 if lower else dtype, "wide": wide, "float32": torch.float32}
         assert outputs[0].dtype == kind[op.autocast]
         torch.testing.assert_close(outputs, expected, **EXACT)
         if op.leaves:
-            got, want = gradients(op, outputs, tensors), gradients(op, expected, given)
+            got, want = op.gradients(outputs, tensors), op.gradients(expected, given)
             assert [grad.dtype for grad in got] == [tensors[index].dtype for index in op.leaves]
             torch.testing.assert_close(got, want, **EXACT, check_dtype=False)
 

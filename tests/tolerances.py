@@ -1,21 +1,22 @@
-"""Every tolerance of the test suite, in one place, each with its reason."""
+"""Every tolerance of the test suite, each with its reason: those of the operators, which stand beside their records, and
+those of what is made of them."""
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-# Copies and integer work are exact.
-EXACT = {"rtol": 0.0, "atol": 0.0}
-
-# One rounding of the result to the dtype, with float32 (float64 for float64) sums before it.
-BY_DTYPE = {
-    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
-    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
-    torch.float16: {"rtol": 2e-3, "atol": 2e-3},
-    torch.bfloat16: {"rtol": 1.6e-2, "atol": 1.6e-2},
-}
+from unet_fast.ops._tolerances import (  # noqa: F401
+    BY_DTYPE,
+    CHANNEL_SUM,
+    CONVOLUTION,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_GRADIENT,
+    DISTANCE,
+    EXACT,
+    HEAD_GRADIENT,
+    WARP,
+    WEIGHT_MAP,
+)
 
 # Scores from float64 counts; pytest.approx's names for the two tolerances.
 METRIC = {"rel": 1e-12, "abs": 1e-12}
@@ -36,22 +37,8 @@ NETWORK_ERROR_RATIO = 4.0
 NETWORK_MEAN_ERROR_RATIO = 1.2
 NETWORK_ERROR_FLOOR = 2e-6
 
-# Distances: exact integers or float64 up to one rounding to float32.
-DISTANCE = {"rtol": 2e-7, "atol": 0.0}
 # OpenCV takes the root of a sum of float32 numbers.
 OPENCV_DISTANCE = {"rtol": 1e-6, "atol": 1e-6}
-# Weights: an exponential in float32 of an argument down to -16 (relative 2e-6); the term is left out below 1e-7 w0.
-WEIGHT_MAP = {"rtol": 3e-6, "atol": 2e-6}
-
-# The loss is computed and returned in float32 whatever the dtype of the logits (float64 for float64).
-CROSS_ENTROPY = {dtype: {"rtol": 2e-6, "atol": 1e-6} for dtype in BY_DTYPE} | {
-    torch.float64: {"rtol": 1e-12, "atol": 1e-12}
-}
-# Triton's interpreter cuts float32 off to bfloat16, where a GPU (and torch) rounds: twice the error.
-_BFLOAT16 = 8e-3 * (2 if os.environ.get("TRITON_INTERPRET") == "1" else 1)
-# Of the largest gradient: one rounding to the dtype; bfloat16 is rounded once more when it is scaled in backward.
-CROSS_ENTROPY_GRADIENT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: _BFLOAT16}
-
 # Coordinates up to 100 read back from a ramp through a warp whose matrix is float32.
 RAMP = {"rtol": 0.0, "atol": 2e-5}
 # A grey curve whose table is float32, over a range of 30.
@@ -59,30 +46,3 @@ GREY_CURVE = {"rtol": 0.0, "atol": 1e-5}
 
 # A loss, in float32 with float32 sums (float64 for float64), against NumPy in float64; pytest.approx's names.
 LOSS = {torch.float64: {"rel": 1e-9, "abs": 1e-10}, torch.float32: {"rel": 2e-5, "abs": 2e-6}}
-
-# Warps: coordinates of up to 200 pixels times the slope between two random pixels (1), one rounding to the dtype.
-WARP = {
-    torch.float64: {"rtol": 0.0, "atol": 1e-11},
-    torch.float32: {"rtol": 0.0, "atol": 5e-5},
-    torch.float16: {"rtol": 0.0, "atol": 1e-3},
-    torch.bfloat16: {"rtol": 0.0, "atol": 8e-3},
-}
-
-# A bias gradient, a sum in double of sums of some 64 numbers in float32, against the sum of the rounded numbers.
-CHANNEL_SUM = {
-    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
-    torch.float32: {"rtol": 1e-4, "atol": 1e-4},
-    torch.float16: {"rtol": 1e-2, "atol": 5e-2},
-    torch.bfloat16: {"rtol": 5e-2, "atol": 0.5},
-}
-
-# A convolution or a matrix product of some 100 terms, in an order that the library chooses, and its gradients.
-CONVOLUTION = {
-    torch.float64: {"rtol": 1e-10, "atol": 1e-10},
-    torch.float32: {"rtol": 1e-5, "atol": 1e-4},
-    torch.float16: {"rtol": 5e-3, "atol": 2e-2},
-    torch.bfloat16: {"rtol": 2e-2, "atol": 0.1},
-}
-
-# Of the largest gradient: sums over pixels in float32, whose terms cancel, one rounding to the dtype, one when it is scaled.
-HEAD_GRADIENT = {torch.float64: 1e-11, torch.float32: 3e-5, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}

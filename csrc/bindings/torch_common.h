@@ -14,6 +14,9 @@
 #include "cpu/huge_pages.h"
 #include "cpu/parallel.h"
 
+// Raises an error that is the caller's. unet_fast/ops/_record.py knows it by this code and makes an InputError of the rest.
+#define UF_CHECK_INPUT(condition, ...) STD_TORCH_CHECK(condition, "[unet_fast.InputError] ", __VA_ARGS__)
+
 namespace uf::bindings {
 
 using torch::headeronly::MemoryFormat;

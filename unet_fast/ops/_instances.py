@@ -1,9 +1,6 @@
-"""What the ops on instance label maps share: the dtypes, and the one error that only the kernel can find."""
+"""What the ops on instance label maps share: the dtypes, and the range of the labels."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -12,7 +9,6 @@ from unet_fast.errors import InputError
 
 DTYPES = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64)
 MAX_LABEL = 2**31 - 1
-_BAD_LABEL = "instances contains"
 
 
 def check_instances(instances: torch.Tensor, ranks: tuple[int, ...], layout: str) -> None:
@@ -28,18 +24,5 @@ def check_labels(instances: torch.Tensor) -> None:
     bad = labels[(labels < 0) | (labels > MAX_LABEL)]
     if bad.numel():
         raise InputError(
-            f"{_BAD_LABEL} {int(bad[0])}, expected labels 0 (background) to {MAX_LABEL}; relabel the cells"
+            f"instances contains {int(bad[0])}, expected labels 0 (background) to {MAX_LABEL}; relabel the cells"
         )
-
-
-def call(op: Callable[..., Any], *arguments: object) -> Any:
-    """Run a compiled op; the kernel looks at the labels, so that nothing else has to."""
-    if torch.compiler.is_compiling():
-        return op(*arguments)
-    try:
-        return op(*arguments)
-    except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        if _BAD_LABEL in text:
-            raise InputError(text[text.index(_BAD_LABEL) :]) from None
-        raise

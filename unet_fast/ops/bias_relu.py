@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from unet_fast import checks, reference
-from unet_fast.ops import _backends, _layout, _library
-from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
-
-_backends.register("bias_relu")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
 def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -47,14 +45,14 @@ def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor
     checks.check_rank("x", x, (3, 4, 5), "(N, C, H, W), or one or three spatial dimensions")
     checks.check_dtype("x", x, checks.FLOATING)
     if bias is not None:
-        bias = wide_bias(bias, x, x.shape[1])
+        bias = _tensors.wide_bias(bias, x, x.shape[1])
     if _backends.choose("bias_relu", x.device.type) == "reference":
         return reference.bias_relu(x, bias)
     return torch.ops.unet_fast.bias_relu(x, bias)
 
 
 def _fake(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(x))
+    return _tensors.new(x, x.shape, layout=_tensors.dense_format(x))
 
 
 def _fake_in_place(x: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -62,10 +60,9 @@ def _fake_in_place(x: torch.Tensor, bias: torch.Tensor | None) -> None:
 
 
 def _fake_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return (
-        torch.empty(grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout.dense_format(out)),
-        grad.new_empty(out.shape[1] if want_bias else 0, dtype=wide),
+        _tensors.new(grad, grad.shape, layout=_tensors.dense_format(out)),
+        _tensors.new(grad, (out.shape[1] if want_bias else 0,), _tensors.wide(grad.dtype)),
     )
 
 
@@ -74,15 +71,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    no_second_derivative("bias_relu")
+    _record.no_second_derivative("bias_relu")
     (out,) = ctx.saved_tensors
     want_bias = ctx.needs_input_grad[1]
     grad_x, grad_bias = torch.ops.unet_fast.bias_relu_backward(grad, out, want_bias)
     return grad_x, grad_bias if want_bias else None
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::bias_relu", _fake)
-    torch.library.register_fake("unet_fast::bias_relu_", _fake_in_place)
-    torch.library.register_fake("unet_fast::bias_relu_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::bias_relu", _backward, setup_context=_setup_context)
+_record.register(
+    _record.Op(
+        bias_relu,
+        (
+            _record.Operator("bias_relu", _fake, _backward, _setup_context),
+            _record.Operator("bias_relu_", _fake_in_place),
+            _record.Operator("bias_relu_backward", _fake_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)),
+        tolerance=dict.fromkeys(BY_DTYPE, EXACT),
+        leaves=(0, 1),
+        gradient=GRADIENT,
+    )
+)

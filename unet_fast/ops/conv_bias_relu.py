@@ -7,16 +7,16 @@ unet_fast/triton/conv_bias_relu.py with unet_fast/triton/bias_relu.py. Truth: un
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _library
-from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
-
-_backends.register("conv_bias_relu")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 
 
 def conv_bias_relu(
@@ -53,7 +53,7 @@ def conv_bias_relu(
     checks.check_rank("x", x, (4,), "(N, C, H, W)")
     checks.check_rank("weight", weight, (4,), "(K, C, kh, kw)")
     checks.check_same_device("x", x, "weight", weight)
-    x, weight = autocast_pair(x, weight)
+    x, weight = _tensors.autocast_pair(x, weight)
     if x.shape[1] != weight.shape[1]:
         raise InputError(
             f"x of shape {tuple(x.shape)} has {x.shape[1]} channels, "
@@ -67,21 +67,10 @@ def conv_bias_relu(
                 f"x of shape {tuple(x.shape)} with padding {padding} is smaller than the kernel, {tuple(weight.shape[2:])}"
             )
     if bias is not None:
-        bias = wide_bias(bias, x, weight.shape[0])
+        bias = _tensors.wide_bias(bias, x, weight.shape[0])
     if _backends.choose("conv_bias_relu", x.device.type) == "reference":
         return reference.conv_bias_relu(x, weight, bias, padding=padding)
     return torch.ops.unet_fast.conv_bias_relu(x, weight, bias, padding)
-
-
-def autocast_pair(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in the dtype of autocast where it is on, but for float64, as in torch; one dtype, floating, is checked."""
-    checks.check_dtype("x", x, checks.FLOATING)
-    checks.check_dtype("weight", weight, checks.FLOATING)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    checks.check_same_dtype("x", x, "weight", weight)
-    return x, weight
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
@@ -120,20 +109,49 @@ def _fake_backward(
         1,
         [True, True, False],
     )
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    grad_bias = x.new_empty(weight.shape[0] if want_bias else 0, dtype=wide)
+    grad_bias = _tensors.new(x, (weight.shape[0] if want_bias else 0,), _tensors.wide(x.dtype))
     return grad_x if want_x else x.new_empty(0), grad_weight if want_weight else x.new_empty(0), grad_bias
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    no_second_derivative("conv_bias_relu")
+    _record.no_second_derivative("conv_bias_relu")
     x, weight, out = ctx.saved_tensors
     want = ctx.needs_input_grad[:3]
     grads = torch.ops.unet_fast.conv_bias_relu_backward(grad, x, weight, out, ctx.padding, *want)
     return *(g if wanted else None for g, wanted in zip(grads, want, strict=True)), None
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::conv_bias_relu", _fake)
-    torch.library.register_fake("unet_fast::conv_bias_relu_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::conv_bias_relu", _backward, setup_context=_setup_context)
+def _flops(x: Sequence[int], weight: Sequence[int], bias: Any, padding: int, **_: Any) -> int:
+    outputs = x[0] * math.prod(size + 2 * padding - kernel + 1 for size, kernel in zip(x[2:], weight[2:], strict=True))
+    return 2 * outputs * math.prod(weight)
+
+
+def _flops_backward(
+    grad: Any,
+    x: Sequence[int],
+    weight: Sequence[int],
+    out: Any,
+    padding: int,
+    want_x: bool,
+    want_weight: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    return (want_x + want_weight) * _flops(x, weight, None, padding)
+
+
+_record.register(
+    _record.Op(
+        conv_bias_relu,
+        (
+            _record.Operator("conv_bias_relu", _fake, _backward, _setup_context, _flops),
+            _record.Operator("conv_bias_relu_backward", _fake_backward, flops=_flops_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 2, h, w), d.same(3, 2, 3, 3), d.wide(3)),
+        arguments=lambda x, weight, bias: ((x, weight, bias), {"padding": 1}),
+        tolerance=CONVOLUTION,
+        leaves=(0, 1, 2),
+        gradient=GRADIENT,
+        autocast="lower",
+    )
+)

@@ -12,9 +12,8 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _library
-
-_backends.register("crop_concat")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, EXACT
 
 
 def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -68,24 +67,18 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def _fake(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     shape = [up.shape[0], skip.shape[1] + up.shape[1], *up.shape[2:]]
-    return torch.empty(shape, dtype=up.dtype, device=up.device, memory_format=_format(skip, up))
+    return _tensors.new(up, shape, layout=_format(skip, up))
 
 
 def _fake_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
     shape = [grad.shape[0], skip_channels, *skip_size]
-    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=_format(grad, grad))
+    return _tensors.new(grad, shape, layout=_tensors.dense_format(grad))
 
 
 def _format(skip: torch.Tensor, up: torch.Tensor) -> torch.memory_format:
-    """Channels-last for two channels-last tensors: the rule of is_channels_last in csrc/bindings/torch_common.h."""
-    if _is_channels_last(up) and (_is_channels_last(skip) or skip.shape[1] == 1):
-        return torch.channels_last_3d if up.dim() == 5 else torch.channels_last
-    return torch.contiguous_format
-
-
-def _is_channels_last(tensor: torch.Tensor) -> bool:
-    pixels = tensor[0, 0].numel() if tensor.shape[0] and tensor.shape[1] else 0
-    return pixels > 1 and tensor.shape[1] > 1 and tensor.stride(1) == 1 and tensor.stride(-1) >= tensor.shape[1]
+    """Channels-last for two channels-last tensors; a skip of one channel fits either layout."""
+    fits = skip.shape[1] == 1 or _tensors.is_channels_last(skip)
+    return _tensors.dense_format(up) if fits else torch.contiguous_format
 
 
 def _setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
@@ -114,10 +107,18 @@ def _double_backward(ctx: Any, grad_skip: torch.Tensor) -> tuple[torch.Tensor, N
     return torch.ops.unet_fast.crop_concat(grad_skip, rest), None, None
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::crop_concat", _fake)
-    torch.library.register_fake("unet_fast::crop_concat_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::crop_concat", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "unet_fast::crop_concat_backward", _double_backward, setup_context=_setup_context_backward
+_record.register(
+    _record.Op(
+        crop_concat,
+        (
+            _record.Operator("crop_concat", _fake, _backward, _setup_context),
+            _record.Operator("crop_concat_backward", _fake_backward, _double_backward, _setup_context_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.image(n, 2, h - 2, w - 3)),
+        tolerance=dict.fromkeys(BY_DTYPE, EXACT),
+        leaves=(0, 1),
+        second=True,
+        # what is cut off is never read
+        least_bytes=lambda tensors, outputs: 2 * outputs[0].numel() * outputs[0].element_size(),
     )
+)

@@ -13,9 +13,8 @@ import torch
 from unet_fast import checks, reference
 from unet_fast.distance_options import spacing_of
 from unet_fast.errors import InputTypeError
-from unet_fast.ops import _backends, _library
-
-_backends.register("distance_transform")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, DISTANCE
 
 
 def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
@@ -54,8 +53,15 @@ def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] |
 
 
 def _fake(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor:
-    return torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
+    return _tensors.new(mask, mask.shape, torch.float32)
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::distance_transform", _fake)
+_record.register(
+    _record.Op(
+        distance_transform,
+        (_record.Operator("distance_transform", _fake),),
+        sample=lambda d, n, h, w: (d.labels(n, h, w),),
+        tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], DISTANCE),
+        autocast="float32",
+    )
+)

@@ -14,9 +14,8 @@ import torch
 from unet_fast import _warp_arguments as arguments
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _library
-
-_backends.register("elastic_warp")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import WARP, WARP_GRADIENT
 
 _DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
 
@@ -236,7 +235,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[torch.Tensor]
 def _backward(ctx: Any, grads: list[torch.Tensor | None]) -> tuple[Any, ...]:
     displacement, matrix = ctx.saved_tensors
     # coordinates and sums in the type that the forward pass used for the whole call
-    wide = torch.float64 if torch.float64 in ctx.dtypes else torch.float32
+    wide = _tensors.wide(torch.float64 if torch.float64 in ctx.dtypes else ctx.dtypes[0])
     wanted = [
         (i, grad.to(wide))
         for i, (grad, need) in enumerate(zip(grads, ctx.needs_input_grad[0], strict=True))
@@ -281,10 +280,21 @@ def _double_backward(ctx: Any, grads: list[torch.Tensor]) -> tuple[Any, ...]:
     return (list(warped), *[None] * 7)
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::elastic_warp", _fake)
-    torch.library.register_fake("unet_fast::elastic_warp_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::elastic_warp", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "unet_fast::elastic_warp_backward", _double_backward, setup_context=_setup_context_backward
+_record.register(
+    _record.Op(
+        elastic_warp,
+        (
+            _record.Operator("elastic_warp", _fake, _backward, _setup_context),
+            _record.Operator("elastic_warp_backward", _fake_backward, _double_backward, _setup_context_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 2, h, w), d.labels(n, 1, h, w), d.wide(n, 2, 3, 3)),
+        arguments=lambda image, labels, displacement: (
+            ((image, labels), displacement),
+            {"interpolation": ("bicubic", "nearest")},
+        ),
+        tolerance=WARP,
+        leaves=(0,),
+        gradient=WARP_GRADIENT,
+        second=True,
     )
+)

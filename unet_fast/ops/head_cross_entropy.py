@@ -6,18 +6,18 @@ truth: unet_fast/reference/head_cross_entropy.py.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _layout, _library
-from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
-from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, is_plain_one, weighted_cross_entropy
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import CROSS_ENTROPY, HEAD_GRADIENT
+from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, weighted_cross_entropy
 from unet_fast.reference.head_cross_entropy import head_logits
-
-_backends.register("head_cross_entropy")
 
 
 def head_cross_entropy(
@@ -70,15 +70,15 @@ def head_cross_entropy(
         weighted_cross_entropy(F.conv2d(y, weight.view(K, C, 1, 1), bias), target, pixel_weight)
     """
     _check(features, weight, target, pixel_weight, ignore_index, reduction)
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    wide = _tensors.wide(features.dtype)
     weight = weight.flatten(1).to(wide)
-    bias = None if bias is None else wide_bias(bias, features, weight.shape[0])
+    bias = None if bias is None else _tensors.wide_bias(bias, features, weight.shape[0])
     if feature_bias is not None:
         if not relu:
             raise InputError(
                 "feature_bias was given without relu=True; add it to the convolution that made the features"
             )
-        feature_bias = wide_bias(feature_bias, features, features.shape[1])
+        feature_bias = _tensors.wide_bias(feature_bias, features, features.shape[1])
     pixel_weight = None if pixel_weight is None else pixel_weight.detach().to(wide)
     if _backends.choose("head_cross_entropy", features.device.type) == "reference":
         return reference.head_cross_entropy(
@@ -99,15 +99,7 @@ def head_cross_entropy(
     want_grad = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
     code = REDUCTIONS.index(reduction)
     arguments = (features, feature_bias, relu, weight, bias, target, pixel_weight, ignore_index, code, want_grad)
-    if torch.compiler.is_compiling():
-        return torch.ops.unet_fast.head_cross_entropy(*arguments)[0]
-    try:
-        return torch.ops.unet_fast.head_cross_entropy(*arguments)[0]
-    except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        if "target contains" in text:  # the kernel looks at the values, so that nothing else has to
-            raise InputError(text[text.index("target contains") :]) from None
-        raise
+    return _record.run(torch.ops.unet_fast.head_cross_entropy, *arguments)[0]
 
 
 def fits_registers(classes: int, channels: int, dtype: torch.dtype) -> bool:
@@ -171,20 +163,16 @@ def _fake(
     reduction: int,
     want_grad: bool,
 ) -> tuple[torch.Tensor, ...]:
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    loss = features.new_empty((), dtype=wide)
+    wide = _tensors.wide(features.dtype)
+    loss = _tensors.new(features, (), wide)
     if not want_grad:
-        return loss, features.new_empty(0), *(features.new_empty(0, dtype=wide) for _ in range(3))
+        return loss, _tensors.new(features, (0,)), *(_tensors.new(features, (0,), wide) for _ in range(3))
     # as in weighted_cross_entropy: the gradient of a mean over many pixels lies below the range of float16
-    grad = torch.empty(
-        features.shape,
-        dtype=wide if features.dtype == torch.float16 else features.dtype,
-        device=features.device,
-        memory_format=_layout.dense_format(features),
-    )
+    dtype = wide if features.dtype == torch.float16 else features.dtype
+    grad = _tensors.new(features, features.shape, dtype, _tensors.dense_format(features))
     k, c = weight.shape
     shapes: tuple[tuple[int, ...], ...] = ((c,), (k, c), (k,))
-    return loss, grad, *(features.new_empty(shape, dtype=wide) for shape in shapes)
+    return loss, grad, *(_tensors.new(features, shape, wide) for shape in shapes)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -197,13 +185,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 
 
 def _backward(ctx: Any, grad_output: torch.Tensor | None, *_: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    no_second_derivative("head_cross_entropy")
+    _record.no_second_derivative("head_cross_entropy")
     if not ctx.want_grad:
         raise RuntimeError("head_cross_entropy was called with want_grad=False, so it has no gradient")
     grads: list[torch.Tensor | None] = [None] * 10
     if grad_output is None:
         return tuple(grads)
-    one = is_plain_one(grad_output)
+    one = _record.is_plain_one(grad_output)
     for index, grad in zip(_DIFFERENTIABLE, ctx.saved_tensors, strict=True):
         if ctx.needs_input_grad[index]:
             # autograd may keep the gradient of a leaf and add to it in place: a leaf never gets the saved tensor
@@ -213,6 +201,24 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, *_: torch.Tensor | Non
     return tuple(grads)
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::head_cross_entropy", _fake)
-    torch.library.register_autograd("unet_fast::head_cross_entropy", _backward, setup_context=_setup_context)
+def _flops(features: Sequence[int], feature_bias: Any, relu: bool, weight: Sequence[int], *rest: Any, **_: Any) -> int:
+    """The products of the logits; where gradients are made in the same pass, those of features and weight as well."""
+    want_grad = rest[-1]
+    return 2 * features[0] * math.prod(features[2:]) * math.prod(weight) * (3 if want_grad else 1)
+
+
+_record.register(
+    _record.Op(
+        head_cross_entropy,
+        (_record.Operator("head_cross_entropy", _fake, _backward, _setup_context, _flops),),
+        sample=lambda d, n, h, w: (
+            *(d.image(n, 3, h, w), d.wide(2, 3), d.wide(2)),
+            *(d.labels(n, h, w, classes=2), d.wide(n, h, w).abs(), d.wide(3)),
+        ),
+        arguments=lambda *tensors: (tensors[:5], {"relu": True, "feature_bias": tensors[5]}),
+        tolerance=CROSS_ENTROPY,
+        leaves=(0, 1, 2, 5),
+        gradient=HEAD_GRADIENT,
+        autocast="wide",
+    )
+)

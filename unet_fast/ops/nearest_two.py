@@ -12,9 +12,8 @@ import torch
 
 from unet_fast import reference
 from unet_fast.distance_options import spacing_of
-from unet_fast.ops import _backends, _instances, _library
-
-_backends.register("nearest_two")
+from unet_fast.ops import _backends, _instances, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, DISTANCE
 
 
 def nearest_two(
@@ -55,15 +54,22 @@ def nearest_two(
     if _backends.choose("nearest_two", instances.device.type) == "reference":
         _instances.check_labels(instances)
         return reference.nearest_two(instances, spacing=steps)
-    return _instances.call(torch.ops.unet_fast.nearest_two, instances, steps)
+    return _record.run(torch.ops.unet_fast.nearest_two, instances, steps)
 
 
 def _fake(instances: torch.Tensor, spacing: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     return (
-        torch.empty(instances.shape, dtype=torch.float32, device=instances.device),
-        torch.empty(instances.shape, dtype=torch.float32, device=instances.device),
+        _tensors.new(instances, instances.shape, torch.float32),
+        _tensors.new(instances, instances.shape, torch.float32),
     )
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::nearest_two", _fake)
+_record.register(
+    _record.Op(
+        nearest_two,
+        (_record.Operator("nearest_two", _fake),),
+        sample=lambda d, n, h, w: (d.labels(n, h, w, classes=5),),
+        tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], DISTANCE),
+        autocast="float32",
+    )
+)

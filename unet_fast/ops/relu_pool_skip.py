@@ -13,9 +13,8 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _layout, _library
-
-_backends.register("relu_pool_skip")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
 def relu_pool_skip(
@@ -74,7 +73,7 @@ def relu_pool_skip(
     if up_channels < 0:
         raise InputError(f"up_channels is {up_channels}, expected 0 or more")
     if bias is not None:
-        bias = wide_bias(bias, x, x.shape[1])
+        bias = _tensors.wide_bias(bias, x, x.shape[1])
     if _backends.choose("relu_pool_skip", x.device.type) == "reference":
         return reference.relu_pool_skip(x, bias, skip_size=skip, up_channels=up_channels)
     want_code = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
@@ -82,37 +81,17 @@ def relu_pool_skip(
     return pooled, buffer
 
 
-def wide_bias(bias: torch.Tensor, x: torch.Tensor, channels: int) -> torch.Tensor:
-    """A checked bias in the dtype that kernels add it in: float64 for float64 images, else float32."""
-    checks.check_tensor("bias", bias)
-    checks.check_dtype("bias", bias, checks.FLOATING)
-    checks.check_same_device("x", x, "bias", bias)
-    if bias.shape != (channels,):
-        raise InputError(f"bias has shape {tuple(bias.shape)}, expected ({channels},), one number a channel")
-    return bias.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-
-
-def no_second_derivative(op: str) -> None:
-    """Raise in a backward pass that is being recorded itself (create_graph=True), where it would be silently wrong."""
-    if torch.is_grad_enabled():
-        raise InputError(
-            f"{op} has no second derivative (create_graph=True); use unet_fast.reference.{op} where one is needed"
-        )
-
-
 def _fake(
     x: torch.Tensor, bias: torch.Tensor | None, skip_size: Sequence[int], up_channels: int, want_code: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     n, c, height, width = x.shape
-    layout = _layout.dense_format(x)
-
-    def new(channels: int, size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty((n, channels, *size), dtype=dtype, device=x.device, memory_format=layout)
-
-    code = (
-        new(c, ((height + 1) // 2, (width + 1) // 2), torch.uint8) if want_code else x.new_empty(0, dtype=torch.uint8)
+    layout = _tensors.dense_format(x)
+    windows = (n, c, (height + 1) // 2, (width + 1) // 2)
+    return (
+        _tensors.new(x, (n, c, height // 2, width // 2), layout=layout),
+        _tensors.new(x, (n, c + up_channels, *skip_size), layout=layout),
+        _tensors.new(x, windows, torch.uint8, layout) if want_code else _tensors.new(x, (0,), torch.uint8),
     )
-    return new(c, (height // 2, width // 2), x.dtype), new(c + up_channels, skip_size, x.dtype), code
 
 
 def _fake_backward(
@@ -124,11 +103,9 @@ def _fake_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     grad = grad_buffer if grad_pooled is None else grad_pooled
     assert grad is not None
-    shape, layout = (*code.shape[:2], *size), _layout.dense_format(code)
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     return (
-        torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout),
-        grad.new_empty(code.shape[1] if want_bias else 0, dtype=wide),
+        _tensors.new(grad, (*code.shape[:2], *size), layout=_tensors.dense_format(code)),
+        _tensors.new(grad, (code.shape[1] if want_bias else 0,), _tensors.wide(grad.dtype)),
     )
 
 
@@ -144,7 +121,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor
 def _backward(
     ctx: Any, grad_pooled: torch.Tensor | None, grad_buffer: torch.Tensor | None, _: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None, None]:
-    no_second_derivative("relu_pool_skip")
+    _record.no_second_derivative("relu_pool_skip")
     if not ctx.want_code:
         raise RuntimeError("relu_pool_skip was called with want_code=False, so it has no gradient")
     if grad_pooled is None and grad_buffer is None:
@@ -155,7 +132,17 @@ def _backward(
     return grad_x, grad_bias if want_bias else None, None, None, None
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::relu_pool_skip", _fake)
-    torch.library.register_fake("unet_fast::relu_pool_skip_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::relu_pool_skip", _backward, setup_context=_setup_context)
+_record.register(
+    _record.Op(
+        relu_pool_skip,
+        (
+            _record.Operator("relu_pool_skip", _fake, _backward, _setup_context),
+            _record.Operator("relu_pool_skip_backward", _fake_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)),
+        arguments=lambda x, bias: ((x, bias), {"skip_size": (x.shape[2] - 2, x.shape[3] - 3)}),
+        tolerance=dict.fromkeys(BY_DTYPE, EXACT),
+        leaves=(0, 1),
+        gradient=GRADIENT,
+    )
+)

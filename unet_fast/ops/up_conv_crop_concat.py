@@ -13,11 +13,9 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _layout, _library
-from unet_fast.ops.relu_pool_skip import no_second_derivative
-from unet_fast.ops.up_conv_into import check_up_conv, up_conv_gradients
-
-_backends.register("up_conv_crop_concat")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
+from unet_fast.ops.up_conv_into import check_up_conv, flops, up_conv_gradients
 
 
 def up_conv_crop_concat(
@@ -73,7 +71,7 @@ def up_conv_crop_concat(
 
 def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor) -> torch.Tensor:
     shape = (x.shape[0], skip.shape[1] + weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(x))
+    return _tensors.new(x, shape, layout=_tensors.dense_format(x))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -83,7 +81,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    no_second_derivative("up_conv_crop_concat")
+    _record.no_second_derivative("up_conv_crop_concat")
     grad_skip = None
     if ctx.needs_input_grad[3]:
         # without a crop the gradient is a view and costs nothing
@@ -94,6 +92,17 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     return *up_conv_gradients(ctx, grad), grad_skip
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::up_conv_crop_concat", _fake)
-    torch.library.register_autograd("unet_fast::up_conv_crop_concat", _backward, setup_context=_setup_context)
+_record.register(
+    _record.Op(
+        up_conv_crop_concat,
+        (_record.Operator("up_conv_crop_concat", _fake, _backward, _setup_context, flops),),
+        sample=lambda d, n, h, w: (
+            *(d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2)),
+            d.image(n, 2, 2 * h + 1, 2 * w + 3),
+        ),
+        tolerance=CONVOLUTION,
+        leaves=(0, 1, 2, 3),
+        gradient=GRADIENT,
+        autocast="lower",
+    )
+)

@@ -6,16 +6,16 @@ unet_fast/triton/up_conv_into.py, which computes and scatters it. Truth: unet_fa
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _layout, _library
-from unet_fast.ops.relu_pool_skip import no_second_derivative, wide_bias
-
-_backends.register("up_conv_into")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 
 
 def up_conv_into(
@@ -71,7 +71,7 @@ def up_conv_into(
             f"buffer has shape {tuple(buffer.shape)}, expected ({expected[0]}, at least {weight.shape[1]}, "
             f"{expected[1]}, {expected[2]}) for x of shape {tuple(x.shape)}"
         )
-    if not _layout.is_channels_last(buffer) and not buffer.is_contiguous():
+    if not _tensors.is_channels_last(buffer) and not buffer.is_contiguous():
         raise InputError(
             f"buffer of shape {tuple(buffer.shape)} and strides {buffer.stride()} is neither contiguous nor channels-last"
         )
@@ -100,7 +100,7 @@ def check_up_conv(
         raise InputError(f"weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, C_out, 2, 2)")
     if x.dtype != weight.dtype:
         raise InputTypeError(f"x has dtype {x.dtype} but weight has {weight.dtype}; convert one of them")
-    return x, weight, None if bias is None else wide_bias(bias, x, weight.shape[1])
+    return x, weight, None if bias is None else _tensors.wide_bias(bias, x, weight.shape[1])
 
 
 class _UpConvInto(torch.autograd.Function):
@@ -123,7 +123,7 @@ class _UpConvInto(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        no_second_derivative("up_conv_into")
+        _record.no_second_derivative("up_conv_into")
         grads = up_conv_gradients(ctx, grad)
         if not ctx.needs_input_grad[3]:
             return *grads, None, None
@@ -151,19 +151,37 @@ def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buff
 def _fake_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, want_x: bool, want_weight: bool, want_bias: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    none = x.new_empty(0)
+    none = _tensors.new(x, (0,))
     return (
-        torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_layout.dense_format(grad))
-        if want_x
-        else none,
-        torch.empty(weight.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        if want_weight
-        else none,
-        x.new_empty(weight.shape[1] if want_bias else 0, dtype=wide),
+        _tensors.new(x, x.shape, layout=_tensors.dense_format(grad)) if want_x else none,
+        _tensors.new(x, weight.shape, layout=torch.channels_last) if want_weight else none,
+        _tensors.new(x, (weight.shape[1] if want_bias else 0,), _tensors.wide(grad.dtype)),
     )
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::up_conv_into", _fake)
-    torch.library.register_fake("unet_fast::up_conv_into_backward", _fake_backward)
+def flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """Multiplications and additions of a 2x2, stride-2 transposed convolution, from shapes."""
+    return 2 * x[0] * math.prod(x[2:]) * math.prod(weight)
+
+
+def _flops_backward(
+    grad: Any, x: Sequence[int], weight: Sequence[int], want_x: bool, want_weight: bool, *_: Any, **__: Any
+) -> int:
+    return (want_x + want_weight) * flops(x, weight)
+
+
+_record.register(
+    _record.Op(
+        up_conv_into,
+        (
+            _record.Operator("up_conv_into", _fake, flops=flops),
+            _record.Operator("up_conv_into_backward", _fake_backward, flops=_flops_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2), d.image(n, 5, 2 * h, 2 * w)),
+        # a copy, as a leaf may not be written to
+        arguments=lambda x, weight, bias, buffer: ((x, weight, bias, buffer * 2), {}),
+        tolerance=CONVOLUTION,
+        leaves=(0, 1, 2, 3),
+        gradient=GRADIENT,
+    )
+)

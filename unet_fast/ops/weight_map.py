@@ -11,9 +11,8 @@ import torch
 from unet_fast import checks, reference
 from unet_fast.distance_options import check_border
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _instances, _library
-
-_backends.register("weight_map")
+from unet_fast.ops import _backends, _instances, _record, _tensors
+from unet_fast.ops._tolerances import BY_DTYPE, WEIGHT_MAP
 
 
 def weight_map(
@@ -62,7 +61,7 @@ def weight_map(
         _instances.check_labels(instances)
         return reference.weight_map(instances, w0=w0, sigma=sigma, class_weights=class_weights, inside=inside)
     balanced = pair is None and class_weights is not None
-    return _instances.call(torch.ops.unet_fast.weight_map, instances, w0, sigma, pair, balanced, bool(inside))
+    return _record.run(torch.ops.unet_fast.weight_map, instances, w0, sigma, pair, balanced, bool(inside))
 
 
 def _check_class_weights(class_weights: str | torch.Tensor | None, instances: torch.Tensor) -> torch.Tensor | None:
@@ -91,8 +90,15 @@ def _fake(
     balanced: bool,
     inside: bool,
 ) -> torch.Tensor:
-    return torch.empty(instances.shape, dtype=torch.float32, device=instances.device)
+    return _tensors.new(instances, instances.shape, torch.float32)
 
 
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::weight_map", _fake)
+_record.register(
+    _record.Op(
+        weight_map,
+        (_record.Operator("weight_map", _fake),),
+        sample=lambda d, n, h, w: (d.labels(n, h, w, classes=5),),
+        tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], WEIGHT_MAP),
+        autocast="float32",
+    )
+)

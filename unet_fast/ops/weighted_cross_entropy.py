@@ -12,9 +12,8 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _layout, _library
-
-_backends.register("weighted_cross_entropy")
+from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
@@ -66,18 +65,10 @@ def weighted_cross_entropy(
     if backend == "reference":
         return reference.weighted_cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
     if weight is not None:
-        weight = weight.detach().to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+        weight = weight.detach().to(_tensors.wide(logits.dtype))
     want_grad = torch.is_grad_enabled() and logits.requires_grad
     arguments = (logits, target, weight, ignore_index, REDUCTIONS.index(reduction), want_grad)
-    if torch.compiler.is_compiling():
-        return torch.ops.unet_fast.weighted_cross_entropy(*arguments)[0]
-    try:
-        return torch.ops.unet_fast.weighted_cross_entropy(*arguments)[0]
-    except RuntimeError as error:
-        text = str(error).splitlines()[0]
-        if "target contains" in text:  # the kernel looks at the values, so that nothing else has to
-            raise InputError(text[text.index("target contains") :]) from None
-        raise
+    return _record.run(torch.ops.unet_fast.weighted_cross_entropy, *arguments)[0]
 
 
 def _check(
@@ -122,22 +113,18 @@ def _fake(
     reduction: int,
     want_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(target.shape if REDUCTIONS[reduction] == "none" else (), dtype=wide)
+    wide = _tensors.wide(logits.dtype)
+    loss = _tensors.new(logits, target.shape if REDUCTIONS[reduction] == "none" else (), wide)
     if not want_grad:
-        return loss, logits.new_empty(0)
+        return loss, _tensors.new(logits, (0,))
     # the gradient of a mean over many pixels lies below the range of float16: it waits in float32 for the loss scale
-    grad = torch.empty(
-        logits.shape,
-        dtype=wide if logits.dtype == torch.float16 else logits.dtype,
-        device=logits.device,
-        memory_format=_layout.dense_format(logits),
-    )
+    dtype = wide if logits.dtype == torch.float16 else logits.dtype
+    grad = _tensors.new(logits, logits.shape, dtype, _tensors.dense_format(logits))
     return loss, grad
 
 
 def _fake_backward(grad_output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    return torch.empty(grad.shape, dtype=grad.dtype, device=grad.device, memory_format=_layout.dense_format(grad))
+    return _tensors.new(grad, grad.shape, layout=_tensors.dense_format(grad))
 
 
 def _setup_context(
@@ -159,34 +146,26 @@ def _backward(
 ) -> tuple[torch.Tensor | None, None, None, None, None, None]:
     if not ctx.want_grad:
         raise RuntimeError("weighted_cross_entropy was called with want_grad=False, so it has no gradient")
-    if torch.is_grad_enabled():  # create_graph=True: the saved gradient is a constant, which would be silently wrong
-        _no_second_derivative()
+    _record.no_second_derivative("weighted_cross_entropy")
     if grad_output is None:
         return None, None, None, None, None, None
     (grad,) = ctx.saved_tensors
-    if not (ctx.may_share and is_plain_one(grad_output)):
+    if not (ctx.may_share and _record.is_plain_one(grad_output)):
         grad = torch.ops.unet_fast.weighted_cross_entropy_backward(grad_output, grad).to(ctx.dtype)
     return grad, None, None, None, None, None
 
 
-def is_plain_one(grad_output: torch.Tensor) -> bool:
-    """Whether a look at the value is free (eager, on the CPU) and says that there is nothing to scale."""
-    return (
-        type(grad_output) is torch.Tensor
-        and grad_output.device.type == "cpu"
-        and grad_output.dim() == 0
-        and grad_output.item() == 1.0
+_record.register(
+    _record.Op(
+        weighted_cross_entropy,
+        (
+            _record.Operator("weighted_cross_entropy", _fake, _backward, _setup_context),
+            _record.Operator("weighted_cross_entropy_backward", _fake_backward),
+        ),
+        sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.labels(n, h, w), d.wide(n, h, w).abs()),
+        tolerance=CROSS_ENTROPY,
+        leaves=(0,),
+        gradient=CROSS_ENTROPY_GRADIENT,
+        autocast="wide",
     )
-
-
-def _no_second_derivative() -> None:
-    raise InputError(
-        "weighted_cross_entropy has no second derivative (create_graph=True); "
-        "use unet_fast.reference.weighted_cross_entropy where one is needed"
-    )
-
-
-if _library.CPU.error is None:
-    torch.library.register_fake("unet_fast::weighted_cross_entropy", _fake)
-    torch.library.register_fake("unet_fast::weighted_cross_entropy_backward", _fake_backward)
-    torch.library.register_autograd("unet_fast::weighted_cross_entropy", _backward, setup_context=_setup_context)
+)

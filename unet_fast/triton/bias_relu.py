@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 from unet_fast.triton import _junction
 from unet_fast.triton._junction import rectified_bits, wide_of
 
@@ -80,7 +80,7 @@ def _matrix(dense: torch.Tensor, by_channel: bool) -> tuple[int, int, bool]:
     n, c = dense.shape[:2]
     if not by_channel:
         return 1, dense.numel(), False
-    if _layout.is_channels_last(dense):
+    if _tensors.is_channels_last(dense):
         return dense.numel() // c, c, True
     return n * c, dense.numel() // (n * c), False
 
@@ -107,7 +107,7 @@ def _apply(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> Non
 
 def bias_relu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """As torch.ops.unet_fast.bias_relu."""
-    layout = _layout.dense_format(x)
+    layout = _tensors.dense_format(x)
     x = x.contiguous(memory_format=layout)
     out = torch.empty_like(x, memory_format=layout)
     _apply(x, bias, out)
@@ -116,7 +116,7 @@ def bias_relu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
 
 def bias_relu_(x: torch.Tensor, bias: torch.Tensor | None) -> None:
     """As torch.ops.unet_fast.bias_relu_."""
-    dense = x.contiguous(memory_format=_layout.dense_format(x))
+    dense = x.contiguous(memory_format=_tensors.dense_format(x))
     _apply(dense, bias, dense)
     if dense.data_ptr() != x.data_ptr():
         x.copy_(dense)
@@ -124,7 +124,7 @@ def bias_relu_(x: torch.Tensor, bias: torch.Tensor | None) -> None:
 
 def bias_relu_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.bias_relu_backward. Workspace: 8 bytes a channel for each tile."""
-    layout = _layout.dense_format(out)
+    layout = _tensors.dense_format(out)
     grad, out = grad.contiguous(memory_format=layout), out.contiguous(memory_format=layout)
     grad_x = torch.empty_like(grad, memory_format=layout)
     n, channels = out.shape[:2]

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 
 _UNITS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
 _WIDEST = 16
@@ -162,7 +162,7 @@ def _tiles(box: torch.Tensor, columns_of_box: int, rows: int, columns: int) -> i
 
 def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """As torch.ops.unet_fast.crop_concat."""
-    channels_last = _layout.is_channels_last(up) and (_layout.is_channels_last(skip) or skip.shape[1] == 1)
+    channels_last = _tensors.is_channels_last(up) and (_tensors.is_channels_last(skip) or skip.shape[1] == 1)
     for dim in range(2, skip.dim()):
         skip = skip.narrow(dim, (skip.shape[dim] - up.shape[dim]) // 2, up.shape[dim])
     skip, up = _innermost_dense(skip, channels_last), _innermost_dense(up, channels_last)
@@ -194,7 +194,7 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
     """As torch.ops.unet_fast.crop_concat_backward."""
-    channels_last = _layout.is_channels_last(grad)
+    channels_last = _tensors.is_channels_last(grad)
     result = torch.empty(
         [grad.shape[0], skip_channels, *skip_size],
         dtype=grad.dtype,

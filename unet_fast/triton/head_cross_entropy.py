@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 from unet_fast.triton._softmax import log1p_nonnegative
 from unet_fast.triton.weighted_cross_entropy import (
     _DIVISOR_PIXELS,
@@ -137,7 +137,7 @@ def head_cross_entropy(
     want_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.head_cross_entropy. Workspace: K C + K + C doubles for each of up to 512 programs."""
-    layout = _layout.dense_format(features)
+    layout = _tensors.dense_format(features)
     if features.numel() and not _even_step(features):
         features = features.contiguous(memory_format=layout)
     target, weight = target.contiguous(), weight.contiguous()

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 from unet_fast.triton import _junction
 from unet_fast.triton._junction import narrow_bits, rectified_bits, wide_of
 from unet_fast.triton._windows import (
@@ -284,7 +284,7 @@ def relu_pool_skip(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.relu_pool_skip."""
     (n, c, height, width), (skip_height, skip_width) = x.shape, skip_size
-    layout, last = _layout.dense_format(x), _layout.is_channels_last(x)
+    layout, last = _tensors.dense_format(x), _tensors.is_channels_last(x)
     x = _innermost_dense(x, last)
     bias = bias if bias is None else bias.contiguous()
     new: dict[str, Any] = {"device": x.device, "memory_format": layout}
@@ -328,7 +328,7 @@ def relu_pool_skip_backward(
     like = grad_buffer if grad_pooled is None else grad_pooled
     assert like is not None
     (n, c), (height, width) = code.shape[:2], size
-    layout, last = _layout.dense_format(code), _layout.is_channels_last(code)
+    layout, last = _tensors.dense_format(code), _tensors.is_channels_last(code)
     code = code.contiguous(memory_format=layout)
     grad_pooled = grad_pooled if grad_pooled is None else _innermost_dense(grad_pooled, last)
     grad_buffer = grad_buffer if grad_buffer is None else _innermost_dense(grad_buffer, last)

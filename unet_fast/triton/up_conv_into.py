@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from unet_fast import reference
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 from unet_fast.triton.crop_concat import _columns, _innermost_dense
 
 _WARPS = 8
@@ -217,7 +217,7 @@ def up_conv_into(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
         return
     images, in_channels, height, width = x.shape
     channels, pixels = weight.shape[1], height * width
-    last = _layout.is_channels_last(buffer)
+    last = _tensors.is_channels_last(buffer)
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     weight = weight.contiguous(memory_format=torch.channels_last)  # (C_in, 2, 2, C)
     bias = None if bias is None else bias.contiguous()
@@ -280,7 +280,7 @@ def up_conv_into_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, want_x: bool, want_weight: bool, want_bias: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.up_conv_into_backward. Workspace: one product, the size of the up-sampled image."""
-    last = _layout.is_channels_last(grad)
+    last = _tensors.is_channels_last(grad)
     form = torch.channels_last if last else torch.contiguous_format
     images, in_channels, height, width = x.shape
     channels, pixels = weight.shape[1], height * width

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _layout
+from unet_fast.ops import _tensors
 from unet_fast.triton._softmax import exp_nonpositive, log1p_nonnegative
 
 # in the order of unet_fast.ops.weighted_cross_entropy.REDUCTIONS
@@ -316,7 +316,7 @@ def weighted_cross_entropy(
     want_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.weighted_cross_entropy. Workspace: up to 66 KiB. Up to three launches."""
-    layout = _layout.dense_format(logits)
+    layout = _tensors.dense_format(logits)
     if logits.numel() and not _even_step(logits):
         logits = logits.contiguous(memory_format=layout)
     target, weight = target.contiguous(), weight if weight is None else weight.contiguous()
@@ -363,7 +363,7 @@ def weighted_cross_entropy(
 
 def weighted_cross_entropy_backward(grad_output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """As torch.ops.unet_fast.weighted_cross_entropy_backward."""
-    layout = _layout.dense_format(grad)
+    layout = _tensors.dense_format(grad)
     grad, grad_output = grad.contiguous(memory_format=layout), grad_output.contiguous()
     out = torch.empty_like(grad, memory_format=layout)
     images, classes, pixels = 1, 1, grad.numel()

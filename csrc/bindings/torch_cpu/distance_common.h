@@ -7,7 +7,7 @@
 namespace uf::bindings {
 
 inline void check_labels(const BadLabel& bad) {
-  STD_TORCH_CHECK(!bad.found, "instances contains ", bad.value,
+  UF_CHECK_INPUT(!bad.found, "instances contains ", bad.value,
                   ", expected labels 0 (background) to 2147483647; relabel the cells");
 }
 

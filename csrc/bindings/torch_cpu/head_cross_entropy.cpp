@@ -30,7 +30,7 @@ Result head_cross_entropy_cpu(const Tensor& features, std::optional<Tensor> feat
   call.arguments.grad_bias = sums + k * c;
   call.arguments.grad_feature_bias = sums + k * c + k;
   const BadTarget bad = head_cross_entropy(call.shape, call.arguments, torch_parallel());
-  STD_TORCH_CHECK(!bad.found, "target contains ", bad.value, ", expected classes 0 to ", k - 1, " or ignore_index (",
+  UF_CHECK_INPUT(!bad.found, "target contains ", bad.value, ", expected classes 0 to ", k - 1, " or ignore_index (",
                   ignore_index, "); check the labels, or give the network more classes");
   if (!want_grad) {
     const auto none = [&] { return new_tensor(features, {0}, wide_type(features)); };

@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> weighted_cross_entropy_cpu(const Tensor& logits, cons
                                                       int64_t reduction, bool want_grad) {
   const CrossEntropyCall call = cross_entropy_call(logits, target, weight, ignore_index, reduction, want_grad);
   const BadTarget bad = weighted_cross_entropy(call.shape, call.arguments, torch_parallel());
-  STD_TORCH_CHECK(!bad.found, "target contains ", bad.value, ", expected classes 0 to ", call.shape.classes - 1,
+  UF_CHECK_INPUT(!bad.found, "target contains ", bad.value, ", expected classes 0 to ", call.shape.classes - 1,
                   " or ignore_index (", ignore_index, "); check the labels, or give the network more classes");
   return {call.loss, call.grad};
 }

@@ -1,0 +1,216 @@
+"""One record an operator: every fact about it that something else goes through, in one place.
+
+The file of an operator ends with its record. Registration with torch, tests, opcheck, fuzzing, the check of a GPU, benchmarks
+and ``unet-fast info`` go through :data:`OPS`; none of them has a list of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unet_fast import reference
+from unet_fast.errors import InputError
+from unet_fast.ops import _backends, _library
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+# name -> record, in the order of registration
+OPS: dict[str, Op] = {}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Fresh random tensors for samples: images of one dtype and layout, and what goes with them.
+
+    The numbers come from ``generator``, a generator of the CPU, so that they are the same on every device.
+    """
+
+    generator: torch.Generator
+    dtype: torch.dtype = torch.float32
+    form: torch.memory_format = torch.contiguous_format
+    device: str = "cpu"
+
+    def image(self, *shape: int) -> Tensor:
+        """(N, C, H, W), normally distributed, in the dtype and layout of the draw."""
+        return self.same(*shape).contiguous(memory_format=self.form)
+
+    def same(self, *shape: int) -> Tensor:
+        """As :meth:`image`, of any shape: a parameter that has the dtype of the images."""
+        return torch.randn(shape, generator=self.generator).to(self.device, self.dtype)
+
+    def wide(self, *shape: int) -> Tensor:
+        """A parameter that is float32 beside narrower images, float64 beside float64 ones."""
+        return torch.randn(shape, generator=self.generator).to(
+            self.device, torch.promote_types(self.dtype, torch.float32)
+        )
+
+    def labels(self, *shape: int, classes: int = 3) -> Tensor:
+        """int64, 0 to ``classes - 1``."""
+        return torch.randint(0, classes, shape, generator=self.generator).to(self.device)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One entry in torch's dispatcher: the operator behind a public function, its in-place form or its backward.
+
+    ``flops`` is a formula in the way of ``torch.utils.flop_counter``, from the shapes of the arguments.
+    """
+
+    name: str
+    fake: Callable[..., Any]
+    backward: Callable[..., Any] | None = None
+    setup_context: Callable[..., Any] | None = None
+    flops: Callable[..., int] | None = None
+
+    def register(self) -> None:
+        """Tell torch, once the library that has the kernels is loaded."""
+        qualified = f"unet_fast::{self.name}"
+        torch.library.register_fake(qualified, self.fake)
+        if self.backward is not None:
+            torch.library.register_autograd(qualified, self.backward, setup_context=self.setup_context)
+
+
+def _as_they_are(*tensors: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tensors, {}
+
+
+def _all_bytes(tensors: list[Tensor], outputs: list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*tensors, *outputs))
+
+
+@dataclass(frozen=True)
+class Op:
+    """What is known of one public operator.
+
+    Attributes:
+        public: the function of unet_fast.ops.
+        operators: its entries in torch's dispatcher, the one of its own name first.
+        sample: random tensors for a batch of n images of h x w (at least 4 x 5), as ``sample(draw, n, h, w)``.
+        arguments: from these tensors to the arguments of the function, positional and by name.
+        leaves: the tensors that get gradients.
+        second: whether it has second derivatives.
+        autocast: the dtype of its result: "kept" from the input, "lower" (that of autocast), "wide" (float32, float64 for
+            float64) or "float32".
+        tolerance: of a result against the reference in the same dtype, by the dtype of the images.
+        gradient: of a gradient against that of the reference, over its largest number.
+        least_bytes: what any implementation has to read and write, from the tensors of a sample and the results; by
+            default all of them, once.
+    """
+
+    public: Callable[..., Any]
+    operators: tuple[Operator, ...]
+    sample: Callable[[Draw, int, int, int], tuple[Tensor, ...]]
+    tolerance: Mapping[torch.dtype, Mapping[str, Any]]
+    arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]] = _as_they_are
+    leaves: tuple[int, ...] = ()
+    gradient: Mapping[torch.dtype, float] = field(default_factory=lambda: dict.fromkeys(FLOATS, 0.0))
+    second: bool = False
+    autocast: str = "kept"
+    least_bytes: Callable[[list[Tensor], list[Tensor]], int] = _all_bytes
+
+    @property
+    def name(self) -> str:
+        """The same everywhere: of the function, of its files and of its kernels."""
+        return self.public.__name__
+
+    def call(self, *tensors: Tensor) -> Any:
+        """The public function of the tensors of a sample."""
+        positional, named = self.arguments(*tensors)
+        return self.public(*positional, **named)
+
+    def truth(self, *tensors: Tensor) -> Any:
+        """The reference of the same tensors."""
+        positional, named = self.arguments(*tensors)
+        return getattr(reference, self.name)(*positional, **named)
+
+    def with_leaves(self, tensors: tuple[Tensor, ...]) -> list[Tensor]:
+        """Fresh copies of a sample's tensors, those of :attr:`leaves` recording gradients."""
+        return [tensor.detach().clone().requires_grad_(index in self.leaves) for index, tensor in enumerate(tensors)]
+
+    def gradients(self, outputs: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        """Of a sum in which every number has another factor, so that no gradient is the same everywhere."""
+        heads = [output for output in outputs if output.requires_grad]
+        factors = [torch.arange(1, head.numel() + 1).view(head.shape).cos().to(head) for head in heads]
+        return list(torch.autograd.grad(heads, [tensors[index] for index in self.leaves], factors))
+
+    def results(self, tensors: list[Tensor], call: Callable[..., Any] | None = None) -> list[Tensor]:
+        """What :meth:`call` (or another callable in its place) returns, then the gradients of the leaves, if any."""
+        outputs = as_list((call or self.call)(*tensors))
+        return [*outputs, *self.gradients(outputs, tensors)] if self.leaves else outputs
+
+    def check(self, tensors: tuple[Tensor, ...]) -> None:
+        """Raise ``AssertionError`` unless function and reference agree on a sample, with gradients where there are any.
+
+        The reference runs on the CPU, in the dtype of the tensors. The first of these says which tolerance counts.
+        """
+        here = self.with_leaves(tensors)
+        there = self.with_leaves(tuple(tensor.cpu() for tensor in tensors))
+        got, truth = self.results(here), self.results(there, self.truth)
+        count, dtype = len(got) - len(self.leaves), tensors[0].dtype
+        close = {**self.tolerance[dtype], "equal_nan": True}
+        torch.testing.assert_close([tensor.cpu() for tensor in got[:count]], truth[:count], **close)
+        for index, grad, exact in zip(self.leaves, got[count:], truth[count:], strict=True):
+            largest = exact.abs().max().item() if exact.numel() else 0.0
+            error = (grad.cpu() - exact).abs().max().item() if exact.numel() else 0.0
+            assert error <= self.gradient[dtype] * largest, (
+                f"{self.name}: the gradient of argument {index} is off by {error}, its largest number is {largest}"
+            )
+
+
+def as_list(result: Any) -> list[Tensor]:
+    """The outputs of a public function, which returns one tensor or a tuple."""
+    return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+def register(op: Op) -> Op:
+    """Take up a record: tell torch about its operators and find out which backends have kernels."""
+    assert op.operators[0].name == op.name
+    OPS[op.name] = op
+    _backends.register(op.name)
+    if _library.CPU.error is None:
+        for operator in op.operators:
+            operator.register()
+    return op
+
+
+def run(operator: Any, *arguments: object) -> Any:
+    """Call an operator of ``torch.ops.unet_fast``; what its kernel says of the caller's input is an :class:`InputError`.
+
+    A kernel looks at the values of labels and targets while it reads them, so that nothing else has to. Its errors carry
+    the code :data:`INPUT_ERROR` (csrc/bindings/tensor.h). In a compiled graph they stay RuntimeErrors.
+    """
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    try:
+        return operator(*arguments)
+    except RuntimeError as error:
+        _, code, text = str(error).splitlines()[0].partition(INPUT_ERROR)
+        if code:
+            raise InputError(text) from None
+        raise
+
+
+INPUT_ERROR = "[unet_fast.InputError] "
+
+
+def no_second_derivative(name: str) -> None:
+    """Raise in a backward pass that is being recorded itself (create_graph=True), where it would be silently wrong."""
+    if torch.is_grad_enabled():
+        raise InputError(
+            f"{name} has no second derivative (create_graph=True); use unet_fast.reference.{name} where one is needed"
+        )
+
+
+def is_plain_one(grad_output: Tensor) -> bool:
+    """Whether a look at the value is free (eager, on the CPU) and says that there is nothing to scale."""
+    return (
+        type(grad_output) is Tensor
+        and grad_output.device.type == "cpu"
+        and grad_output.dim() == 0
+        and grad_output.item() == 1.0
+    )

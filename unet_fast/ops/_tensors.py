@@ -1,0 +1,70 @@
+"""The vocabulary of tensors that the operators share: layouts, the wide dtype, allocation, biases, autocast.
+
+The rules are those of csrc/bindings/tensor.h. A result is allocated by the operator's fake, wherever Python allocates it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from unet_fast import checks
+from unet_fast.errors import InputError
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums, biases and losses beside tensors of ``dtype``: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    """Whether a (N, C, [D,] H, W) tensor steps through memory channels first of all.
+
+    Tensors with one channel or one pixel fit both layouts and count as planar.
+    """
+    if tensor.dim() < 4 or tensor.shape[1] == 1 or tensor.stride(1) != 1:
+        return False
+    return math.prod(tensor.shape[2:]) > 1 and tensor.stride(-1) >= tensor.shape[1]
+
+
+def channels_last(dims: int) -> torch.memory_format:
+    """The channels-last format of tensors with so many dimensions, 4 or 5."""
+    return torch.channels_last_3d if dims == 5 else torch.channels_last
+
+
+def dense_format(tensor: torch.Tensor) -> torch.memory_format:
+    """The dense format that is nearest to the layout of ``tensor``: channels-last or contiguous."""
+    return channels_last(tensor.dim()) if is_channels_last(tensor) else torch.contiguous_format
+
+
+def new(
+    like: torch.Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> torch.Tensor:
+    """An uninitialised tensor of this shape and layout on the device of ``like``, in its dtype unless one is given."""
+    return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
+def wide_bias(bias: torch.Tensor, x: torch.Tensor, channels: int) -> torch.Tensor:
+    """A checked bias in the dtype that kernels add it in, :func:`wide`."""
+    checks.check_tensor("bias", bias)
+    checks.check_dtype("bias", bias, checks.FLOATING)
+    checks.check_same_device("x", x, "bias", bias)
+    if bias.shape != (channels,):
+        raise InputError(f"bias has shape {tuple(bias.shape)}, expected ({channels},), one number a channel")
+    return bias.to(wide(x.dtype))
+
+
+def autocast_pair(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in the dtype of autocast where it is on, but for float64, as in torch; one dtype, floating, is checked."""
+    checks.check_dtype("x", x, checks.FLOATING)
+    checks.check_dtype("weight", weight, checks.FLOATING)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    checks.check_same_dtype("x", x, "weight", weight)
+    return x, weight
