@@ -59,12 +59,19 @@ def wide_bias(bias: torch.Tensor, x: torch.Tensor, channels: int) -> torch.Tenso
     return bias.to(wide(x.dtype))
 
 
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """The dtype that torch's convolutions would lower ``x`` to: that of autocast where it is on, but for float64."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return None
+
+
 def autocast_pair(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in the dtype of autocast where it is on, but for float64, as in torch; one dtype, floating, is checked."""
+    """Both as :func:`autocast_dtype` says; one dtype, floating, is checked."""
     checks.check_dtype("x", x, checks.FLOATING)
     checks.check_dtype("weight", weight, checks.FLOATING)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(x.device.type)
+    dtype = autocast_dtype(x)
+    if dtype is not None:
         x, weight = x.to(dtype), weight.to(dtype)
     checks.check_same_dtype("x", x, "weight", weight)
     return x, weight

@@ -52,11 +52,10 @@ def up_conv_crop_concat(
     checks.check_tensor("x", x)
     checks.check_rank("skip", skip, (4,), "(N, C, H, W)")
     checks.check_dtype("skip", skip, checks.FLOATING)
-    lower = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(x.device.type) if lower else x.dtype
-    x, weight, bias = check_up_conv(x, weight, bias, dtype)
-    if lower:
-        skip = skip.to(dtype)
+    lower = _tensors.autocast_dtype(x)
+    x, weight, bias = check_up_conv(x, weight, bias, lower or x.dtype)
+    if lower is not None:
+        skip = skip.to(lower)
     checks.check_same_dtype("x", x, "skip", skip)
     checks.check_same_device("x", x, "skip", skip)
     if skip.shape[0] != x.shape[0] or skip.shape[2] < 2 * x.shape[2] or skip.shape[3] < 2 * x.shape[3]:
