@@ -183,8 +183,7 @@ def extensions() -> list[Extension]:
         ),
     ]
     if "thread" not in SANITIZERS:  # which takes the barriers of torch's OpenMP for races
-        operators = ["csrc/bindings/torch_ops.cpp", *sources("bindings/torch_cpu", "*.cpp")]
-        built.append(torch_extension("unet_fast._torch_cpu", operators, cuda=False))
+        built.append(torch_extension("unet_fast._torch_cpu", sources("bindings/torch_cpu", "*.cpp"), cuda=False))
     info = {"torch": torch.__version__, "cuda": cuda, "cuda_reason": why, "cxx_flags": CXX_FLAGS}
     if cuda:
         info["cuda_architectures"] = set_architectures()

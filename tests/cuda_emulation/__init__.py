@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from unet_fast.ops import _record
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -32,7 +34,6 @@ FLAGS = [
     "-fsanitize-undefined-trap-on-error",
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    "-Dunet_fast=unet_fast_emulated",  # the namespace in which torch_ops.cpp defines the schemas
 ]
 JOBS = 2
 
@@ -43,7 +44,7 @@ def library() -> Path:
     assert COMPILER is not None, "no C++ compiler"
     headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("*.h"), Path(__file__)]
     kernels = sorted(ROOT.glob("csrc/cuda/*.cu"))
-    others = [*sorted(ROOT.glob("csrc/bindings/torch_cuda/*.cpp")), ROOT / "csrc/bindings/torch_ops.cpp"]
+    others = sorted(ROOT.glob("csrc/bindings/torch_cuda/*.cpp"))
     state = hashlib.sha256(torch.__version__.encode())
     for path in sorted(headers):
         state.update(path.read_bytes())
@@ -77,9 +78,15 @@ def _run(command: list[str], target: Path) -> None:
     unfinished.replace(target)
 
 
+@functools.cache
 def load() -> list[str]:
     """Loads the library; the names of the ops that have a kernel in it, which are in ``torch.ops.unet_fast_emulated``."""
+    for operator in _record.operators():
+        _LIBRARY.define(operator.schema)
     torch.ops.load_library(str(library()))
-    names = torch._C._dispatch_get_all_op_names()
-    own = [name for name in names if name.startswith("unet_fast_emulated::")]
-    return [name.split("::")[1] for name in own if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")]
+    names = [operator.name for operator in _record.operators()]
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [name for name in names if has_kernel(f"unet_fast_emulated::{name}", "CPU")]
+
+
+_LIBRARY = torch.library.Library("unet_fast_emulated", "FRAGMENT")

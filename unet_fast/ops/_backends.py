@@ -48,8 +48,16 @@ _wish = os.environ.get("UNET_FAST_BACKEND", "auto")
 _installed: dict[tuple[str, str], torch.library.Library] = {}
 
 
-def register(op: str) -> None:
-    """Find out which backends have kernels for ``op``, besides the reference, and make the chosen one run."""
+# op -> its entries in torch's dispatcher
+_OPERATORS: dict[str, tuple[str, ...]] = {}
+
+
+def register(op: str, operators: tuple[str, ...]) -> None:
+    """Find out which backends have kernels for ``op``, besides the reference, and make the chosen one run.
+
+    ``operators``: its entries in torch's dispatcher, which all change their backend together.
+    """
+    _OPERATORS[op] = operators
     found = {
         "cpp": _library.CPU.error is not None or _library.has_kernel(op, "CPU"),
         "cuda": _library.has_kernel(op, "CUDA"),
@@ -180,17 +188,12 @@ def _install(op: str) -> None:
             library = torch.library.Library("unet_fast", "IMPL")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Warning only once for all operators")  # to override is the purpose
-                for name in _operators(op):
+                for name in _OPERATORS[op]:
                     library.impl(name, _triton_kernel(op, name), key, allow_override=True)
             _installed[op, device_type] = library
         elif not use and library is not None:
             library._destroy()
             del _installed[op, device_type]
-
-
-def _operators(op: str) -> list[str]:
-    """The operators of one file: the op itself, its in-place form and the backward op behind its gradient, if there."""
-    return [name for name in (op, f"{op}_", f"{op}_backward") if hasattr(torch.ops.unet_fast, name)]
 
 
 def _triton_kernel(op: str, name: str) -> Callable[..., Any]:

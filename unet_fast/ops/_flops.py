@@ -15,7 +15,6 @@ from torch.utils.flop_counter import register_flop_formula
 from unet_fast.ops import _library, _record
 
 if _library.CPU.error is None:
-    for _op in _record.OPS.values():
-        for _operator in _op.operators:
-            if _operator.flops is not None:
-                register_flop_formula(getattr(torch.ops.unet_fast, _operator.name))(_operator.flops)
+    for _operator in _record.operators():
+        if _operator.flops is not None:
+            register_flop_formula(getattr(torch.ops.unet_fast, _operator.name))(_operator.flops)

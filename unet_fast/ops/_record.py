@@ -22,6 +22,8 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # name -> record, in the order of registration
 OPS: dict[str, Op] = {}
 
+_LIBRARY = torch.library.Library("unet_fast", "FRAGMENT")
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -58,21 +60,30 @@ class Draw:
 class Operator:
     """One entry in torch's dispatcher: the operator behind a public function, its in-place form or its backward.
 
-    ``flops`` is a formula in the way of ``torch.utils.flop_counter``, from the shapes of the arguments.
+    Attributes:
+        schema: name, arguments and results, in torch's language. The kernels of every backend have this signature.
+        fake: allocates the results, uninitialised, in their shapes, dtypes and layouts, and nothing else.
+        backward, setup_context: autograd, see ``torch.library.register_autograd``.
+        flops: a formula in the way of ``torch.utils.flop_counter``, from the shapes of the arguments.
     """
 
-    name: str
+    schema: str
     fake: Callable[..., Any]
     backward: Callable[..., Any] | None = None
     setup_context: Callable[..., Any] | None = None
     flops: Callable[..., int] | None = None
 
+    @property
+    def name(self) -> str:
+        return self.schema[: self.schema.index("(")]
+
     def register(self) -> None:
-        """Tell torch, once the library that has the kernels is loaded."""
+        """Tell torch."""
+        _LIBRARY.define(self.schema)
         qualified = f"unet_fast::{self.name}"
-        torch.library.register_fake(qualified, self.fake)
+        torch.library.register_fake(qualified, self.fake, lib=_LIBRARY)
         if self.backward is not None:
-            torch.library.register_autograd(qualified, self.backward, setup_context=self.setup_context)
+            torch.library.register_autograd(qualified, self.backward, setup_context=self.setup_context, lib=_LIBRARY)
 
 
 def _as_they_are(*tensors: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -168,14 +179,24 @@ def as_list(result: Any) -> list[Tensor]:
 
 
 def register(op: Op) -> Op:
-    """Take up a record: tell torch about its operators and find out which backends have kernels."""
+    """Take up a record: tell torch about its operators, once the kernels are there, and see which backends have some."""
     assert op.operators[0].name == op.name
     OPS[op.name] = op
-    _backends.register(op.name)
     if _library.CPU.error is None:
         for operator in op.operators:
             operator.register()
+    _backends.register(op.name, tuple(operator.name for operator in op.operators))
     return op
+
+
+def operators() -> list[Operator]:
+    """All entries in torch's dispatcher."""
+    return [operator for op in OPS.values() for operator in op.operators]
+
+
+def allocate(name: str, *arguments: Any) -> Any:
+    """The results of the operator ``name``, uninitialised: what its fake says, in memory. For kernels in Python."""
+    return next(operator for operator in operators() if operator.name == name).fake(*arguments)
 
 
 def run(operator: Any, *arguments: object) -> Any:

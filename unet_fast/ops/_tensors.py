@@ -11,12 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from unet_fast import checks
+from unet_fast.dtypes import wide as wide
 from unet_fast.errors import InputError
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums, biases and losses beside tensors of ``dtype``: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def is_channels_last(tensor: torch.Tensor) -> bool:

@@ -82,9 +82,12 @@ _record.register(
     _record.Op(
         bias_relu,
         (
-            _record.Operator("bias_relu", _fake, _backward, _setup_context),
-            _record.Operator("bias_relu_", _fake_in_place),
-            _record.Operator("bias_relu_backward", _fake_backward),
+            _record.Operator("bias_relu(Tensor x, Tensor? bias) -> Tensor", _fake, _backward, _setup_context),
+            _record.Operator("bias_relu_(Tensor(a!) x, Tensor? bias) -> ()", _fake_in_place),
+            _record.Operator(
+                "bias_relu_backward(Tensor grad, Tensor out, bool want_bias) -> (Tensor grad_x, Tensor grad_bias)",
+                _fake_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)),
         tolerance=dict.fromkeys(BY_DTYPE, EXACT),

@@ -144,8 +144,20 @@ _record.register(
     _record.Op(
         conv_bias_relu,
         (
-            _record.Operator("conv_bias_relu", _fake, _backward, _setup_context, _flops),
-            _record.Operator("conv_bias_relu_backward", _fake_backward, flops=_flops_backward),
+            _record.Operator(
+                "conv_bias_relu(Tensor x, Tensor weight, Tensor? bias, SymInt padding) -> Tensor",
+                _fake,
+                _backward,
+                _setup_context,
+                _flops,
+            ),
+            _record.Operator(
+                "conv_bias_relu_backward(Tensor grad, Tensor x, Tensor weight, Tensor out, SymInt padding, "
+                "bool want_x, bool want_weight, bool want_bias) -> (Tensor grad_x, Tensor grad_weight, Tensor "
+                "grad_bias)",
+                _fake_backward,
+                flops=_flops_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 2, h, w), d.same(3, 2, 3, 3), d.wide(3)),
         arguments=lambda x, weight, bias: ((x, weight, bias), {"padding": 1}),

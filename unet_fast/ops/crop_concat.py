@@ -111,8 +111,13 @@ _record.register(
     _record.Op(
         crop_concat,
         (
-            _record.Operator("crop_concat", _fake, _backward, _setup_context),
-            _record.Operator("crop_concat_backward", _fake_backward, _double_backward, _setup_context_backward),
+            _record.Operator("crop_concat(Tensor skip, Tensor up) -> Tensor", _fake, _backward, _setup_context),
+            _record.Operator(
+                "crop_concat_backward(Tensor grad, SymInt skip_channels, SymInt[] skip_size) -> Tensor",
+                _fake_backward,
+                _double_backward,
+                _setup_context_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.image(n, 2, h - 2, w - 3)),
         tolerance=dict.fromkeys(BY_DTYPE, EXACT),

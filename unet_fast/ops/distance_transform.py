@@ -59,7 +59,7 @@ def _fake(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor:
 _record.register(
     _record.Op(
         distance_transform,
-        (_record.Operator("distance_transform", _fake),),
+        (_record.Operator("distance_transform(Tensor mask, float[] spacing) -> Tensor", _fake),),
         sample=lambda d, n, h, w: (d.labels(n, h, w),),
         tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], DISTANCE),
         autocast="float32",

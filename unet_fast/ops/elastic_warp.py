@@ -284,8 +284,20 @@ _record.register(
     _record.Op(
         elastic_warp,
         (
-            _record.Operator("elastic_warp", _fake, _backward, _setup_context),
-            _record.Operator("elastic_warp_backward", _fake_backward, _double_backward, _setup_context_backward),
+            _record.Operator(
+                "elastic_warp(Tensor[] inputs, Tensor displacement, Tensor? matrix, SymInt[] output_size, "
+                "int[] interpolation, float[] fill, int field, int padding) -> Tensor[]",
+                _fake,
+                _backward,
+                _setup_context,
+            ),
+            _record.Operator(
+                "elastic_warp_backward(Tensor[] grads, Tensor displacement, Tensor? matrix, SymInt[] "
+                "input_size, int[] interpolation, int field, int padding, bool deterministic) -> Tensor[]",
+                _fake_backward,
+                _double_backward,
+                _setup_context_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 2, h, w), d.labels(n, 1, h, w), d.wide(n, 2, 3, 3)),
         arguments=lambda image, labels, displacement: (

@@ -210,7 +210,18 @@ def _flops(features: Sequence[int], feature_bias: Any, relu: bool, weight: Seque
 _record.register(
     _record.Op(
         head_cross_entropy,
-        (_record.Operator("head_cross_entropy", _fake, _backward, _setup_context, _flops),),
+        (
+            _record.Operator(
+                "head_cross_entropy(Tensor features, Tensor? feature_bias, bool relu, Tensor weight, Tensor? "
+                "bias, Tensor target, Tensor? pixel_weight, int ignore_index, int reduction, bool want_grad) "
+                "-> (Tensor loss, Tensor grad_features, Tensor grad_feature_bias, Tensor grad_weight, Tensor "
+                "grad_bias)",
+                _fake,
+                _backward,
+                _setup_context,
+                _flops,
+            ),
+        ),
         sample=lambda d, n, h, w: (
             *(d.image(n, 3, h, w), d.wide(2, 3), d.wide(2)),
             *(d.labels(n, h, w, classes=2), d.wide(n, h, w).abs(), d.wide(3)),

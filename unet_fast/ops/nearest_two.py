@@ -67,7 +67,7 @@ def _fake(instances: torch.Tensor, spacing: list[float]) -> tuple[torch.Tensor, 
 _record.register(
     _record.Op(
         nearest_two,
-        (_record.Operator("nearest_two", _fake),),
+        (_record.Operator("nearest_two(Tensor instances, float[] spacing) -> (Tensor d1, Tensor d2)", _fake),),
         sample=lambda d, n, h, w: (d.labels(n, h, w, classes=5),),
         tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], DISTANCE),
         autocast="float32",

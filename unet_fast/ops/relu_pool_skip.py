@@ -136,8 +136,18 @@ _record.register(
     _record.Op(
         relu_pool_skip,
         (
-            _record.Operator("relu_pool_skip", _fake, _backward, _setup_context),
-            _record.Operator("relu_pool_skip_backward", _fake_backward),
+            _record.Operator(
+                "relu_pool_skip(Tensor x, Tensor? bias, SymInt[] skip_size, SymInt up_channels, bool "
+                "want_code) -> (Tensor pooled, Tensor buffer, Tensor code)",
+                _fake,
+                _backward,
+                _setup_context,
+            ),
+            _record.Operator(
+                "relu_pool_skip_backward(Tensor code, Tensor? grad_pooled, Tensor? grad_buffer, SymInt[] size, "
+                "bool want_bias) -> (Tensor grad_x, Tensor grad_bias)",
+                _fake_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.wide(3)),
         arguments=lambda x, bias: ((x, bias), {"skip_size": (x.shape[2] - 2, x.shape[3] - 3)}),

@@ -94,7 +94,15 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 _record.register(
     _record.Op(
         up_conv_crop_concat,
-        (_record.Operator("up_conv_crop_concat", _fake, _backward, _setup_context, flops),),
+        (
+            _record.Operator(
+                "up_conv_crop_concat(Tensor x, Tensor weight, Tensor? bias, Tensor skip) -> Tensor",
+                _fake,
+                _backward,
+                _setup_context,
+                flops,
+            ),
+        ),
         sample=lambda d, n, h, w: (
             *(d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2)),
             d.image(n, 2, 2 * h + 1, 2 * w + 3),

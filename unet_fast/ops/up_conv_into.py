@@ -174,8 +174,15 @@ _record.register(
     _record.Op(
         up_conv_into,
         (
-            _record.Operator("up_conv_into", _fake, flops=flops),
-            _record.Operator("up_conv_into_backward", _fake_backward, flops=_flops_backward),
+            _record.Operator(
+                "up_conv_into(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) buffer) -> ()", _fake, flops=flops
+            ),
+            _record.Operator(
+                "up_conv_into_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, "
+                "bool want_bias) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+                _fake_backward,
+                flops=_flops_backward,
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2), d.image(n, 5, 2 * h, 2 * w)),
         # a copy, as a leaf may not be written to

@@ -96,7 +96,13 @@ def _fake(
 _record.register(
     _record.Op(
         weight_map,
-        (_record.Operator("weight_map", _fake),),
+        (
+            _record.Operator(
+                "weight_map(Tensor instances, float w0, float sigma, Tensor? class_weights, bool balanced, "
+                "bool inside) -> Tensor",
+                _fake,
+            ),
+        ),
         sample=lambda d, n, h, w: (d.labels(n, h, w, classes=5),),
         tolerance=dict.fromkeys([*BY_DTYPE, torch.int64], WEIGHT_MAP),
         autocast="float32",

@@ -159,8 +159,16 @@ _record.register(
     _record.Op(
         weighted_cross_entropy,
         (
-            _record.Operator("weighted_cross_entropy", _fake, _backward, _setup_context),
-            _record.Operator("weighted_cross_entropy_backward", _fake_backward),
+            _record.Operator(
+                "weighted_cross_entropy(Tensor logits, Tensor target, Tensor? weight, int ignore_index, int "
+                "reduction, bool want_grad) -> (Tensor loss, Tensor grad)",
+                _fake,
+                _backward,
+                _setup_context,
+            ),
+            _record.Operator(
+                "weighted_cross_entropy_backward(Tensor grad_output, Tensor grad) -> Tensor", _fake_backward
+            ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.labels(n, h, w), d.wide(n, h, w).abs()),
         tolerance=CROSS_ENTROPY,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from unet_fast.dtypes import wide
 from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
 
 
@@ -33,16 +34,16 @@ def head_logits(
     feature_bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """The logits (N, K, *S), wide, with the features of pixels that are not counted (N, *S) taken as 0."""
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = wide(features.dtype)
     # ignored pixels are cut off before anything is computed: not even a NaN there may reach a gradient
-    y = features.to(wide).where(counted.unsqueeze(1), 0.0)
+    y = features.to(dtype).where(counted.unsqueeze(1), 0.0)
     one_a_channel = [-1, *[1] * (features.dim() - 2)]
     if feature_bias is not None:
-        y = y + feature_bias.to(wide).view(one_a_channel)
+        y = y + feature_bias.to(dtype).view(one_a_channel)
     if relu:
         y = y.relu()
     with torch.autocast(features.device.type, enabled=False):  # the logits are wide
-        logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(wide))
+        logits = torch.einsum("nc...,kc->nk...", y, weight.flatten(1).to(dtype))
     if bias is not None:
-        logits = logits + bias.to(wide).view(one_a_channel)
+        logits = logits + bias.to(dtype).view(one_a_channel)
     return logits

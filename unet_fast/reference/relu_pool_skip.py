@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from unet_fast.dtypes import wide
+
 
 def relu_pool_skip(
     x: torch.Tensor,
@@ -16,8 +18,8 @@ def relu_pool_skip(
     up_channels: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`unet_fast.ops.relu_pool_skip`; the channels that wait for the up-sampled map are 0."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = x if bias is None else (x.to(wide) + bias.to(wide)[:, None, None]).to(x.dtype)
+    dtype = wide(x.dtype)
+    y = x if bias is None else (x.to(dtype) + bias.to(dtype)[:, None, None]).to(x.dtype)
     y = F.relu(y)
     height, width = y.shape[2:] if skip_size is None else skip_size
     top, left = (y.shape[2] - height) // 2, (y.shape[3] - width) // 2

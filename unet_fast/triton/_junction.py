@@ -23,11 +23,6 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET", "") == "1"
 _PARTS, _CHANNELS = 64, 16  # the tile of add_parts
 
 
-def wide_dtype(tensor: torch.Tensor) -> torch.dtype:
-    """The dtype of biases and of their gradients."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def number(dtype: torch.dtype) -> dict[str, object]:
     """The constants of a kernel that works on the bits of this dtype."""
     name, bits, magnitude, infinity = _BITS[dtype]
@@ -91,10 +86,9 @@ def add_parts(partial, sums, parts, channels, PARTS: tl.constexpr, CHANNELS: tl.
     tl.store(sums + column, result.to(sums.dtype.element_ty), mask=column < channels)
 
 
-def channel_sums(partial: torch.Tensor, parts: int, channels: int, dtype: torch.dtype) -> torch.Tensor:
-    """(channels,) from (parts, channels); 0 where there are no parts."""
-    sums = partial.new_empty(channels, dtype=dtype)
+def channel_sums(partial: torch.Tensor, parts: int, sums: torch.Tensor) -> None:
+    """Fills ``sums`` (channels,), which may be empty, from (parts, channels); with 0 where there are no parts."""
+    channels = sums.numel()
     if channels:
         grid = (triton.cdiv(channels, _CHANNELS),)
         add_parts[grid](partial, sums, parts, channels, PARTS=_PARTS, CHANNELS=_CHANNELS)
-    return sums

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 from unet_fast.triton import _junction
 from unet_fast.triton._junction import rectified_bits, wide_of
 
@@ -107,10 +107,8 @@ def _apply(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> Non
 
 def bias_relu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """As torch.ops.unet_fast.bias_relu."""
-    layout = _tensors.dense_format(x)
-    x = x.contiguous(memory_format=layout)
-    out = torch.empty_like(x, memory_format=layout)
-    _apply(x, bias, out)
+    out = _record.allocate("bias_relu", x, bias)
+    _apply(x.contiguous(memory_format=_tensors.dense_format(x)), bias, out)
     return out
 
 
@@ -124,9 +122,9 @@ def bias_relu_(x: torch.Tensor, bias: torch.Tensor | None) -> None:
 
 def bias_relu_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.bias_relu_backward. Workspace: 8 bytes a channel for each tile."""
+    grad_x, grad_bias = _record.allocate("bias_relu_backward", grad, out, want_bias)
     layout = _tensors.dense_format(out)
     grad, out = grad.contiguous(memory_format=layout), out.contiguous(memory_format=layout)
-    grad_x = torch.empty_like(grad, memory_format=layout)
     n, channels = out.shape[:2]
     parts, partial = 0, grad.new_empty(0, dtype=torch.float64)
     if out.numel():
@@ -142,8 +140,8 @@ def bias_relu_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -
             rows, columns // unit, channels, UNIT=unit, LAST=last, ROWS=height, COLUMNS=width,
             **{name: number[name] for name in ("FLOAT", "WIDE", "MAGNITUDE")},
         )  # fmt: skip
-    wide = _junction.wide_dtype(grad)
-    return grad_x, _junction.channel_sums(partial, parts, channels if want_bias else 0, wide)
+    _junction.channel_sums(partial, parts, grad_bias)
+    return grad_x, grad_bias
 
 
 KERNELS: dict[str, Any] = {

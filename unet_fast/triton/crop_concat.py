@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 
 _UNITS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
 _WIDEST = 16
@@ -162,17 +162,13 @@ def _tiles(box: torch.Tensor, columns_of_box: int, rows: int, columns: int) -> i
 
 def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """As torch.ops.unet_fast.crop_concat."""
-    channels_last = _tensors.is_channels_last(up) and (_tensors.is_channels_last(skip) or skip.shape[1] == 1)
+    result = _record.allocate("crop_concat", skip, up)
+    # a result of one channel or pixel is both, and planar suits
+    channels_last = _tensors.is_channels_last(result)
     for dim in range(2, skip.dim()):
         skip = skip.narrow(dim, (skip.shape[dim] - up.shape[dim]) // 2, up.shape[dim])
     skip, up = _innermost_dense(skip, channels_last), _innermost_dense(up, channels_last)
     c1, c2 = skip.shape[1], up.shape[1]
-    result = torch.empty(
-        [up.shape[0], c1 + c2, *up.shape[2:]],
-        dtype=up.dtype,
-        device=up.device,
-        memory_format=_format(up.dim(), channels_last),
-    )
     first, second, out = (_box(tensor, channels_last) for tensor in (skip, up, result))
     up_start = c1 * result.stride(1) if c2 else 0
     word = _word(first, second, out, steps=(up_start,))
@@ -194,14 +190,8 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
     """As torch.ops.unet_fast.crop_concat_backward."""
-    channels_last = _tensors.is_channels_last(grad)
-    result = torch.empty(
-        [grad.shape[0], skip_channels, *skip_size],
-        dtype=grad.dtype,
-        device=grad.device,
-        memory_format=_format(grad.dim(), channels_last),
-    )
-    place(grad[:, :skip_channels], result, channels_last)
+    result = _record.allocate("crop_concat_backward", grad, skip_channels, skip_size)
+    place(grad[:, :skip_channels], result, _tensors.is_channels_last(grad))
     return result
 
 

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from unet_fast.ops import _record
 from unet_fast.triton import _lines
 from unet_fast.triton._lines import further, load_cost, pixels_of_program, square, store_distance
 
@@ -53,7 +54,7 @@ def distance_transform(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor
     """
     mask = mask.contiguous()
     grid = _lines.grid_of(mask, spacing)
-    out = torch.empty(mask.shape, dtype=torch.float32, device=mask.device)
+    out = _record.allocate("distance_transform", mask, spacing)
     if not mask.numel():
         return out
     # the sign of a floating-point zero says nothing

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from unet_fast._warp_arguments import INTERPOLATIONS
+from unet_fast.ops import _record
 from unet_fast.triton._warp_points import BILINEAR, COLUMNS, NEAREST, ZEROS, coefficients_of, locate, tap_of
 
 LOST = tl.constexpr(1 << 62)  # marks a fixed-point sum that has met a NaN or an infinity
@@ -239,7 +240,9 @@ def elastic_warp(
 ) -> list[torch.Tensor]:
     """As torch.ops.unet_fast.elastic_warp."""
     sizes = list(zip(output_size[::2], output_size[1::2], strict=True))
-    outputs = [image.new_empty((*image.shape[:2], *size)) for image, size in zip(inputs, sizes, strict=True)]
+    outputs = _record.allocate(
+        "elastic_warp", inputs, displacement, matrix, output_size, interpolation, fill, field, padding
+    )
     batch, _, height, width = inputs[0].shape
     sums = tl.float64 if any(image.dtype == torch.float64 for image in inputs) else tl.float32
     points = coefficients_of(displacement, field)

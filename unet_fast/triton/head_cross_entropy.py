@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 from unet_fast.triton._softmax import log1p_nonnegative
 from unet_fast.triton.weighted_cross_entropy import (
     _DIVISOR_PIXELS,
@@ -137,6 +137,10 @@ def head_cross_entropy(
     want_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.head_cross_entropy. Workspace: K C + K + C doubles for each of up to 512 programs."""
+    loss, grad, *of_parameters = _record.allocate(
+        "head_cross_entropy",
+        *(features, feature_bias, relu, weight, bias, target, pixel_weight, ignore_index, reduction, want_grad),
+    )
     layout = _tensors.dense_format(features)
     if features.numel() and not _even_step(features):
         features = features.contiguous(memory_format=layout)
@@ -144,11 +148,10 @@ def head_cross_entropy(
     feature_bias, bias, pixel_weight = (
         tensor if tensor is None else tensor.contiguous() for tensor in (feature_bias, bias, pixel_weight)
     )
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    wide = _tensors.wide(features.dtype)
     images, channels = features.shape[:2]
     classes = weight.shape[0]
     pixels = target.numel() // images if images else 0
-    loss = features.new_empty((), dtype=wide)
     block, columns = triton.next_power_of_2(classes), max(16, triton.next_power_of_2(channels))
     tile = max(8, _TILE // (columns * wide.itemsize // 4))
     # the logits of a tile are registers too
@@ -158,10 +161,6 @@ def head_cross_entropy(
     workspace = features.new_empty(_DIVISOR_PROGRAMS + 2 * programs, dtype=torch.float64)
     gradients = features.new_empty((programs, values) if want_grad else 0, dtype=torch.float64)
     divisors, sums = workspace[:_DIVISOR_PROGRAMS], workspace[_DIVISOR_PROGRAMS:]
-    grad = features.new_empty(0)
-    if want_grad:
-        dtype = wide if features.dtype == torch.float16 else features.dtype
-        grad = torch.empty(features.shape, dtype=dtype, device=features.device, memory_format=layout)
 
     options = {"REDUCTION": reduction, "WIDE": tl.float64 if wide == torch.float64 else tl.float32}
     divided = want_grad and reduction in (_MEAN.value, _WEIGHT_MEAN.value)
@@ -181,13 +180,12 @@ def head_cross_entropy(
             num_warps=_WARPS, **options,
         )  # fmt: skip
     add_sums[(1,)](sums, loss, programs, REDUCTION=reduction, BLOCK=_SUMS)
-    if not want_grad:
-        return loss, grad, *(features.new_empty(0, dtype=wide) for _ in range(3))  # type: ignore[return-value]
-    # torch adds up the rows in an order that depends on nothing but their number
-    of_weight, of_features, of_bias = gradients.sum(0).split([classes * channels, channels, classes])
-    # copies: the results of an operator share no memory
-    parts = (part.to(wide, copy=True) for part in (of_features, of_weight.view(classes, channels), of_bias))
-    return loss, grad, *parts
+    if want_grad:
+        # torch adds up the rows in an order that depends on nothing but their number
+        of_weight, of_features, of_bias = gradients.sum(0).split([classes * channels, channels, classes])
+        for result, part in zip(of_parameters, (of_features, of_weight, of_bias), strict=True):
+            result.copy_(part.view(result.shape))
+    return loss, grad, *of_parameters
 
 
 KERNELS: dict[str, Any] = {"head_cross_entropy": head_cross_entropy}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _instances
+from unet_fast.ops import _instances, _record, _tensors
 from unet_fast.triton import _lines
 from unet_fast.triton._lines import look_both_ways, pixels_of_program, store_distance
 
@@ -45,8 +46,8 @@ def nearest_two(instances: torch.Tensor, spacing: list[float]) -> tuple[torch.Te
         _instances.check_labels(instances)
     labels = instances.contiguous()
     grid = _lines.grid_of(labels, spacing)
-    new = lambda dtype: torch.empty(labels.shape, dtype=dtype, device=labels.device)  # noqa: E731
-    d1, d2 = new(torch.float32), new(torch.float32)
+    d1, d2 = _record.allocate("nearest_two", labels, spacing)
+    new = functools.partial(_tensors.new, labels, labels.shape)
     if not labels.numel():
         return d1, d2
     volume = grid.middle > 1

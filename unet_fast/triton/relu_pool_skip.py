@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 from unet_fast.triton import _junction
 from unet_fast.triton._junction import narrow_bits, rectified_bits, wide_of
 from unet_fast.triton._windows import (
@@ -284,14 +284,10 @@ def relu_pool_skip(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.relu_pool_skip."""
     (n, c, height, width), (skip_height, skip_width) = x.shape, skip_size
-    layout, last = _tensors.dense_format(x), _tensors.is_channels_last(x)
+    pooled, buffer, code = _record.allocate("relu_pool_skip", x, bias, skip_size, up_channels, want_code)
+    last = _tensors.is_channels_last(x)
     x = _innermost_dense(x, last)
     bias = bias if bias is None else bias.contiguous()
-    new: dict[str, Any] = {"device": x.device, "memory_format": layout}
-    pooled = torch.empty((n, c, height // 2, width // 2), dtype=x.dtype, **new)
-    buffer = torch.empty((n, c + up_channels, skip_height, skip_width), dtype=x.dtype, **new)
-    size = (n, c, (height + 1) // 2, (width + 1) // 2)
-    code = torch.empty(size, dtype=torch.uint8, **new) if want_code else x.new_empty(0, dtype=torch.uint8)
     if not n * c:
         return pooled, buffer, code
     top, left = (height - skip_height) // 2, (width - skip_width) // 2
@@ -299,7 +295,7 @@ def relu_pool_skip(
     pointers = (bits[0], bias, *bits[1:], code if want_code else None)
     number = _junction.number(x.dtype)
     if last:
-        count = n * size[2] * size[3]
+        count = n * ((height + 1) // 2) * ((width + 1) // 2)
         windows, block, down, across = _channel_tiling(count, c)
         unit, steps = _in_units(x, True, c, up_channels)
         pool_pixels[(down * across,)](
@@ -328,11 +324,11 @@ def relu_pool_skip_backward(
     like = grad_buffer if grad_pooled is None else grad_pooled
     assert like is not None
     (n, c), (height, width) = code.shape[:2], size
+    grad_x, grad_bias = _record.allocate("relu_pool_skip_backward", code, grad_pooled, grad_buffer, size, want_bias)
     layout, last = _tensors.dense_format(code), _tensors.is_channels_last(code)
     code = code.contiguous(memory_format=layout)
     grad_pooled = grad_pooled if grad_pooled is None else _innermost_dense(grad_pooled, last)
     grad_buffer = grad_buffer if grad_buffer is None else _innermost_dense(grad_buffer, last)
-    grad_x = torch.empty((n, c, height, width), dtype=like.dtype, device=like.device, memory_format=layout)
     skip_height, skip_width = (0, 0) if grad_buffer is None else grad_buffer.shape[2:]
     top, left = (height - skip_height) // 2, (width - skip_width) // 2
     pointers = [None if grad is None else _junction.bits_of(grad) for grad in (grad_pooled, grad_buffer, grad_x)]
@@ -363,8 +359,8 @@ def relu_pool_skip_backward(
             skip_width // skip_unit, top, left // skip_unit, *pooled_steps, *steps, UNIT=unit, POOLED_UNIT=pooled_unit,
             SKIP_UNIT=skip_unit, ROWS=rows, WINDOWS=windows, **number,
         )  # fmt: skip
-    wide = _junction.wide_dtype(like)
-    return grad_x, _junction.channel_sums(partial, parts, c if want_bias else 0, wide)
+    _junction.channel_sums(partial, parts, grad_bias)
+    return grad_x, grad_bias
 
 
 KERNELS: dict[str, Any] = {"relu_pool_skip": relu_pool_skip, "relu_pool_skip_backward": relu_pool_skip_backward}

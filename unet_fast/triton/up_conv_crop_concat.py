@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 from unet_fast.triton.crop_concat import place
 from unet_fast.triton.up_conv_into import up_conv_into
 
@@ -15,13 +15,10 @@ def up_conv_crop_concat(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
 ) -> torch.Tensor:
     """As torch.ops.unet_fast.up_conv_crop_concat."""
-    last = _tensors.is_channels_last(x)
-    shape = (x.shape[0], skip.shape[1] + weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
-    form = torch.channels_last if last else torch.contiguous_format
-    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
+    out = _record.allocate("up_conv_crop_concat", x, weight, bias, skip)
     for dim in (2, 3):
-        skip = skip.narrow(dim, (skip.shape[dim] - shape[dim]) // 2, shape[dim])
-    place(skip, out[:, : skip.shape[1]], last)
+        skip = skip.narrow(dim, (skip.shape[dim] - out.shape[dim]) // 2, out.shape[dim])
+    place(skip, out[:, : skip.shape[1]], _tensors.is_channels_last(x))
     up_conv_into(x, weight, bias, out)
     return out
 

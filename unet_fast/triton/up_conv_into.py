@@ -284,7 +284,7 @@ def up_conv_into_backward(
     form = torch.channels_last if last else torch.contiguous_format
     images, in_channels, height, width = x.shape
     channels, pixels = weight.shape[1], height * width
-    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    wide = _tensors.wide(grad.dtype)
     none = x.new_empty(0)
     if 0 in (images, in_channels, channels, pixels):
         zeros = torch.zeros(x.shape, dtype=x.dtype, device=x.device).contiguous(memory_format=form)

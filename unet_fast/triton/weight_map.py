@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _instances
+from unet_fast.ops import _instances, _record
 from unet_fast.triton import _lines
 from unet_fast.triton._lines import far_of, look_both_ways, pixels_of_program
 
@@ -58,7 +58,7 @@ def weight_map(
         _instances.check_labels(instances)
     labels = instances.contiguous()
     grid = _lines.grid_of(labels, [1.0, 1.0])
-    out = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+    out = _record.allocate("weight_map", labels, w0, sigma, class_weights, balanced, inside)
     if not labels.numel():
         return out
     planes = (torch.empty(labels.shape, dtype=torch.int32, device=labels.device) for _ in range(2))

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from unet_fast.ops import _tensors
+from unet_fast.ops import _record, _tensors
 from unet_fast.triton._softmax import exp_nonpositive, log1p_nonnegative
 
 # in the order of unet_fast.ops.weighted_cross_entropy.REDUCTIONS
@@ -316,17 +316,11 @@ def weighted_cross_entropy(
     want_grad: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As torch.ops.unet_fast.weighted_cross_entropy. Workspace: up to 66 KiB. Up to three launches."""
+    loss, grad = _record.allocate("weighted_cross_entropy", logits, target, weight, ignore_index, reduction, want_grad)
     layout = _tensors.dense_format(logits)
     if logits.numel() and not _even_step(logits):
         logits = logits.contiguous(memory_format=layout)
     target, weight = target.contiguous(), weight if weight is None else weight.contiguous()
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(target.shape if reduction == _NONE.value else (), dtype=wide)
-    grad = logits.new_empty(0)
-    if want_grad:
-        dtype = wide if logits.dtype == torch.float16 else logits.dtype
-        grad = torch.empty(logits.shape, dtype=dtype, device=logits.device, memory_format=layout)
-
     images, classes = logits.shape[:2]
     pixels = target.numel() // images if images else 0
     block = min(triton.next_power_of_2(classes), _MOST_CLASSES)
@@ -334,7 +328,7 @@ def weighted_cross_entropy(
     programs = min(images * triton.cdiv(pixels, tile), _LOSS_PROGRAMS)
     workspace = logits.new_empty(_DIVISOR_PROGRAMS + 2 * programs, dtype=torch.float64)
     divisors, sums = workspace[:_DIVISOR_PROGRAMS], workspace[_DIVISOR_PROGRAMS:]
-    options = {"REDUCTION": reduction, "WIDE": tl.float64 if wide == torch.float64 else tl.float32}
+    options = {"REDUCTION": reduction, "WIDE": tl.float64 if loss.dtype == torch.float64 else tl.float32}
 
     divided = want_grad and reduction in (_MEAN.value, _WEIGHT_MEAN.value)
     divisor_programs = min(triton.cdiv(target.numel(), _DIVISOR_PIXELS), _DIVISOR_PROGRAMS) if divided else 0
@@ -363,9 +357,9 @@ def weighted_cross_entropy(
 
 def weighted_cross_entropy_backward(grad_output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """As torch.ops.unet_fast.weighted_cross_entropy_backward."""
+    out = _record.allocate("weighted_cross_entropy_backward", grad_output, grad)
     layout = _tensors.dense_format(grad)
     grad, grad_output = grad.contiguous(memory_format=layout), grad_output.contiguous()
-    out = torch.empty_like(grad, memory_format=layout)
     images, classes, pixels = 1, 1, grad.numel()
     strides = (0, 1, 0)  # of classes, pixels, factors
     if grad_output.dim():

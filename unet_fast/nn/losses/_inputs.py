@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unet_fast import checks
+from unet_fast.dtypes import wide
 from unet_fast.errors import InputError, InputTypeError
 
 TARGET_DTYPES = (*checks.INTEGRAL, torch.bool)
@@ -44,24 +45,19 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     binary = logits.shape[1] == 1
     pixels = torch.Size((logits.shape[0], *logits.shape[2:]))
     target = _spatial("target", target, pixels, binary)
-    wide = wide_dtype(logits)
+    floats = wide(logits.dtype)
     ignored = _ignored(target, ignore_index)
     counted = ~ignored
     target = target.masked_fill(ignored, 0)
     _check_values(target, logits.shape[1], ignore_index)
     soft = target.dtype.is_floating_point
     if binary:
-        target = target.to(wide)
+        target = target.to(floats)
     if weight is None:
-        weight = counted.to(wide)
+        weight = counted.to(floats)
     else:
-        weight = _spatial("weight", weight, pixels, binary).to(wide).masked_fill(ignored, 0)
-    return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, wide)
-
-
-def wide_dtype(logits: Tensor) -> torch.dtype:
-    """float64 for float64 logits, else float32."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+        weight = _spatial("weight", weight, pixels, binary).to(floats).masked_fill(ignored, 0)
+    return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, floats)
 
 
 def check_ignore_index(ignore_index: int) -> None:
