@@ -69,9 +69,10 @@ sanitize: $(VENV)/.tested
 cuda-check: install
 	$(PY) csrc/cuda/check.py --jobs $(JOBS) --write benchmarks/results/nvcc/registers.json
 
-# In the environment of $(PYTHON), which needs torch with CUDA, Triton and the tests' packages; STAGES="build tests" for some.
+# In the environment of $(PYTHON), which needs torch with CUDA, Triton and the tests' packages; ITEMS="build smoke" for some,
+# BUDGET=300 for fewer seconds, RESUME=FILE to go on where an earlier report ended.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check $(STAGES)
+	$(PYTHON) -m benchmarks.gpu_check $(ITEMS) $(if $(BUDGET),--budget $(BUDGET)) $(if $(RESUME),--resume $(RESUME))
 
 bench: build $(VENV)/.tested
 	@$(PY) -m pip install --group bench $(QUIETLY)

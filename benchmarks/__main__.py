@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 from benchmarks import tables
@@ -17,11 +18,18 @@ def main(arguments: list[str] | None = None) -> None:
     unknown = set(names) - set(available)
     if unknown:
         sys.exit(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(available)}")
+    failed = list[str]()
     for number, name in enumerate(names or available, 1):
         print(f"[{number}/{len(names or available)}] {name} on {options.device}", flush=True)
-        importlib.import_module(f"benchmarks.bench_{name}").main(options)
+        try:
+            importlib.import_module(f"benchmarks.bench_{name}").main(options)
+        except Exception:  # the others are measured all the same
+            traceback.print_exc()
+            failed.append(name)
     if not options.quick:
         tables.main()
+    if failed:
+        sys.exit(f"benchmarks: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

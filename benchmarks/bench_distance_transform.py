@@ -58,12 +58,13 @@ def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     suite = Suite("distance_transform", options)
+    small = options.side(512)
     for cells in (60, 600):
-        labels = voronoi_cells(rng, (512, 512), cells, 4.0)
-        suite.measure(f"512x512, inside {cells} cells", candidates(options, (labels != 0).astype(np.uint8)))
-    sparse = voronoi_cells(rng, (512, 512), 60, 30.0)
-    suite.measure("512x512, between small cells", candidates(options, (sparse == 0).astype(np.uint8)))
-    for side in (512, 1024, 2048):
+        labels = voronoi_cells(rng, (small, small), cells, 4.0)
+        suite.measure(f"{small}x{small}, inside {cells} cells", candidates(options, (labels != 0).astype(np.uint8)))
+    sparse = voronoi_cells(rng, (small, small), 60, 30.0)
+    suite.measure(f"{small}x{small}, between small cells", candidates(options, (sparse == 0).astype(np.uint8)))
+    for side in (small, 2 * small, 4 * small):
         suite.measure(f"{side}x{side}, one far zero", candidates(options, far_zero(side), scipy=False))
     volume = torch.from_numpy(rng.random((1, 64, 128, 128)) > 0.001).to(options.device)
     array = volume[0].cpu().numpy()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import cv2
-import elasticdeform
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,6 @@ from benchmarks import peers
 from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast.ops import elastic_warp
 
-SIDE = 512
 INTERPOLATION = ("bilinear", "nearest")
 
 
@@ -49,13 +47,24 @@ def by_scipy(image: np.ndarray, labels: np.ndarray, points: np.ndarray, grid: np
     return map_coordinates(image, where, order=1, mode="mirror"), map_coordinates(labels, where, order=0, mode="mirror")
 
 
+def by_elasticdeform(image: np.ndarray, labels: np.ndarray, points: np.ndarray) -> dict[str, Any]:
+    """elasticdeform with the same control points, through which its spline goes."""
+    elasticdeform = peers.optional("elasticdeform")
+    if elasticdeform is None:
+        return {}
+    grid = points.transpose(2, 0, 1)
+    deform = elasticdeform.deform_grid
+    return {"elasticdeform, order 1 and 0": lambda: deform([image, labels], grid, order=[1, 0], mode="mirror")}
+
+
 def by_monai(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
     """MONAI's elastic deformation of a dictionary: random offsets on a coarse grid, resampled with grid_sample."""
     transforms = peers.optional("monai.transforms")
     if transforms is None:
         return {}
+    spacing = image.shape[-1] // 2
     deform = transforms.Rand2DElasticd(
-        keys=("image", "labels"), spacing=(SIDE // 2, SIDE // 2), magnitude_range=(10, 10), prob=1.0,
+        keys=("image", "labels"), spacing=(spacing, spacing), magnitude_range=(10, 10), prob=1.0,
         mode=("bilinear", "nearest"), padding_mode="reflection", device=image.device,
     )  # fmt: skip
     sample = {"image": image[0], "labels": labels[0]}
@@ -81,9 +90,10 @@ def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     points = rng.normal(0, 10, (3, 3, 2)).astype(np.float32)
-    image = rng.random((SIDE, SIDE), dtype=np.float32)
-    labels = rng.integers(0, 60, (SIDE, SIDE)).astype(np.uint8)
-    grid = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    side = options.side(512)
+    image = rng.random((side, side), dtype=np.float32)
+    labels = rng.integers(0, 60, (side, side)).astype(np.uint8)
+    grid = np.mgrid[:side, :side].astype(np.float32)
 
     def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(options.device)
@@ -99,7 +109,7 @@ def main(options: Options) -> None:
     def ours() -> Any:
         return elastic_warp((image_tensor, label_tensor), displacement, interpolation=INTERPOLATION)
 
-    compiled = torch.compile(by_grid_sample)
+    compiled = options.compile(by_grid_sample)
     for warped, expected in zip(ours(), by_grid_sample(*tensors), strict=True):
         # float32 coordinates: a pixel in a thousand may round to the other neighbour
         assert (warped.float() - expected.float()).abs().gt(1e-3).float().mean() < 2e-3
@@ -107,13 +117,11 @@ def main(options: Options) -> None:
         "OpenCV resize + 2 remap, float32 image": lambda: by_opencv(image, labels, points, grid),
         "OpenCV resize + 2 remap, uint8 image": lambda: by_opencv(labels, labels, points, grid),
         "SciPy map_coordinates": lambda: by_scipy(image, labels, points, grid),
-        "elasticdeform, order 1 and 0": lambda: elasticdeform.deform_grid(
-            [image, labels], points.transpose(2, 0, 1), order=[1, 0], mode="mirror"
-        ),
+        **by_elasticdeform(image, labels, points),
     }
     suite = Suite("elastic_warp", options)
     suite.measure(
-        f"{SIDE}x{SIDE}, float32 image + uint8 labels",
+        f"{side}x{side}, float32 image + uint8 labels",
         {
             **options.ours("elastic_warp", ours),
             **{name: Candidate(call, host=True) for name, call in host.items()},
@@ -122,7 +130,7 @@ def main(options: Options) -> None:
             **by_monai(image_tensor, label_tensor),
             **by_kornia(image_tensor, label_tensor),
         },
-        least_bytes=2 * (4 + 1) * SIDE * SIDE,
+        least_bytes=2 * (4 + 1) * side * side,
     )
     suite.finish()
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import Options, Suite, run
-from benchmarks.memory import named
 from tests.tolerances import NETWORK_LOW_PRECISION
 from unet_fast import ops
 
@@ -58,8 +57,7 @@ def compare(
     leaves: Sequence[Tensor],
 ) -> None:
     """Check and time the forward pass, then forward and backward with dense random gradients."""
-    device = suite.options.device
-    compiled = torch.compile(plain)
+    compiled = suite.options.compile(plain)
     functions = {**fused, "layers of torch": plain, "the same, torch.compile": compiled}
 
     def call(function: Function) -> Any:
@@ -82,11 +80,7 @@ def compare(
         assert error <= NETWORK_LOW_PRECISION * b.double().square().mean().sqrt(), f"{case}: results differ"
     with torch.no_grad():
         suite.measure(f"{case}, forward", _entries(suite, functions, fused, call))
-    peaks = {name: named(name, partial(both, function), device) for name, function in functions.items()}
-    renamed = {peaks[name]: function for name, function in functions.items()}
-    suite.measure(
-        f"{case}, forward + backward", _entries(suite, renamed, {peaks[name]: fused[name] for name in fused}, both)
-    )
+    suite.measure(f"{case}, forward + backward", _entries(suite, functions, fused, both), peaks=True)
 
 
 def _entries(
@@ -104,9 +98,12 @@ def main(options: Options) -> None:
     suite = Suite("junctions", options)
     gpu = options.device == "cuda"
     width, side, small, batch = (64, 568, 392, 8) if gpu else (32, 312, 136, 1)
+    if options.tiny:
+        width, side, small, batch = 8, 28, 20, 1
     types = [torch.bfloat16] if gpu else [torch.float32] if options.quick else [torch.float32, torch.bfloat16]
+    layouts = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
     for dtype in types:
-        for layout, form in (("channels-last", torch.channels_last), ("NCHW", torch.contiguous_format)):
+        for layout, form in list(layouts.items())[: 1 if options.quick else None]:
 
             def draw(*shape: int, dtype: torch.dtype = dtype, form: torch.memory_format = form) -> Tensor:
                 tensor = torch.randn(shape, device=options.device).to(dtype)

@@ -43,13 +43,14 @@ def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     suite = Suite("nearest_two", options)
-    few, many = (voronoi_cells(rng, (512, 512), n, 4.0) for n in (60, 600))
+    small = options.side(512)
+    few, many = (voronoi_cells(rng, (small, small), n, 4.0) for n in (60, 600))
     tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
     for result, truth in zip(nearest_two(tensors[0]), two_distances(few[None]), strict=True):
         np.testing.assert_allclose(result.cpu(), truth, **DISTANCE)
     mask = (few != 0).astype(np.uint8)
     suite.measure(
-        "512x512",
+        f"{small}x{small}",
         {
             "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
             **options.ours("nearest_two, 60 cells", lambda: nearest_two(tensors[0])),
@@ -58,7 +59,7 @@ def main(options: Options) -> None:
         },
     )
     suite.measure(
-        "512x512, 60 cells",
+        f"{small}x{small}, 60 cells",
         {
             **options.ours("nearest_two", lambda: nearest_two(tensors[0])),
             "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),
@@ -66,7 +67,7 @@ def main(options: Options) -> None:
         },
         rounds=3,
     )
-    for side in (512, 1024, 2048):
+    for side in (small, 2 * small, 4 * small):
         labels = far_corners(side).to(options.device)
         suite.measure(
             f"{side}x{side}, two far corners", options.ours("nearest_two", lambda labels=labels: nearest_two(labels))

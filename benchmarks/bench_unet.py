@@ -1,4 +1,7 @@
-"""The whole U-Net, plain and fused, eager and compiled: the forward pass and a training step, with peak memory.
+"""The whole U-Net: plain layers of torch, eager and compiled, against ours, also as one CUDA graph; forward pass and training step.
+
+A training step is forward, weighted loss, backward and the optimizer. "plain" is what a user writes: torch's layers, and
+cross-entropy times a weight per pixel. Eager candidates pay for their launches, as they do in use.
 
 python -m benchmarks.bench_unet
 """
@@ -10,73 +13,126 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import unet_fast as uf
-from benchmarks.common import Options, Suite, run
-from benchmarks.memory import named
+from benchmarks.common import Candidate, Options, Suite, run
 from tests.tolerances import NETWORK_LOW_PRECISION
 from unet_fast.models.fusion import AUTO
 
-# base channels, side, batch, bfloat16 autocast; the paper's network on 572 pixels last
+# base channels, side, batch, bfloat16 autocast
 CPU = [(32, 188, 1, False), (32, 380, 1, True), (64, 572, 1, False)]
-GPU = [(64, 572, 1, False), (64, 572, 1, True), (64, 572, 8, True)]
+GPU = [(64, 572, 8, True), (64, 572, 1, True)]
+TINY = [(4, 60 + 16 * 8, 1, True)]
+
+Call = Callable[..., Any]
 
 
-def networks(base: int, device: str) -> dict[str, uf.UNet]:
-    """The same weights twice: "fused" as "auto" has it, or everything where that is not decided; and torch's layers."""
-    plain = uf.UNet(base_channels=base, fused=False)
-    fused = uf.UNet(base_channels=base, fused="auto" if device in AUTO else True)
-    fused.load_state_dict(plain.state_dict())
-    both = {"fused": fused, "plain": plain}
+def networks(base: int, device: str, padding: str = "valid") -> dict[str, uf.UNet]:
+    """The same weights twice: "ours" as "auto" has it, or all fused where that is not decided; and torch's layers."""
+    plain = uf.UNet(base_channels=base, padding=padding, fused=False)
+    ours = uf.UNet(base_channels=base, padding=padding, fused="auto" if device in AUTO else True)
+    ours.load_state_dict(plain.state_dict())
+    both = {"ours": ours, "plain": plain}
     return {name: net.to(device, memory_format=torch.channels_last) for name, net in both.items()}
+
+
+def plain_loss(net: Call, x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """What users write."""
+    return (F.cross_entropy(net(x).float(), target, reduction="none") * weight).mean()
 
 
 def main(options: Options) -> None:
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
     suite = Suite("unet", options)
-    cases = GPU if options.device == "cuda" else CPU
-    for base, side, batch, low in cases[:1] if options.quick else cases:
-        measure(suite, base, side, batch, low)
+    gpu = options.device == "cuda"
+    cases = TINY if options.tiny else GPU if gpu else CPU
+    for case in cases if gpu else cases[: 1 if options.quick else None]:
+        measure(suite, *case)
+    if gpu:
+        whole_image(suite)
     suite.finish()
+
+
+def whole_image(suite: Suite) -> None:
+    """The forward pass of one image of 512 x 512 with same padding, the size of a published yardstick."""
+    nets, (x, _, _) = problem(64, 512, 1, suite.options.device, padding="same")
+    compare_forward(suite, "base 64 same padding, 1 x 512x512, bfloat16", nets, x, low=True)
+
+
+def problem(
+    base: int, side: int, batch: int, device: str, padding: str = "valid"
+) -> tuple[dict[str, uf.UNet], tuple[Tensor, Tensor, Tensor]]:
+    """Both networks; images, target and weights of the pixels."""
+    nets = networks(base, device, padding)
+    x = torch.randn(batch, 1, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    out = nets["plain"].output_size(side)
+    target = torch.randint(0, 2, (batch, out, out), device=device)
+    return nets, (x, target, torch.rand(batch, out, out, device=device) + 1)
+
+
+def candidates(suite: Suite, ours: Call, plain: Call, compiled: Call) -> dict[str, Candidate]:
+    """Every way to run a pass; those of one launch a pass only where there is a GPU."""
+    found = {
+        "plain": Candidate(plain, capture=False),
+        "plain, torch.compile": Candidate(compiled, capture=False),
+        "ours": Candidate(ours, capture=False),
+    }
+    if suite.options.device == "cuda":
+        found["plain, one graph"] = Candidate(plain)
+        found["ours, one graph"] = Candidate(ours)
+    return found
+
+
+def compare_forward(suite: Suite, case: str, nets: dict[str, uf.UNet], x: Tensor, low: bool) -> None:
+    """Check that both agree, then time them."""
+    device = suite.options.device
+
+    def forward(net: Call) -> Tensor:
+        # no_grad and not inference_mode: what a graph captures may be called in either
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=False):
+            return net(x)
+
+    expected = forward(nets["plain"]).double()
+    error = (forward(nets["ours"]).double() - expected).square().mean().sqrt()
+    assert error <= NETWORK_LOW_PRECISION * expected.square().mean().sqrt(), "the networks differ"
+    calls = (partial(forward, net) for net in (nets["ours"], nets["plain"], suite.options.compile(nets["plain"])))
+    suite.measure(f"{case}, forward", candidates(suite, *calls), rounds=5, images=len(x), peaks=True)
 
 
 def measure(suite: Suite, base: int, side: int, batch: int, low: bool) -> None:
     """One case: check that all agree, then the two tables."""
     device = suite.options.device
-    nets = networks(base, device)
-    x = torch.randn(batch, 1, side, side, device=device)
-    out = nets["plain"].output_size(side)
-    target = torch.randint(0, 2, (batch, out, out), device=device)
-    weight = torch.rand(batch, out, out, device=device) + 1
+    nets, tensors = problem(base, side, batch, device)
+    case = f"base {base}, {batch} x {side}x{side}, {'bfloat16' if low else 'float32'}"
+    compare_forward(suite, case, nets, tensors[0], low)
 
-    def forward(net: Callable[..., Any]) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low):
-            return net(x)
-
-    def step(net: uf.UNet, loss: Callable[..., torch.Tensor]) -> torch.Tensor:
+    def step(net: uf.UNet, optimizer: torch.optim.Optimizer | None, loss: Call) -> Tensor:
         net.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16, enabled=low):
-            value = loss(x, target, weight)
+        with torch.autocast(device, torch.bfloat16, enabled=low, cache_enabled=False):
+            value = loss(*tensors)
         value.backward()
+        if optimizer is not None:
+            optimizer.step()
         return value.detach()
 
-    expected = forward(nets["plain"]).double()
-    error = (forward(nets["fused"]).double() - expected).square().mean().sqrt()
-    assert error <= NETWORK_LOW_PRECISION * expected.square().mean().sqrt(), "the networks differ"
+    plain = partial(plain_loss, nets["plain"])
     torch.testing.assert_close(
-        step(nets["fused"], nets["fused"].loss), step(nets["plain"], nets["plain"].loss), rtol=1e-2, atol=1e-3
+        step(nets["ours"], None, nets["ours"].loss), step(nets["plain"], None, plain), rtol=1e-2, atol=1e-3
     )
-    forwards: dict[str, Callable[[], Any]] = {}
-    steps: dict[str, Callable[[], Any]] = {}
-    for name, net in nets.items():
-        compiled, compiled_loss = torch.compile(net), torch.compile(net.loss)
-        for how, call, loss in ((name, net, net.loss), (f"{name}, torch.compile", compiled, compiled_loss)):
-            forwards[how] = partial(forward, call)
-            steps[how] = partial(step, net, loss)
-    case = f"base {base}, {batch} x {side}x{side}, {'bfloat16' if low else 'float32'}"
-    for kind, calls in (("forward", forwards), ("training step", steps)):
-        timed = {named(name, call, device): call for name, call in calls.items()}
-        suite.measure(f"{case}, {kind}", timed, rounds=5)
+    optimizers = {
+        # the rate is nothing: the weights stay what they are, and the work is the same
+        name: torch.optim.AdamW(net.parameters(), 0.0, fused=True, capturable=device == "cuda")
+        for name, net in nets.items()
+    }
+    calls = (
+        partial(step, nets["ours"], optimizers["ours"], nets["ours"].loss),
+        partial(step, nets["plain"], optimizers["plain"], plain),
+        partial(step, nets["plain"], optimizers["plain"], suite.options.compile(plain)),
+    )
+    suite.measure(f"{case}, training step", candidates(suite, *calls), rounds=5, images=batch, peaks=True)
 
 
 if __name__ == "__main__":

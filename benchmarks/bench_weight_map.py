@@ -58,7 +58,8 @@ def by_cupy_cells(labels: torch.Tensor) -> dict[str, Any]:
 def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
-    few, many = (voronoi_cells(rng, (512, 512), n, 4.0) for n in (60, 600))
+    side = options.side(512)
+    few, many = (voronoi_cells(rng, (side, side), n, 4.0) for n in (60, 600))
     mask = (few == 0).astype(np.uint8)
     tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
     batch = torch.stack([tensors[0][0]] * (16 if options.device == "cuda" else 8))
@@ -66,7 +67,7 @@ def main(options: Options) -> None:
         np.testing.assert_allclose(weight_map(tensor)[0].cpu(), by_opencv(labels), **WEIGHT_MAP)
     suite = Suite("weight_map", options)
     suite.measure(
-        "512x512",
+        f"{side}x{side}",
         {
             "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
             **options.ours("weight_map, 60 cells", lambda: weight_map(tensors[0])),
@@ -76,7 +77,7 @@ def main(options: Options) -> None:
         },
     )
     suite.measure(
-        f"{len(batch)} x 512x512, 60 cells each",
+        f"{len(batch)} x {side}x{side}, 60 cells each",
         {
             f"{len(batch)} binary OpenCV EDTs": Candidate(lambda: [opencv_edt(mask) for _ in batch], host=True),
             **options.ours("weight_map", lambda: weight_map(batch)),
@@ -85,7 +86,7 @@ def main(options: Options) -> None:
         least_bytes=8.0 * batch.numel(),
     )
     suite.measure(
-        "512x512, 60 cells",
+        f"{side}x{side}, 60 cells",
         {
             **options.ours("weight_map", lambda: weight_map(tensors[0])),
             "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),

@@ -45,7 +45,7 @@ def problem(
 
 def main(options: Options) -> None:
     torch.manual_seed(0)
-    suite = Suite("weighted_cross_entropy", options)
+    suite, side = Suite("weighted_cross_entropy", options), options.side(512)
     many = 64 if options.device == "cuda" else 4
     for batch, classes, dtype, layout in (
         (1, 2, torch.float32, torch.contiguous_format),
@@ -54,16 +54,18 @@ def main(options: Options) -> None:
         (many, 2, torch.bfloat16, torch.channels_last),
         (1, 8, torch.float32, torch.contiguous_format),
     ):
-        tensors, least = problem(options, batch, classes, 512, dtype, layout)
+        tensors, least = problem(options, batch, classes, side, dtype, layout)
         truth = eager(tensors[0].detach().double(), *tensors[1:])
         torch.testing.assert_close(weighted_cross_entropy(*tensors).double(), truth, **CROSS_ENTROPY[dtype])
-        name = f"{batch}x{classes}x512x512 {str(dtype).removeprefix('torch.')} {str(layout).removeprefix('torch.')}"
+        name = (
+            f"{batch}x{classes}x{side}x{side} {str(dtype).removeprefix('torch.')} {str(layout).removeprefix('torch.')}"
+        )
         suite.measure(
             name,
             {
                 **options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors)),
                 "F.cross_entropy * weight": step(eager, *tensors),
-                "the same, torch.compile": step(torch.compile(eager), *tensors),
+                "the same, torch.compile": step(options.compile(eager), *tensors),
                 "copy of the logits": lambda leaf=tensors[0]: leaf.detach().clone(),
             },
             least_bytes=least,

@@ -24,12 +24,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import rows
+from benchmarks.memory import peak_megabytes
 from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
 from unet_fast.ops import _backends, use_backend
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (256, 512, 1024, 2048, 4096)
 BATCHES = (1, 4, 16, 64)
+COLUMNS = ("case", "candidate", "ms (median)", "quartiles", "ratio", "of limit", "images/s", "peak MB")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Options:
     """What a benchmark is asked for."""
 
     device: str = "cpu"
-    quick: bool = False  # fewer rounds and sizes, to see that all runs, or where time is short
+    quick: bool = False  # fewer rounds and sizes; on a GPU no peers on the host
+    tiny: bool = False  # to see that all runs: small images, one call, nothing compiled to machine code
     sizes: tuple[int, ...] = SIZES
     batches: tuple[int, ...] = BATCHES
 
@@ -45,6 +49,14 @@ class Options:
         """The batches and sides of a sweep that stay below a number of pixels, small ones first."""
         pairs = [(batch, side) for side in self.sizes for batch in self.batches if batch * side * side <= most_pixels]
         return pairs[:: max(1, len(pairs) // 3)] if self.quick else pairs
+
+    def side(self, usual: int, tiny: int = 64) -> int:
+        """The side of the images of a case."""
+        return tiny if self.tiny else usual
+
+    def compile(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """torch.compile, by whose default backend it is measured; seconds are saved where nothing is."""
+        return torch.compile(function, backend="eager") if self.tiny else torch.compile(function, **options)
 
     def ours(self, name: str, call: Call) -> dict[str, Candidate]:
         """``call`` on each compiled backend of the device: one on the CPU; CUDA and Triton on a GPU."""
@@ -81,6 +93,8 @@ class Row:
     ratio: float
     share: float | None = None  # of the limit: time that a copy of the least bytes would take over the median
     method: str = "timer"  # or "graph" or "events" on a GPU
+    images_per_second: float | None = None
+    peak_megabytes: float | None = None  # 10^6 bytes of tensors that the call held at once
 
 
 @dataclass
@@ -99,20 +113,29 @@ class Suite:
         rounds: int = 15,
         seconds: float = 0.02,
         least_bytes: float | None = None,
+        images: int | None = None,
+        peaks: bool = False,
     ) -> None:
         """Time the candidates of one case; the first is what the others are compared with.
 
         ``least_bytes``: what any implementation has to read and write, from which the share of the limit is computed.
+        ``images``: that a call works on, for the rate. ``peaks``: measure the memory of a call as well.
         """
-        rounds = min(rounds, 5) if self.options.quick else rounds
+        quick, tiny, device = self.options.quick, self.options.tiny, self.options.device
+        rounds, seconds = (1, 0.0) if tiny else (min(rounds, 5) if quick else rounds, seconds)
         entries = {name: c if isinstance(c, Candidate) else Candidate(c) for name, c in candidates.items()}
+        if quick and device == "cuda":  # time on a GPU is dear
+            entries = {name: entry for name, entry in entries.items() if not entry.host}
         clocks: dict[str, tuple[Clock, str]] = {}
         repeats = {}
+        peak: dict[str, float] = {}
         for name, entry in entries.items():
             with use_backend(entry.backend or "auto"):
-                on_gpu = self.options.device == "cuda" and not entry.host
+                if peaks:
+                    peak[name] = peak_megabytes(entry.call, device)
+                on_gpu = device == "cuda" and not entry.host
                 clocks[name] = gpu_clock(entry.call, entry.capture) if on_gpu else (host_clock(entry.call), "timer")
-                once = clocks[name][0](2)  # also warms up
+                once = clocks[name][0](1 if tiny else 2)  # also warms up
             repeats[name] = max(1, round(seconds * 1e3 / max(once, 1e-6)))
         times: dict[str, list[float]] = {name: [] for name in clocks}
         for _ in range(rounds):
@@ -124,15 +147,22 @@ class Suite:
         for name, values in times.items():
             low, median, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
             share = limit / median if limit and not entries[name].host else None
-            self.rows.append(Row(case, name, median, low, high, median / first, share, clocks[name][1]))
+            rate = images / median * 1e3 if images else None
+            method = clocks[name][1]
+            self.add(Row(case, name, median, low, high, median / first, share, method, rate, peak.get(name)))
         # else the next sizes would be compiled for any size, and after eight of them not at all
         torch.compiler.reset()
 
+    def add(self, row: Row) -> None:
+        """Keep a row, and hand it on at once where somebody collects them."""
+        self.rows.append(row)
+        rows.emit({"benchmark": self.name, **asdict(row)})
+
     def finish(self) -> None:
-        """Print the table, write the result file and its picture."""
+        """Print the table; write the result file and its picture, unless somebody collects the rows or none is real."""
         from benchmarks import plots
 
-        table = Table("case", "candidate", "ms (median)", "quartiles", "ratio", "of limit", title=self.name)
+        table = Table(*COLUMNS, title=self.name)
         previous = None
         for row in self.rows:
             table.add_row(
@@ -142,9 +172,13 @@ class Suite:
                 f"{row.low:.3f} - {row.high:.3f}",
                 f"{row.ratio:.2f}",
                 "" if row.share is None else f"{row.share:.0%}",
+                "" if row.images_per_second is None else f"{row.images_per_second:.1f}",
+                "" if row.peak_megabytes is None else f"{row.peak_megabytes:.0f}",
             )
             previous = row.case
-        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150).print(table)
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 170).print(table)
+        if rows.collected() or self.options.tiny:
+            return
         path = RESULTS / machine_name(self.options.device) / f"{self.name}{'.quick' if self.options.quick else ''}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         result = {**conditions(self.options.device), "rows": [asdict(row) for row in self.rows]}
@@ -184,12 +218,14 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
     parser.add_argument("names", nargs="*", help="benchmarks to run; all by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="few rounds and sizes; written to *.quick.json")
+    parser.add_argument("--tiny", action="store_true", help="small images and one call, to see that all runs")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the images in the sweeps")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images a call in the sweeps")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
-    return given.names, Options(given.device, given.quick, tuple(given.sizes), tuple(given.batches))
+    sizes, batches = ((64,), (1,)) if given.tiny else (tuple(given.sizes), tuple(given.batches))
+    return given.names, Options(given.device, given.quick or given.tiny, given.tiny, sizes, batches)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import Call, peak_memory
@@ -22,6 +23,13 @@ def peak_megabytes(call: Call, device: str) -> float:
     return most / 1e6
 
 
-def named(name: str, call: Call, device: str) -> str:
-    """A candidate's name with its peak memory."""
-    return f"{name}, peak {peak_megabytes(call, device):.0f} MB"
+def reset_peak(device: str) -> None:
+    """Begin to watch the most memory that torch's allocator holds on a GPU."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def since_reset(device: str) -> float | None:
+    """10^6 bytes that were held at once since :func:`reset_peak`; None on the CPU, whose allocator does not count."""
+    return torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None

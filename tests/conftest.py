@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.devices import PLACES
+from tests.devices import DEVICES, PLACES
 from unet_fast.errors import BackendError
 from unet_fast.ops import _backends, _library, use_backend
 
@@ -53,6 +53,17 @@ def place(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"the CUDA operators are not tested: {_library.CUDA.error}")
     with use_backend(backend or _backends.wish()):
         yield device
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on the device that matters here: the GPU where there is one, else the CPU in its place."""
+    device = DEVICES[-1]
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        values = callspec.params.values() if callspec else ()
+        heads = [value[0] if isinstance(value, tuple) and value else value for value in values]
+        if any(isinstance(head, str) and head == device for head in heads):
+            item.add_marker("device")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import elasticdeform
 import numpy as np
 import pytest
 import torch
@@ -128,6 +127,7 @@ def test_torch_interpolate_and_grid_sample(interpolation, padding, rng):
 
 
 def test_elasticdeform(rng):
+    elasticdeform = pytest.importorskip("elasticdeform")
     image, labels = draw(rng, 2, 3, 61, 83), draw_labels(rng, 2, 1, 61, 83, dtype=torch.int32)
     displacement = draw_field(rng, 2, 3, 5, sigma=10)
     out, out_labels = elastic_warp(

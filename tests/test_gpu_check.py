@@ -1,50 +1,146 @@
-"""The report from a machine with a GPU: its stages are recorded whatever becomes of them."""
+"""The check of a machine with a GPU: what is recorded whatever becomes of an item, and all of it without a GPU."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_check
-from benchmarks.gpu_check import Stage, run, save, stages
-from tests.devices import DEVICES
+from benchmarks import rows
+from benchmarks.gpu_check import __main__ as gpu_check
+from benchmarks.gpu_check import report
+from benchmarks.gpu_check.items import HEADLINE, TOTAL, Item, items
+from benchmarks.gpu_check.runner import ROOT, run
+from unet_fast.errors import InputError
+
+PYTHON = sys.executable
+ABSENT = ("elasticdeform", "monai", "kornia", "imagecodecs")  # on a machine that was lent
+EMIT = "from benchmarks import rows; rows.emit({'figure': 1}); "
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_stages_fit_into_nine_minutes(device):
-    found = stages(device, jobs=2)
-    assert sum(stage.limit for stage in found) <= gpu_check.TOTAL <= 540
-    tests = next(stage for stage in found if stage.name == "tests").command
-    assert {"tests/test_crop_concat.py", "tests/test_elastic_warp.py", "tests/test_fuzz.py"} <= set(tests)
-    assert "tests/test_cli.py" not in tests
+def test_the_items_fit_into_nine_minutes_and_the_headline_into_four():
+    found = items("cuda", 8, architecture="9.0")
+    assert sum(item.limit for item in found) <= TOTAL <= 540
+    names = [item.name for item in found]
+    until = names.index("train") + 1
+    assert {"build", "smoke", "unet", "train"} == set(names[:until])
+    assert sum(item.limit for item in found[:until]) <= HEADLINE <= 240
+    assert len(set(names)) == len(names)
+    assert found[0].variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
 
 
-def test_a_stage_that_fails_or_hangs_or_lacks_something_is_recorded():
-    python = sys.executable
-    good = run(Stage("good", (python, "-c", "import os; print(os.environ['SOME'])"), 60, {"SOME": "thing"}))
+def test_an_item_that_fails_or_hangs_or_lacks_something_is_recorded_with_its_rows():
+    good = run(Item("good", (PYTHON, "-c", "import os; print(os.environ['SOME'])"), 60, {"SOME": "thing"}), 60)
     assert good["outcome"] == "passed" and good["output"] == ["thing"] and good["command"].startswith("SOME=thing ")
-    bad = run(Stage("bad", (python, "-c", "import sys; print('why'); sys.exit(3)"), 60))
-    assert bad["outcome"] == "failed with 3" and bad["output"] == ["why"]
-    # a child that holds the pipe open must not keep the stage waiting
-    child = (
-        f"import subprocess, time; subprocess.Popen([{python!r}, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
-    )
+    bad = run(Item("bad", (PYTHON, "-c", EMIT + "import sys; print('why'); sys.exit(3)"), 60), 60)
+    assert bad["outcome"] == "failed with 3" and bad["output"] == ["why"] and bad["rows"] == [{"figure": 1}]
+    # neither a child that holds the output open nor one that ignores the end keeps the runner waiting
+    child = EMIT + f"import subprocess, time; subprocess.Popen([{PYTHON!r}, '-c', 'import time; time.sleep(60)']); "
     began = time.monotonic()
-    assert run(Stage("slow", (python, "-c", child), 1))["outcome"] == "not finished after 1 s"
-    assert time.monotonic() - began < 30
-    absent = run(Stage("absent", ("no-such-program",), 1, needs=("no-such-program",)))
+    slow = run(Item("slow", (PYTHON, "-c", child + "print('here', flush=True); time.sleep(60)"), 60), 5)
+    assert (
+        slow["outcome"] == "not finished after 5 s" and slow["rows"] == [{"figure": 1}] and slow["output"] == ["here"]
+    )
+    assert time.monotonic() - began < 40
+    absent = run(Item("absent", ("no-such-program",), 1, needs=("no-such-program",)), 1)
     assert absent["outcome"] == "not run: no-such-program not installed here"
 
 
-def test_report_is_copied(tmp_path, monkeypatch):
-    figures, out = tmp_path / "some-gpu", tmp_path / "out"
-    figures.mkdir()
-    (figures / "weight_map.quick.json").write_text("{}")
+def test_a_row_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "rows"
+    path.write_text('{"a": 1}\n{"b": ')
+    assert rows.read(path) == [{"a": 1}]
+    assert rows.read(tmp_path / "none") == []
+
+
+@pytest.fixture
+def some_items(monkeypatch, tmp_path):
+    """Three items: what a list of them names, and how often each ran."""
+    count = (
+        "import pathlib; file = pathlib.Path({!r}); file.write_text(file.read_text() + 'x' if file.exists() else 'x'); "
+    )
+
+    def make(broken: str = "") -> dict[str, Path]:
+        found, files = [], {}
+        for name in ("build", "first", "second"):
+            files[name] = tmp_path / f"ran-{name}"
+            code = count.format(str(files[name])) + ("raise SystemExit(1)" if name == broken else "")
+            found.append(Item(name, (PYTHON, "-c", code), 60, vital=name == "build"))
+        monkeypatch.setattr(gpu_check, "items", lambda *args, **options: found)
+        return files
+
+    return make
+
+
+def test_without_the_build_nothing_is_measured(some_items, tmp_path):
+    files, path = some_items("build"), tmp_path / "report.json"
+    with pytest.raises(SystemExit, match="nothing can be measured without the build"):
+        gpu_check.main(["--device", "cpu", "--report", str(path)])
+    assert not files["first"].exists()
+    assert [item["outcome"] for item in report.earlier(path)] == ["failed with 1"]
+
+
+def test_a_second_run_goes_on_where_the_first_ended(some_items, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
     monkeypatch.setenv("OUT", str(out))
-    path = figures / "gpu_check.json"
-    save(path, {"figures": {"weight_map.quick.json": []}}, figures)
-    assert json.loads((out / "some-gpu" / "gpu_check.json").read_text()) == json.loads(path.read_text())
-    assert (out / "some-gpu" / "weight_map.quick.json").exists()
+    files, path = some_items("first"), tmp_path / "gpu_check.json"
+    with pytest.raises(SystemExit, match="not everything passed: first"):
+        gpu_check.main(["--device", "cpu", "--report", str(path)])
+    assert files["second"].read_text() == "x"  # a failure ends nothing else
+    assert (out / "gpu_check.json").read_bytes() == path.read_bytes()
+    assert [file.name for file in out.iterdir()] == ["gpu_check.json"]
+    some_items()
+    gpu_check.main(["--device", "cpu", "--report", str(path), "--resume", str(path)])
+    assert {name: file.read_text() for name, file in files.items()} == {"build": "xx", "first": "xx", "second": "x"}
+    assert {item["name"]: item["outcome"] for item in report.earlier(path)} == dict.fromkeys(files, "passed")
+
+
+def test_what_no_budget_is_left_for_is_said(some_items, tmp_path, capsys):
+    files = some_items()
+    with pytest.raises(SystemExit, match="not everything passed: build"):
+        gpu_check.main(["--device", "cpu", "--report", str(tmp_path / "r.json"), "--budget", "1"])
+    assert not files["build"].exists() and "the budget of 1 s is used up" in capsys.readouterr().out
+
+
+def test_a_foreign_report_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("[]")
+    with pytest.raises(InputError, match="not the report of an earlier gpu-check"):
+        report.earlier(path)
+
+
+def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path):
+    """Tiny sizes on the CPU: every item gives its rows, but for the checkers of a GPU's memory."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {ABSENT!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = tmp_path / "gpu_check.json"
+    command = (PYTHON, "-m", "benchmarks.gpu_check", "--device", "cpu", "--tiny", "--jobs", "2", "--report", str(path))
+    done = subprocess.run(
+        (*command, "--budget", "1200"),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    found = {item["name"]: item for item in json.loads(path.read_text())["items"]}
+    missing = {name for name, item in found.items() if not item["rows"]}
+    assert missing <= {"memcheck", "racecheck"}, {name: found[name]["output"] for name in missing}
+    assert all(found[name]["outcome"].startswith("not run: compute-sanitizer") for name in missing)
+    assert {row["op"] for row in found["smoke"]["rows"]} >= {"crop_concat", "elastic_warp", "head_cross_entropy"}
+    candidates = {row["candidate"] for row in found["unet"]["rows"]}
+    assert candidates == {"plain", "plain, torch.compile", "ours"}
+    assert all(row["images_per_second"] > 0 and row["peak_megabytes"] > 0 for row in found["unet"]["rows"])

@@ -1,7 +1,7 @@
 """Fuzzes the ops: ``python -m tests.fuzz [OP ...] [--cases 10000] [--seed 0] [--jobs 2] [--device cpu]``.
 
-Each op runs in a process of its own, so many at a time. Stops at the first mismatch, prints the smallest case that shows
-it and exits with 1. The same seed, number of cases and version of hypothesis draw the same cases.
+Each op runs in a process of its own, so many at a time. An op stops at its first mismatch and prints the smallest case that
+shows it; the others go on, and the whole exits with 1. The same seed, number of cases and version of hypothesis draw the same cases.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main() -> None:
             waiting.append(name)
         else:
             print(f"{name:24} not fuzzed: {reason}", flush=True)
+    failed = list[str]()
     count, began, spoke = len(waiting), time.monotonic(), time.monotonic()
     while waiting or running:
         while waiting and len(running) < options.jobs:
@@ -80,17 +81,19 @@ def main() -> None:
             running.remove(run)
             wrong = outcome(run)
             if wrong is not None:
-                for other in running:
-                    other.process.terminate()
-                sys.exit(
-                    f"{wrong}\nfuzz: failed; repeat it with: python -m tests.fuzz {run.name} --seed {options.seed}"
-                    f" --cases {options.cases} --device {options.device}"
-                )
+                failed.append(run.name)
+                print(wrong, flush=True)
+                continue
             seconds = time.monotonic() - run.began
             print(f"{run.name:24} {run.done.value:7} cases  0 mismatches  {seconds:6.0f} s", flush=True)
         if time.monotonic() - spoke > SECONDS and running:
             spoke = time.monotonic()
             print("  ... " + ", ".join(f"{run.name} {run.done.value}/{options.cases}" for run in running), flush=True)
+    if failed:
+        sys.exit(
+            f"fuzz: {len(failed)} of {count} ops failed; repeat them with: python -m tests.fuzz {' '.join(failed)} "
+            f"--seed {options.seed} --cases {options.cases} --device {options.device}"
+        )
     print(f"fuzz: {count} ops, seed {options.seed}, no mismatch, {time.monotonic() - began:.0f} s")
 
 

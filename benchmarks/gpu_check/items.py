@@ -1,0 +1,113 @@
+"""What runs on a machine with a GPU, in the order of its worth: each item is a command with a limit of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+TOTAL = 540.0  # seconds; the limits add up to no more
+HEADLINE = 240.0  # by when the figures that matter most are there
+OPERATORS = ("elastic_warp", "weighted_cross_entropy", "weight_map", "distance_transform", "nearest_two", "crop_concat")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A command, the variables it needs, and the seconds it may take."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    variables: dict[str, str] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()  # programs, or modules of Python
+    vital: bool = False  # without it nothing else can be believed
+
+
+def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False) -> list[Item]:
+    """What runs on this kind of device; ``architecture`` is that of the GPU at hand, such as 9.0.
+
+    ``tiny``: the same on small images, to see that all of it runs.
+    """
+    python = sys.executable
+    scale = ("--device", device, *(("--tiny",) if tiny else ("--quick",)))
+    module = "benchmarks.gpu_check"
+
+    def bench(name: str, limit: float, *options: str) -> Item:
+        return Item(name, (python, "-m", "benchmarks", name, *scale, *options), limit)
+
+    sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
+    found = [
+        build(device, jobs, architecture),
+        Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
+        bench("unet", 75),
+        bench("train", 30),
+        Item("profile", (python, "-m", f"{module}.profile", *scale), 12),
+        bench("junctions", 30),
+        *(bench(name, 11, *sweep) for name in OPERATORS),
+        *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 100),
+    ]
+    if not tiny:  # where the caller is such a test itself
+        processes = ("-n", str(jobs), "--dist", "worksteal") if find_spec("xdist") else ()
+        plugins = ("-p", "no:cacheprovider", "-p", f"{module}.outcomes")
+        tests = (
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            *plugins,
+            "-m",
+            "device",
+            "--continue-on-collection-errors",
+            *processes,
+            "tests",
+        )
+        found.append(Item("tests", tests, 57, {"FUZZ_CASES": "10"}, ("pytest", "hypothesis")))
+    return [*found, *sanitizers(device)]
+
+
+def build(device: str, jobs: int, architecture: str) -> Item:
+    """For the GPU at hand alone, which is four times as fast as for all; without a GPU a look at what is built."""
+    if device == "cpu":
+        loaded = "from unet_fast.ops import _library; assert _library.CPU.error is None, _library.CPU.error"
+        return Item("build", (sys.executable, "-c", loaded), 30, vital=True)
+    variables = {"MAX_JOBS": str(jobs), "UNET_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
+    return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 100, variables, vital=True)
+
+
+def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[Item]:
+    """Random cases of these operators, or of all, against independent truths, with each backend of the device."""
+    command = (sys.executable, "-m", "benchmarks.gpu_check.fuzz", *names, "--device", device, "--cases", str(cases))
+    backends = {"cuda": "fuzz", "triton": "fuzz_triton"} if device == "cuda" else {"cpp": "fuzz"}
+    return [
+        Item(name, (*command, "--jobs", str(jobs)), 25, {"UNET_FAST_BACKEND": backend}, ("hypothesis",))
+        for backend, name in backends.items()
+    ]
+
+
+def sanitizers(device: str) -> list[Item]:
+    """Accesses out of bounds and races in shared memory, over a few cases of each operator."""
+    few = (
+        "from tests.fuzz.ops import OPS, fuzz, why_not; "
+        f"[fuzz(op, 2, device={device!r}) for op in OPS if not why_not(op, {device!r})]"
+    )
+    checker = ("compute-sanitizer", "--error-exitcode", "9", "--print-limit", "5", "--tool")
+    backend = {"UNET_FAST_BACKEND": "cuda" if device == "cuda" else "cpp"}
+    # without torch's cache every tensor is an allocation, whose end the checker sees
+    plain = {**backend, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    needs = ("compute-sanitizer", "hypothesis")
+    return [
+        Item(
+            tool,
+            (*checker, tool, sys.executable, "-c", few),
+            45 if tool == "memcheck" else 40,
+            plain if tool == "memcheck" else backend,
+            needs,
+        )
+        for tool in ("memcheck", "racecheck")
+    ]
+
+
+def processors() -> int:
+    """How many processes may run at a time."""
+    return len(os.sched_getaffinity(0))
