@@ -60,9 +60,9 @@ def main(options: Options) -> None:
     suite = Suite("distance_transform", options)
     small = options.side(512)
     for cells in (60, 600):
-        labels = voronoi_cells(rng, (small, small), cells, 4.0)
+        labels = voronoi_cells(rng, (small, small), cells, small * 4.0 / 512)
         suite.measure(f"{small}x{small}, inside {cells} cells", candidates(options, (labels != 0).astype(np.uint8)))
-    sparse = voronoi_cells(rng, (small, small), 60, 30.0)
+    sparse = voronoi_cells(rng, (small, small), 60, small * 30.0 / 512)
     suite.measure(f"{small}x{small}, between small cells", candidates(options, (sparse == 0).astype(np.uint8)))
     for side in (small, 2 * small, 4 * small):
         suite.measure(f"{side}x{side}, one far zero", candidates(options, far_zero(side), scipy=False))

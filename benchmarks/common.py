@@ -224,7 +224,7 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
-    sizes, batches = ((64,), (1,)) if given.tiny else (tuple(given.sizes), tuple(given.batches))
+    sizes, batches = ((128,), (1,)) if given.tiny else (tuple(given.sizes), tuple(given.batches))
     return given.names, Options(given.device, given.quick or given.tiny, given.tiny, sizes, batches)
 
 
