@@ -67,7 +67,7 @@ sanitize: $(VENV)/.tested
 	MAX_JOBS=$(JOBS) $(PY) csrc/cpu/sanitize.py $(SANITIZE)
 
 cuda-check: install
-	$(PY) csrc/cuda/check.py --jobs $(JOBS) --write benchmarks/results/nvcc/registers.json
+	$(PY) csrc/cuda/check.py --jobs $(JOBS) --write benchmarks/results/nvcc/registers.txt
 
 # In the environment of $(PYTHON), which needs torch with CUDA, Triton and the tests' packages; ITEMS="build smoke" for some,
 # BUDGET=300 for fewer seconds, RESUME=FILE to go on where an earlier report ended.

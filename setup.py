@@ -153,6 +153,16 @@ class Build(BuildExtension):
             return str(Path(*name.split("."))) + ".so"  # no Python in it, so no Python version in its name
         return super().get_ext_filename(name)
 
+    def __init__(self, *arguments: object, info: dict[str, object], **options: object) -> None:
+        super().__init__(*arguments, **options)
+        self.info = info
+
+    def run(self) -> None:
+        super().run()
+        if not SANITIZERS:  # which are built elsewhere
+            package = ROOT if self.inplace else Path(self.build_lib)
+            (package / "unet_fast" / "_build_info.json").write_text(json.dumps(self.info, indent=1) + "\n")
+
     def build_extension(self, ext: Extension) -> None:
         build_temp = self.build_temp
         self.build_temp = str(Path(build_temp) / ext.name)  # else the ninja files of two libraries overwrite each other
@@ -166,7 +176,8 @@ class Build(BuildExtension):
             self.build_temp = build_temp
 
 
-def extensions() -> list[Extension]:
+def extensions() -> tuple[list[Extension], dict[str, object]]:
+    """What is built, and what ``unet-fast info`` says of it."""
     use_ninja = shutil.which("ninja") is not None
     say(f"torch {torch.__version__}, pybind11 {pybind11.__version__}, Python {platform.python_version()}")
     say("ninja: " + ("yes" if use_ninja else "not found, compiling file by file (pip install ninja is faster)"))
@@ -195,14 +206,13 @@ def extensions() -> list[Extension]:
                 cuda=True,
             )
         )
-    if not SANITIZERS:  # which are built elsewhere
-        (ROOT / "unet_fast" / "_build_info.json").write_text(json.dumps(info, indent=1) + "\n")
-    return built
+    return built, info
 
 
 if __name__ == "__main__":  # csrc/cuda/check.py and the tests import the flags and the decisions
     os.chdir(ROOT)
+    modules, info = extensions()
     setup(
-        ext_modules=extensions(),
-        cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None)},
+        ext_modules=modules,
+        cmdclass={"build_ext": Build.with_options(use_ninja=shutil.which("ninja") is not None, info=info)},
     )

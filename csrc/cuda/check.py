@@ -1,6 +1,6 @@
 """Compiles every CUDA source for every architecture and the bindings against torch's stable interface. Needs no GPU.
 
-    python csrc/cuda/check.py [--arch 9.0 ...] [--jobs 2] [--write FILE.json]
+    python csrc/cuda/check.py [--arch 9.0 ...] [--jobs 2] [--write FILE.txt]
 
 Prints registers, shared memory and spills of every kernel. Fails when something does not compile, when a kernel spills
 registers to memory, when a binding warns, or when the library would need symbols outside torch's stable C interface.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import json
 import re
 import subprocess
 import sys
@@ -108,22 +107,6 @@ def table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def record(kernels: list[Kernel], nvcc: str) -> dict[str, object]:
-    """The same as numbers by kernel and architecture, for a file that a later run can be compared with."""
-    names = sorted({kernel.name for kernel in kernels})
-    plain = {name: short(text) for name, text in zip(names, run(["c++filt", *names]).splitlines(), strict=True)}
-    release = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]))
-    rows: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for kernel in sorted(kernels, key=lambda kernel: (plain[kernel.name], float(kernel.arch))):
-        rows[plain[kernel.name]][kernel.arch] = {
-            "registers": kernel.registers,
-            "shared": kernel.shared,
-            "stack": kernel.stack,
-            "spilled": kernel.spilled,
-        }
-    return {"nvcc": release[1] if release else "unknown", "kernels": rows}
-
-
 def short(name: str) -> str:
     """A kernel's name and template arguments without the namespaces and parameters."""
     name = re.sub(r"^void |\(anonymous namespace\)::|uf::(cuda::)?", "", name)
@@ -141,7 +124,7 @@ def main() -> None:
         "--arch", nargs="+", default=build.DEFAULT_ARCHITECTURES, help="such as 9.0 (default: %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="compilers at a time (default: %(default)s)")
-    parser.add_argument("--write", type=Path, help="a JSON file for the table")
+    parser.add_argument("--write", type=Path, help="a text file for the table")
     options = parser.parse_args()
     nvcc = build.nvcc_path()
     if nvcc is None:
@@ -163,10 +146,11 @@ def main() -> None:
         library = Path(folder) / "check.so"
         run([nvcc, "-shared", "--cudart=shared", *map(str, one_arch), "-o", str(library)])
         unstable = unstable_symbols(library)
-    print(table(kernels))
-    if options.write:
+    listed = table(kernels)
+    print(listed)
+    if options.write:  # for later runs to be compared with
         options.write.parent.mkdir(parents=True, exist_ok=True)
-        options.write.write_text(json.dumps(record(kernels, nvcc), indent=1) + "\n")
+        options.write.write_text(f"nvcc {build.nvcc_version()}\n{listed}\n")
     spilling = [kernel for kernel in kernels if kernel.spilled]
     print(
         f"{len(sources)} CUDA sources for {', '.join(options.arch)} and {len(bindings)} bindings compiled and linked; "
