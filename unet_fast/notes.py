@@ -6,9 +6,13 @@ import warnings
 
 
 class Note(UserWarning):
-    """Something that a file or a label does not say for sure, and how it was taken."""
+    """Something that a file or a label does not say for sure, and how it was taken; ``path`` is the file, if there is one."""
+
+    def __init__(self, text: str, path: object = None) -> None:
+        super().__init__(text if path is None else f"{path}: {text}")
+        self.text = text
 
 
-def note(text: str) -> None:
-    """Say ``text``, once for each text."""
-    warnings.warn(text, Note, stacklevel=3)
+def note(text: str, path: object = None) -> None:
+    """Say ``text`` about ``path``."""
+    warnings.warn(Note(text, path), stacklevel=3)

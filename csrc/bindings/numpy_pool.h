@@ -9,8 +9,8 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 #include "cpu/parallel.h"
 
@@ -39,7 +39,7 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       job_ = {begin, end, (count + pieces - 1) / pieces, body, context};
       next_ = begin;
-      active_ = static_cast<int>(workers_.size());
+      active_ = threads_ - 1;
       ++generation_;
     }
     wake_.notify_all();
@@ -55,9 +55,12 @@ class Pool {
     void* context = nullptr;
   };
 
-  explicit Pool(int threads) : threads_(threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { loop(); });
-    for (auto& worker : workers_) worker.detach();
+  // Where the system refuses a thread (a limit of processes or of memory), the work is done by those that there are.
+  explicit Pool(int wanted) {
+    try {
+      for (; threads_ < wanted; ++threads_) std::thread([this] { loop(); }).detach();
+    } catch (const std::system_error&) {
+    }
   }
 
   // As for every OpenMP program, OMP_NUM_THREADS limits the threads.
@@ -91,9 +94,8 @@ class Pool {
     }
   }
 
-  const int threads_;
+  int threads_ = 1;  // the caller among them
   const pid_t process_ = getpid();
-  std::vector<std::thread> workers_;
   std::mutex owner_, mutex_;
   std::condition_variable wake_, done_;
   std::atomic<int64_t> next_{0};

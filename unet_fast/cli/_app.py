@@ -37,6 +37,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Kind = Annotated[
     str | None, typer.Option("--label-kind", help="mask, classes or instances; found out from the labels if not given.")
 ]
+IgnoreIndex = Annotated[
+    int | None,
+    typer.Option(
+        "--ignore-index", help="Label of pixels that count nowhere. Default: 255 beside class numbers, if it occurs."
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(

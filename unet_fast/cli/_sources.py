@@ -20,7 +20,13 @@ class Source:
     """
 
     def __init__(
-        self, folder: Path | None, images: Path | None, labels: Path | None, kind: Any, num_classes: int | None
+        self,
+        folder: Path | None,
+        images: Path | None,
+        labels: Path | None,
+        kind: Any,
+        num_classes: int | None,
+        ignore_index: int | None = None,
     ) -> None:
         from unet_fast import data
 
@@ -31,12 +37,12 @@ class Source:
         self.dataset: data.Dataset | None = None
         self.described: dict[str, Any]
         if folder is not None:
-            self.dataset = data.read_dataset(folder, kind=kind, num_classes=num_classes)
+            self.dataset = data.read_dataset(folder, kind=kind, num_classes=num_classes, ignore_index=ignore_index)
             self.all: Pair = self.dataset.pair()
             self.described = {"data": str(folder), "layout": self.dataset.layout}
         else:
             assert images is not None and labels is not None
-            self.all = data.read_pair(images, labels, kind=kind, num_classes=num_classes)
+            self.all = data.read_pair(images, labels, kind=kind, num_classes=num_classes, ignore_index=ignore_index)
             self.described = {"images": str(images), "labels": str(labels)}
         self.described["kind"] = self.all.kind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from typing import Any, TextIO
 
 from unet_fast.notes import Note
@@ -34,6 +35,10 @@ def _is_open(stream: TextIO) -> bool:
     return True
 
 
+_said: Counter[str] = Counter()
+_SHOWN = 3  # notes of one text, about that many files
+
+
 def _show(
     message: Warning | str,
     category: type[Warning],
@@ -42,9 +47,14 @@ def _show(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Notes are lines for the user; warnings of other packages keep their form."""
-    kind = "note" if issubclass(category, Note) else "warning"
+    """Notes are lines for the user; warnings of other packages keep their text."""
+    text = f"warning: {message}"
+    if isinstance(message, Note):
+        _said[message.text] += 1
+        if _said[message.text] > _SHOWN + 1:
+            return
+        text = f"note: {message}" if _said[message.text] <= _SHOWN else f"note: the same of more files ({message.text})"
     try:
-        print(f"{kind}: {message}", file=file or sys.stderr, flush=True)
+        print(text, file=file or sys.stderr, flush=True)
     except OSError:
         pass

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unet_fast.cli._app import Data, Kind, SomeImages, SomeLabels, app, label_kind_of, say
+from unet_fast.cli._app import Data, IgnoreIndex, Kind, SomeImages, SomeLabels, app, label_kind_of, say
 from unet_fast.cli._sources import Source
 from unet_fast.errors import InputError
 
@@ -33,6 +33,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path, typer.Option(help="JSON to write; the picture goes beside it.")] = Path("metrics.json"),
     label_kind: Kind = None,
+    ignore_index: IgnoreIndex = None,
 ) -> None:
     """Score a prediction: pixel, Rand and warping error, Dice, IoU, V_Rand, V_Info, SEG, best threshold."""
     from unet_fast.evaluate import evaluate_dataset, evaluate_files
@@ -45,10 +46,12 @@ def evaluate(
     if data is not None:
         if images is not None or mask is not None:
             raise InputError("--data brings images and masks along; leave --images and --mask out")
-        report = evaluate_dataset(prediction, data, slices=slices, out=out, kind=kind)
+        report = evaluate_dataset(prediction, data, slices=slices, out=out, kind=kind, ignore_index=ignore_index)
     else:
         assert labels is not None
-        report = evaluate_files(prediction, labels, images=images, mask=mask, slices=slices, out=out, kind=kind)
+        report = evaluate_files(
+            prediction, labels, images=images, mask=mask, slices=slices, out=out, kind=kind, ignore_index=ignore_index
+        )
     report.print()
     say(f"wrote {out} and {out.with_suffix('.png')}")
 
@@ -68,13 +71,14 @@ def preview(
     w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
     label_kind: Kind = None,
+    ignore_index: IgnoreIndex = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the augmentation.")] = None,
 ) -> None:
     """Show augmented tiles with their labels and weight maps, before training on them."""
     from unet_fast import recipes
     from unet_fast import train as training
 
-    source = Source(data, images, labels, label_kind_of(label_kind), None)
+    source = Source(data, images, labels, label_kind_of(label_kind), None, ignore_index)
     say(source.describe())
     pair = source.all
     config = training.default_config(

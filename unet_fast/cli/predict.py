@@ -11,7 +11,7 @@ import typer
 
 from unet_fast.cli._app import Data, Device, SomeImages, app, say
 from unet_fast.errors import InputError
-from unet_fast.files import refuse_overwrite
+from unet_fast.files import ensure_folder, refuse_overwrite
 
 _OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".zarr", ".json", ".gif", ".bmp")
 
@@ -52,6 +52,9 @@ def predict(
     from unet_fast.data import normalize
     from unet_fast.predict import predict_stack
 
+    single = _is_tiff(out)
+    if not single:
+        ensure_folder(out)  # before any work is done for a folder that cannot be written to
     target = training.resolve_device(device)
     model, config = training.load_model(run, target)
     chosen = _chosen_images(images, data, slices, int(config.model["in_channels"]))
@@ -66,7 +69,7 @@ def predict(
         "amp": config.amp and training.fast_bfloat16(target),
     }
     began = time.monotonic()
-    if _is_tiff(out):
+    if single:
         first = chosen.shape(0)
         for index in range(len(chosen)):
             if chosen.shape(index)[1:] != first[1:]:

@@ -13,6 +13,7 @@ from unet_fast.cli._app import (
     Data,
     Device,
     Epochs,
+    IgnoreIndex,
     Kind,
     Minutes,
     SomeImages,
@@ -90,6 +91,7 @@ def train(
     checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
     label_kind: Kind = None,
+    ignore_index: IgnoreIndex = None,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
@@ -99,7 +101,7 @@ def train(
     from unet_fast import train as training
 
     chosen = None if recipe is None else recipes.get(recipe)
-    source = Source(data, images, labels, label_kind_of(label_kind), num_classes)
+    source = Source(data, images, labels, label_kind_of(label_kind), num_classes, ignore_index)
     say(source.describe())
     resumed = resume and (out / "config.json").exists()
     if resumed:
@@ -218,13 +220,14 @@ def compare(
     batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
     label_kind: Kind = None,
+    ignore_index: IgnoreIndex = None,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
 ) -> None:
     """Train several networks with the same budget and write one table and one plot."""
     from unet_fast.compare import compare_models
 
-    source = Source(data, images, labels, label_kind_of(label_kind), num_classes)
+    source = Source(data, images, labels, label_kind_of(label_kind), num_classes, ignore_index)
     say(source.describe())
     validation, test = source.held_out(val, None)
     fitting, held_out = source.split(validation, test)

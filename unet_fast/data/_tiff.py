@@ -86,8 +86,9 @@ class TiffImages:
         tif = self._tif
         if self._stale_header():
             note(
-                f"{self.path}: the ImageJ header announces {self._announced()} images, the file holds {len(tif.pages)} whole "
-                "pages; the pages are read"
+                f"the ImageJ header announces {self._announced()} images, the file holds {len(tif.pages)} whole "
+                "pages; the pages are read",
+                self.path,
             )
             return [(page, "page") for page in self._pages()]
         series = [part for part in tif.series if not part.keyframe.is_reduced]  # no thumbnails
@@ -98,7 +99,7 @@ class TiffImages:
             if any(page is None for page in part.pages):
                 raise InputError(f"{self.path} lacks pages that its metadata announce; export the file again")
         if tif.is_ome and any(part.kind == "generic" for part in series):
-            note(f"{self.path}: one file of an OME-TIFF set; its own {len(tif.pages)} pages are read, no other file")
+            note(f"one file of an OME-TIFF set; its own {len(tif.pages)} pages are read, no other file", self.path)
         return [(part, part.kind) for part in series]
 
     def _pages(self) -> list[Any]:
@@ -181,7 +182,7 @@ class _Series:
         if _photometric(page) == _WHITE_IS_ZERO and page.dtype.kind in "bu":
             self.highest = 2 ** int(page.bitspersample) - 1
             if page.bitspersample > 1:
-                note(f"{path}: its white is zero, so its values are turned round, as viewers show them")
+                note("its white is zero, so its values are turned round, as viewers show them", path)
 
     def image(self, index: int, start: tuple[int, int], size: tuple[int, int], whole: bool) -> np.ndarray:
         """A window of image ``index``, ``(C, h, w)``."""

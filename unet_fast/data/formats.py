@@ -114,7 +114,7 @@ def drawn_label(images: Images, index: int) -> np.ndarray:
     if alpha.min() == alpha.max():
         return colours
     if bool((colours == colours[:, :1, :1]).all()):
-        note(f"{images.path}: of one colour all over, so its transparency (alpha) is read as the labels")
+        note("of one colour all over, so its transparency (alpha) is read as the labels", images.path)
         return alpha[None]
     transparent = alpha == 0
     solid = alpha == np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else alpha == alpha.max()

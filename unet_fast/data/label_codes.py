@@ -140,7 +140,7 @@ def _void(
         )
     if kind == "mask" and len(rest) > 2:
         return None
-    note(f"{path}: {top} beside the labels {shown(rest)} is taken as ignored: {voids:,} pixels that count nowhere")
+    note(f"{top} beside the labels {shown(rest)} is taken as ignored: {voids:,} pixels that count nowhere", path)
     return top
 
 
@@ -168,8 +168,9 @@ def _classes(
     absent = sorted(set(range(largest)) - {int(value) for value in values})
     if absent:
         note(
-            f"{path}: the classes {shown(np.array(absent))} occur nowhere, only {shown(values)}; the numbers are kept, and the network "
-            f"has {count} classes (renumber the labels where that is not meant)"
+            f"the classes {shown(np.array(absent))} occur nowhere, only {shown(values)}; the numbers are kept, and the network "
+            f"has {count} classes (renumber the labels where that is not meant)",
+            path,
         )
     return Coding("classes", count, ignored=ignored)
 
@@ -181,7 +182,7 @@ def _mask(path: object, values: np.ndarray, ignored: int | None) -> Coding:
         return Coding("mask", 2, 0 if found[0] == 0 else None, found[0] or None, ignored=ignored)
     if len(found) == 2:
         if found[0] != 0:
-            note(f"{path}: of the mask's two values {found[0]} and {found[1]} the larger is taken as the foreground")
+            note(f"of the mask's two values {found[0]} and {found[1]} the larger is taken as the foreground", path)
         return Coding("mask", 2, found[0], found[1], ignored=ignored)
     if found[-1] <= MAX_CLASS:
         raise InputError(
@@ -190,7 +191,8 @@ def _mask(path: object, values: np.ndarray, ignored: int | None) -> Coding:
         )
     threshold = (found[0] + found[-1]) / 2
     note(
-        f"{path}: a mask of {len(found)} grey values from {found[0]} to {found[-1]}; what is above {threshold:g} is foreground"
+        f"a mask of {len(found)} grey values from {found[0]} to {found[-1]}; what is above {threshold:g} is foreground",
+        path,
     )
     return Coding("mask", 2, found[0], found[-1], threshold, ignored)
 

@@ -82,7 +82,7 @@ def _whole(image: np.ndarray) -> bool:
 
 
 def _one_channel(image: np.ndarray, colour: bool, name: str, path: object) -> np.ndarray:
-    if len(image) > 1 and bool((image == image[:1]).all()):
+    if len(image) == 1 or bool((image == image[:1]).all()):
         return image[:1]
     if colour:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,16 @@ def save(figure: Figure, out: str | os.PathLike[str]) -> Path:
     """Write ``figure`` as a PNG, all or nothing."""
     if Path(out).suffix.lower() != ".png":
         raise InputError(f"the picture is written as PNG, but its name is {os.fspath(out)!r}; end it in .png")
-    with atomic_path(out) as temporary:
+    with atomic_path(out) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script that the font lacks
         figure.savefig(temporary, format="png", dpi=DPI)
     return Path(out)
+
+
+def plain(text: str) -> str:
+    """``text`` as it is drawn, letter by letter: a ``$`` begins no formula, and what is no character is an escape."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("$", "\\$")
 
 
 def panel_size(height: int, width: int) -> tuple[float, float]:
@@ -103,5 +111,5 @@ def show(axes: Axes, picture: NDArray[Any], title: str = "", **options: Any) -> 
         spine.set_color("#999999")
         spine.set_linewidth(0.6)
     if title:
-        axes.set_title(title, fontsize=10)
+        axes.set_title(plain(title), fontsize=10)
     return drawn

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_fast.errors import InputError
-from unet_fast.plots._canvas import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure, save
+from unet_fast.plots._canvas import BLUE, GREEN, GREY, ORANGE, VERMILLION, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
     if "seconds" in drawn:
         seconds = float(series["seconds"][1].max())
         title += f" in {seconds:.0f} s" if seconds < 100 else f" in {seconds / 60:.1f} min"
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(plain(title), fontsize=12)
     return save(figure, out)
 
 

@@ -22,6 +22,7 @@ from unet_fast.plots._canvas import (
     draw_contours,
     new_figure,
     panel_size,
+    plain,
     rgb,
     save,
     show,
@@ -115,7 +116,7 @@ def _draw(slices: _Slices, rows: Sequence[int], headings: Sequence[str], out: st
     figure = new_figure(columns * (width + 12) + 75, len(rows) * (height + 54) + 75)
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, n, heading in zip(bands, rows, headings, strict=True):
-        band.suptitle(heading, fontsize=11, x=0.01, ha="left", fontweight="bold")
+        band.suptitle(plain(heading), fontsize=11, x=0.01, ha="left", fontweight="bold")
         axes = list(band.subplots(1, columns, squeeze=False)[0])
         if slices.images is not None:
             show(axes.pop(0), slices.picture(n), "image")
