@@ -24,7 +24,9 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o000])
-def test_new_files_follow_the_umask_which_is_never_touched(tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_files_follow_the_umask_which_is_never_touched(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = os.umask(umask)
     try:
         with monkeypatch.context() as patch:
