@@ -187,7 +187,7 @@ def main(options: Options) -> None:
     torch.backends.cudnn.benchmark = True
     for settings in [TINY] if options.tiny else SETTINGS[options.device]:
         quick = replace(settings, steps=settings.steps // 2) if options.quick and not options.tiny else settings
-        pair = synthetic(settings, 4 if options.tiny else 20)
+        pair = synthetic(settings, 4)
         config = settings.config(options.device, 1)
         ways: dict[str, Callable[[], float | None]] = {
             "unet-fast train": lambda s=quick, p=pair: by_unet_fast(s, options.device, p),

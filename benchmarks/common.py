@@ -7,6 +7,7 @@ over the rounds, with the quartiles as spread. A benchmark checks its candidates
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -152,6 +153,10 @@ class Suite:
             self.add(Row(case, name, median, low, high, median / first, share, method, rate, peak.get(name)))
         # else the next sizes would be compiled for any size, and after eight of them not at all
         torch.compiler.reset()
+        if device == "cuda":  # each graph holds the memory that it was captured with
+            clocks.clear()
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def add(self, row: Row) -> None:
         """Keep a row, and hand it on at once where somebody collects them."""

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
             break
         limit = min(item.limit, left)
         print(f"gpu-check: {item.name}, at most {limit:.0f} s", flush=True)
-        record = records[item.name] = run(item, limit)
+        record = records[item.name] = run(item, limit) | {"commit": options.commit}
         found |= {"items": list(records.values()), "clocks after": report.clocks()}
         report.save(path, found)
         print(f"gpu-check: {item.name} {record['outcome']}, {record['seconds']} s", flush=True)

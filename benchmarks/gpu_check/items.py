@@ -40,12 +40,12 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
-        bench("unet", 75),
-        bench("train", 30),
-        Item("profile", (python, "-m", f"{module}.profile", *scale), 12),
-        bench("junctions", 30),
-        *(bench(name, 11, *sweep) for name in OPERATORS),
-        *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 100),
+        bench("unet", 95),
+        bench("train", 40),
+        Item("profile", (python, "-m", f"{module}.profile", *scale), 15),
+        bench("junctions", 35),
+        *(bench(name, 18, *sweep) for name in OPERATORS),
+        *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 60),
     ]
     if not tiny:  # where the caller is such a test itself
         processes = ("-n", str(jobs), "--dist", "worksteal") if find_spec("xdist") else ()
@@ -62,7 +62,7 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
             *processes,
             "tests",
         )
-        found.append(Item("tests", tests, 57, {"FUZZ_CASES": "10"}, ("pytest", "hypothesis")))
+        found.append(Item("tests", tests, 45, {"FUZZ_CASES": "10"}, ("pytest", "hypothesis")))
     found += sanitizers(device)
     # what is tried out on a busy machine shall say that it runs, not how fast
     return [replace(item, limit=TOTAL) for item in found] if tiny else found
@@ -74,7 +74,7 @@ def build(device: str, jobs: int, architecture: str) -> Item:
         loaded = "from unet_fast.ops import _library; assert _library.CPU.error is None, _library.CPU.error"
         return Item("build", (sys.executable, "-c", loaded), 30, vital=True)
     variables = {"MAX_JOBS": str(jobs), "UNET_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
-    return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 100, variables, vital=True)
+    return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 70, variables, vital=True)
 
 
 def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[Item]:
@@ -82,7 +82,13 @@ def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[
     command = (sys.executable, "-m", "benchmarks.gpu_check.fuzz", *names, "--device", device, "--cases", str(cases))
     backends = {"cuda": "fuzz", "triton": "fuzz_triton"} if device == "cuda" else {"cpp": "fuzz"}
     return [
-        Item(name, (*command, "--jobs", str(jobs)), 25, {"UNET_FAST_BACKEND": backend}, ("hypothesis",))
+        Item(
+            name,
+            (*command, "--jobs", str(jobs)),
+            30 if backend == "triton" else 20,
+            {"UNET_FAST_BACKEND": backend},
+            ("hypothesis",),
+        )
         for backend, name in backends.items()
     ]
 
@@ -102,7 +108,7 @@ def sanitizers(device: str) -> list[Item]:
         Item(
             tool,
             (*checker, tool, sys.executable, "-c", few),
-            45 if tool == "memcheck" else 40,
+            25 if tool == "memcheck" else 22,
             plain if tool == "memcheck" else backend,
             needs,
         )

@@ -109,6 +109,8 @@ class Op:
             float64) or "float32".
         tolerance: of a result against the reference in the same dtype, by the dtype of the images.
         gradient: of a gradient against that of the reference, over its largest number.
+        truth_beside: the reference runs on the device of the tensors and not on the CPU, because it is torch's convolution,
+            which some processors add up in half precision.
         least_bytes: what any implementation has to read and write, from the tensors of a sample and the results; by
             default all of them, once.
     """
@@ -122,6 +124,7 @@ class Op:
     gradient: Mapping[torch.dtype, float] = field(default_factory=lambda: dict.fromkeys(FLOATS, 0.0))
     second: bool = False
     autocast: str = "kept"
+    truth_beside: bool = False
     least_bytes: Callable[[list[Tensor], list[Tensor]], int] = _all_bytes
 
     @property
@@ -157,17 +160,18 @@ class Op:
     def check(self, tensors: tuple[Tensor, ...]) -> None:
         """Raise ``AssertionError`` unless function and reference agree on a sample, with gradients where there are any.
 
-        The reference runs on the CPU, in the dtype of the tensors. The first of these says which tolerance counts.
+        The reference runs on the CPU (see :attr:`truth_beside`), in the dtype of the tensors. The first of these says which tolerance counts.
         """
         here = self.with_leaves(tensors)
-        there = self.with_leaves(tuple(tensor.cpu() for tensor in tensors))
+        there = self.with_leaves(tensors if self.truth_beside else tuple(tensor.cpu() for tensor in tensors))
         got, truth = self.results(here), self.results(there, self.truth)
         count, dtype = len(got) - len(self.leaves), tensors[0].dtype
         close = {**self.tolerance[dtype], "equal_nan": True}
-        torch.testing.assert_close([tensor.cpu() for tensor in got[:count]], truth[:count], **close)
+        got, truth = [tensor.cpu() for tensor in got], [tensor.cpu() for tensor in truth]
+        torch.testing.assert_close(got[:count], truth[:count], **close)
         for index, grad, exact in zip(self.leaves, got[count:], truth[count:], strict=True):
             largest = exact.abs().max().item() if exact.numel() else 0.0
-            error = (grad.cpu() - exact).abs().max().item() if exact.numel() else 0.0
+            error = (grad - exact).abs().max().item() if exact.numel() else 0.0
             assert error <= self.gradient[dtype] * largest, (
                 f"{self.name}: the gradient of argument {index} is off by {error}, its largest number is {largest}"
             )

@@ -165,5 +165,6 @@ _record.register(
         leaves=(0, 1, 2),
         gradient=GRADIENT,
         autocast="lower",
+        truth_beside=True,
     )
 )
