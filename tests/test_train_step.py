@@ -26,7 +26,10 @@ from unet_fast.train.speed import measure
 from unet_fast.train.trainer import Trainer, _channels_last
 
 # each makes the host wait for a GPU, or depend on what it waited for
-WAITING = ("_local_scalar_dense", "nonzero", "equal", "item", "is_nonzero", "unique", "masked_select")
+WAITING = (
+    "_local_scalar_dense", "nonzero", "equal", "item", "is_nonzero", "unique", "_unique2", "unique_consecutive",
+    "masked_select", "bincount", "repeat_interleave",
+)  # fmt: skip
 # each brings values from the host's memory: torch.tensor, torch.as_tensor and the like
 FROM_HOST = ("lift_fresh", "lift_fresh_copy", "lift")
 
@@ -64,13 +67,22 @@ class Refusing(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name in WAITING or name in FROM_HOST:
             raise AssertionError(f"the step calls {func}")
+        if name in ("index", "index_put", "index_put_"):
+            masks = [index for index in args[1] if index is not None and index.dtype in (torch.bool, torch.uint8)]
+            assert not masks, f"the step calls {func} with a mask, whose pixels are counted first"
         devices = {leaf.device for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)}
         assert len(devices) <= 1, f"{func} joins {devices}"
         return func(*args, **(kwargs or {}))
 
 
 def test_the_refusing_mode_refuses():
-    for waits in (lambda: torch.ones(1).item(), lambda: torch.ones(3).nonzero(), lambda: torch.tensor([1.0])):
+    ones = torch.ones(3)
+    for waits in (
+        lambda: torch.ones(1).item(),
+        lambda: ones.nonzero(),
+        lambda: torch.tensor([1.0]),
+        lambda: ones[ones > 0],
+    ):
         with pytest.raises(AssertionError, match="the step calls"), Refusing():
             waits()
 
