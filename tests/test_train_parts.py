@@ -95,13 +95,39 @@ def pair(rng, kind="mask", n=4, classes=2) -> data.Pair:
 def test_prepared_data(rng):
     stack = pair(rng)
     ready = prepare(stack, torch.device("cpu"), balance=True)
-    torch.testing.assert_close(ready.images.mean((2, 3)), torch.zeros(4, 1), atol=1e-5, rtol=0)
+    images, _ = ready.take(torch.arange(4))
+    torch.testing.assert_close(images.mean((2, 3)), torch.zeros(4, 1), atol=1e-5, rtol=0)
     classes, instances = ready.split(ready.maps)
     # balanced: every class has the same summed weight, and the mean weight is 1
     weights = ready.class_weights[classes]
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
     assert weights[classes == 0].sum() == pytest.approx(float(weights[classes == 1].sum()), rel=1e-4)
     assert torch.equal(classes > 0, instances > 0)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64"]
+)
+def test_images_are_kept_as_stored_and_normalised_on_the_way(rng, dtype):
+    stack = pair(rng)
+    low, high = (-3, 3) if dtype.startswith("float") else (np.iinfo(dtype).min, min(np.iinfo(dtype).max, 2**24))
+    stack.images = rng.uniform(low, high, (4, 2, 12, 10)).astype(dtype)
+    stack.images[1] = 7  # constant: 0 after normalisation
+    ready = prepare(stack, torch.device("cpu"), balance=True)
+    assert ready.images.element_size() <= max(2, min(4, np.dtype(dtype).itemsize))
+    images, maps = ready.take(torch.tensor([3, 1, 0]))
+    np.testing.assert_allclose(images.numpy(), data.normalize(stack.images)[[3, 1, 0]], rtol=1e-4, atol=1e-4)
+    assert not images[1].any() and torch.equal(maps[0], ready.maps[0][[3, 1, 0]])
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32)])
+def test_instances_are_kept_in_narrow_integers(rng, largest, dtype):
+    labels = np.zeros((3, 30, 30), np.int32)
+    labels[0, 3:9, 3:9], labels[1, 4:9, 2:9] = 5, largest
+    ready = prepare(
+        data.Pair(rng.random((3, 1, 30, 30)), labels, "instances", 2, list("abc")), torch.device("cpu"), balance=True
+    )
+    assert ready.maps[0].dtype == dtype and torch.equal(ready.maps[0].int(), torch.from_numpy(labels))
 
 
 def test_prepared_classes(rng):

@@ -105,7 +105,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 def _lock(handle: int) -> None:
     if fcntl is not None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # remove_leftovers may hold it for a moment
         except OSError:
             pass  # a file system without locks: leftovers stay there
 

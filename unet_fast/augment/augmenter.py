@@ -118,7 +118,7 @@ class Augmenter:
                 the CPU, where it costs no waiting).
         """
         maps: list[torch.Tensor] = self._check(images, labels, generator)
-        tile, warped = self._warp(images, maps, generator)
+        tile, warped = self._warp(images, maps, self._draw(images, generator))
         return tile, _like(labels, warped)
 
     def sample(
@@ -136,14 +136,23 @@ class Augmenter:
         else:
             index = parameters.draw_indices(batch_size, len(images), device=images.device, generator=generator)
             taken = [source.index_select(0, index) for source in sources]
-        tile, warped = self._warp(taken[0], taken[1:], generator)
+        tile, warped = self._warp(taken[0], taken[1:], self._draw(taken[0], generator))
         return tile, _like(labels, warped)
 
-    def _warp(
-        self, images: torch.Tensor, maps: list[torch.Tensor], generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        count, channels, height, width = images.shape
-        device = images.device
+    def draw(
+        self,
+        count: int,
+        image_size: Sequence[int],
+        channels: int = 1,
+        *,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> parameters.Drawn:
+        """The random numbers of ``count`` tiles of images of ``image_size`` (H, W), for :meth:`apply`.
+
+        So that several processes can draw the tiles of all of them alike, and each make its own.
+        """
+        height, width = image_size
         matrix = parameters.draw_matrix(
             count,
             (height, width),
@@ -158,22 +167,40 @@ class Augmenter:
         displacement = parameters.draw_displacement(
             count, self.elastic_grid, self.elastic_sigma, device=device, generator=generator
         )
+        tables = None
+        if self.grey:
+            tables = grey_values.draw_tables(count, channels, device=device, generator=generator)
+        return parameters.Drawn(matrix, displacement, tables)
+
+    def apply(self, images: torch.Tensor, labels: Maps, drawn: parameters.Drawn) -> tuple[torch.Tensor, Maps]:
+        """One tile from each image, by random numbers of :meth:`draw`, one of which is there for each; see :meth:`__call__`."""
+        maps: list[torch.Tensor] = self._check(images, labels, None)
+        tile, warped = self._warp(images, maps, drawn)
+        return tile, _like(labels, warped)
+
+    def _draw(self, images: torch.Tensor, generator: torch.Generator | None) -> parameters.Drawn:
+        count, channels, height, width = images.shape
+        return self.draw(count, (height, width), channels, device=images.device, generator=generator)
+
+    def _warp(
+        self, images: torch.Tensor, maps: list[torch.Tensor], drawn: parameters.Drawn
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         tile, *warped = elastic_warp(
             (images, *(each.unsqueeze(1) for each in maps)),
-            displacement,
-            matrix=matrix,
+            drawn.displacement,
+            matrix=drawn.matrix,
             output_size=(self.input_size, *[self.output_size] * len(maps)),
             interpolation=("bilinear", *("bilinear" if each.is_floating_point() else "nearest" for each in maps)),
             field=self.field,
             padding=self.padding,
         )
-        if self.grey or device.type == "cpu":
+        on_cpu = images.device.type == "cpu"
+        if drawn.tables is not None or on_cpu:
             low, high = grey_values.value_range(tile)
-            if device.type == "cpu":
+            if on_cpu:
                 _refuse_nan(low)
-            if self.grey:
-                tables = grey_values.draw_tables(count, channels, device=device, generator=generator)
-                tile = grey_values.apply_tables(tile, tables, low, high)
+            if drawn.tables is not None:
+                tile = grey_values.apply_tables(tile, drawn.tables, low, high)
         return tile, [each.squeeze(1) for each in warped]
 
     def _check(

@@ -6,8 +6,29 @@ Everything is drawn on the device and stays there, so a GPU never waits for the 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The random numbers of some tiles.
+
+    Attributes:
+        matrix: (count, 2, 3), see :func:`draw_matrix`.
+        displacement: (count, 2, gh, gw), see :func:`draw_displacement`.
+        tables: (count, channels, entries), see :mod:`unet_fast.augment.grey`; None for grey values as they are.
+    """
+
+    matrix: torch.Tensor
+    displacement: torch.Tensor
+    tables: torch.Tensor | None
+
+    def rows(self, first: int, count: int) -> Drawn:
+        """Those of ``count`` tiles from ``first`` on."""
+        part = slice(first, first + count)
+        return Drawn(self.matrix[part], self.displacement[part], None if self.tables is None else self.tables[part])
 
 
 def draw_matrix(

@@ -1,19 +1,20 @@
 """One file holds all that a run needs to go on: weights, their average, optimizer, random state, position.
 
-Tensors lie in a safetensors file under dotted names; everything that is no tensor lies in its metadata as JSON. Nothing
-is pickled, so a checkpoint from a stranger cannot run code. The file is replaced in one step: a killed run leaves the
-previous checkpoint whole.
+Tensors lie in a safetensors file under dotted names; everything that is no tensor lies in its metadata as JSON, beside a
+checksum of it all, which is compared at every load. Nothing is pickled, so a checkpoint from a stranger cannot run code. The
+file is replaced in one step: a killed run leaves the previous checkpoint whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path
@@ -23,23 +24,57 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, 
     """Write named tensors of any device and a JSON-able ``state``. Raises ``OSError`` where that is impossible."""
     # clones, because safetensors refuses tensors that share memory, and contiguous, because it stores no strides
     stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
     with atomic_path(path) as temporary:
-        try:
-            save_file(stored, str(temporary), metadata={"state": json.dumps(state)})
-        except SafetensorError as error:  # such as a full disk, which it reports in a way of its own
-            raise OSError(str(error)) from error
+        save_file(stored, str(temporary), metadata={"state": text, "checksum": _checksum(stored, text)})
+
+
+def save_file(tensors: dict[str, torch.Tensor], filename: str, metadata: dict[str, str]) -> None:
+    """As safetensors' own, which replaces the file by another one: a lock on it, as on all that is half written, would go."""
+    with open(filename, "wb") as file:
+        file.write(save(tensors, metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what :func:`save_tensors` wrote. Raises ``InputError`` for a missing, cut or foreign file."""
+    """Read what :func:`save_tensors` wrote.
+
+    Raises ``InputError`` for a missing, cut or foreign file, and for one whose checksum does not fit what it holds. A file of
+    a version that wrote none is read without.
+    """
     if not path.exists():
         raise InputError(f"there is no file {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 (no mapping)
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        text = metadata["state"]
+        if set(metadata) != {"state"} and metadata.get("checksum") != _checksum(tensors, text):
+            raise ValueError("its checksum differs")
+        state = json.loads(text)
+        if not isinstance(state, dict):
+            raise ValueError("its state is no record")
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged or was not written by unet_fast ({error})") from error
+        raise InputError(
+            f"{path} is damaged or was not written by unet_fast ({error}); train again, or copy it anew from where it came"
+        ) from error
+    return tensors, state
+
+
+def _checksum(tensors: dict[str, torch.Tensor], text: str) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes of contiguous CPU tensors, and of ``text``."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ``InputError`` that names a tensor with NaN or infinite values."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{path} holds NaN or infinite values ({name}): its training diverged; train again")
 
 
 @torch.no_grad()

@@ -9,20 +9,29 @@ import numpy as np
 import torch
 
 from unet_fast import data
+from unet_fast.augment import parameters
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
 
 IGNORED = -100  # the ignore_index of all losses
 
 
+# kept as they are stored, two bytes a pixel at most, and normalised on the way into a tile; a wider image becomes float32
+_KEPT = ("uint8", "int8", "int16", "uint16", "float16")
+
+
 @dataclass(frozen=True)
 class DeviceData:
-    """Images and labels of one stack, resident on a device.
+    """Images and labels of one stack, resident on a device in few bytes a pixel.
 
     Attributes:
-        images: (N, C, H, W) float32, each slice and channel with mean 0 and standard deviation 1.
-        maps: label maps (N, H, W) that are warped together: the instances (int32), with more than two classes the class
-            map (int32), and with ignored pixels the mask of the others (uint8).
+        images: (N, C, H, W) in the stored dtype where that has one or two bytes (uint16 as the same bits of int16), else
+            float32 and normalised.
+        unsigned: whether the images hold the bits of uint16.
+        mean, scale: (N, C, 1, 1) float32; ``(image - mean) * scale`` has mean 0 and standard deviation 1 in each slice
+            and channel. A constant one has scale 0.
+        maps: label maps (N, H, W) that are warped together: the instances (the narrowest integers that hold them), with
+            more than two classes the class map, and with ignored pixels the mask of the others (uint8).
         roles: what each map is: "instances", "classes", "counted".
         class_weights: (K,) float32.
         class_counts: (K,) float32, counted pixels of each class.
@@ -30,11 +39,27 @@ class DeviceData:
     """
 
     images: torch.Tensor
+    unsigned: bool
+    mean: torch.Tensor
+    scale: torch.Tensor
     maps: tuple[torch.Tensor, ...]
     roles: tuple[str, ...]
     class_weights: torch.Tensor
     class_counts: torch.Tensor
     num_classes: int
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """(count,) int64: which image each tile is taken from."""
+        return parameters.draw_indices(count, len(self.images), device=self.images.device, generator=generator)
+
+    def take(self, index: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Images (B, C, H, W) float32, normalised, and maps (B, H, W) of ``index`` (B,), which stays on the device."""
+        images, mean, scale, *maps = (
+            each.index_select(0, index) for each in (self.images, self.mean, self.scale, *self.maps)
+        )
+        if self.unsigned:
+            images = images.to(torch.int32).bitwise_and(0xFFFF)
+        return images.float().sub(mean).mul(scale), tuple(maps)
 
     def split(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """(classes int64, IGNORED where nothing counts; instances int32) of maps that were warped."""
@@ -47,21 +72,30 @@ class DeviceData:
 
 
 def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceData:
-    """Normalise a pair of stacks and move it to ``device``; ``InputError`` when the last class, or all but one, is absent."""
+    """Move a pair of stacks to ``device``; ``InputError`` when the last class, or all but one, is absent.
+
+    Slice by slice: besides the pair and what comes out, nothing of the size of a stack is made.
+    """
     if len(pair.images) == 0:
         raise InputError("there are no training images: the validation slices take all of them")
-    instances = data.to_instances(pair.labels, pair.kind)
-    if pair.kind == "instances" or pair.num_classes > 2:
-        # of a mask the components do not touch, but for corners, and what was drawn there stays foreground
-        instances = separate_touching(instances)
-    maps: dict[str, np.ndarray] = {"instances": instances}
-    classes = instances > 0
-    if pair.kind == "classes" and pair.num_classes > 2:
-        maps["classes"] = classes = data.to_classes(pair.labels, pair.kind).astype(np.int32)
-    if pair.ignored is not None and pair.ignored.any():
-        maps["counted"] = (~pair.ignored).astype(np.uint8)
-        classes = classes[~pair.ignored]
-    counts = np.bincount(classes.ravel(), minlength=pair.num_classes)
+    several = pair.kind == "classes" and pair.num_classes > 2
+    ignored = pair.ignored if pair.ignored is not None and pair.ignored.any() else None
+    instances = _Narrow(pair.labels.shape)
+    counts = np.zeros(pair.num_classes, dtype=np.int64)
+    for index, labels in enumerate(pair.labels):
+        found = data.to_instances(labels[None], pair.kind)
+        if pair.kind == "instances" or pair.num_classes > 2:
+            # of a mask the components do not touch, but for corners, and what was drawn there stays foreground
+            found = separate_touching(found)
+        instances.put(index, found[0])
+        classes = labels if several else found[0] > 0
+        counted = classes if ignored is None else classes[~ignored[index]]
+        counts += np.bincount(counted.ravel(), minlength=pair.num_classes)
+    maps: dict[str, np.ndarray] = {"instances": instances.array}
+    if several:
+        maps["classes"] = pair.labels if pair.labels.dtype in _LABELS else pair.labels.astype(np.int32)
+    if ignored is not None:
+        maps["counted"] = (~ignored).view(np.uint8)
     weights = np.ones(pair.num_classes, dtype=np.float32)
     if balance:
         present = counts > 0
@@ -71,14 +105,58 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
             raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
         # inverse frequencies, scaled so that the mean weight over all training pixels is 1
         weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
+    images, mean, scale = _images(pair.images)
     return DeviceData(
-        images=torch.from_numpy(data.normalize(pair.images)).to(device),
-        maps=tuple(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in maps.values()),
+        images=images.to(device),
+        unsigned=pair.images.dtype == np.uint16,
+        mean=mean.to(device),
+        scale=scale.to(device),
+        maps=tuple(_tensor(each).to(device) for each in maps.values()),
         roles=tuple(maps),
         class_weights=torch.from_numpy(weights).to(device),
         class_counts=torch.from_numpy(counts.astype(np.float32)).to(device),
         num_classes=pair.num_classes,
     )
+
+
+_LABELS = (np.uint8, np.int32)
+
+
+class _Narrow:
+    """Label maps that are put in one by one, in the narrowest integers that hold them all."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.array = np.zeros(shape, dtype=np.uint8)
+
+    def put(self, index: int, image: np.ndarray) -> None:
+        largest = image.max(initial=0)
+        while largest > np.iinfo(self.array.dtype).max:
+            self.array = self.array.astype(np.int16 if self.array.dtype == np.uint8 else np.int32)
+        self.array[index] = image
+
+
+def _images(images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images as they are kept, mean and scale of each slice and channel."""
+    mean = np.zeros((*images.shape[:2], 1, 1), dtype=np.float32)
+    scale = np.ones_like(mean)
+    if images.dtype.name not in _KEPT:
+        return torch.from_numpy(data.normalize(images)), torch.from_numpy(mean), torch.from_numpy(scale)
+    for index, image in enumerate(images):
+        values = image.astype(np.float64)
+        middle, std = values.mean((1, 2)), values.std((1, 2))
+        if not np.isfinite(std).all():
+            raise InputError(f"slice {index} of the images holds NaN or infinite values; replace them, or leave it out")
+        flat = std <= 1e-12 * np.abs(middle)
+        mean[index, :, 0, 0] = middle
+        scale[index, :, 0, 0] = np.where(flat, 0, 1 / np.where(flat, 1, std))
+    bits = images.view(np.int16) if images.dtype == np.uint16 else images
+    return _tensor(bits), torch.from_numpy(mean), torch.from_numpy(scale)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor of the same memory where that may be written and lies in one piece, else of a copy."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def default_validation(count: int) -> list[int]:

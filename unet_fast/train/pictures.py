@@ -27,11 +27,9 @@ def write_preview(config: TrainConfig, pair: data.Pair, path: str | Path) -> Non
 def preview(trainer: Trainer) -> Callable[[Path], Path]:
     """Draw tiles as the next step would, and leave the random numbers as they were; what is returned writes the picture."""
     state = trainer.generator.get_state()
-    source = trainer.data.images
-    grid = torch.from_numpy(plots.grid_image((source.shape[2], source.shape[3]))).to(trainer.device)
-    images, (*maps, grids) = trainer.augmenter.sample(
-        source, (*trainer.data.maps, grid.expand(len(source), -1, -1)), PREVIEW_TILES, generator=trainer.generator
-    )
+    size = trainer.data.images.shape[2:]
+    grid = torch.from_numpy(plots.grid_image((size[0], size[1]))).to(trainer.device)
+    images, (*maps, grids) = trainer.tiles(PREVIEW_TILES, (grid,))
     classes, weights = trainer.weigh(maps)
     classes, weights = classes.clamp(min=0), weights.masked_fill(classes == IGNORED, 0)
     trainer.generator.set_state(state)

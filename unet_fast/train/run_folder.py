@@ -25,7 +25,7 @@ import torch
 from unet_fast import models
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path, remove_leftovers
-from unet_fast.train.checkpoint import load_tensors, save_tensors
+from unet_fast.train.checkpoint import check_finite, load_tensors, save_tensors
 from unet_fast.train.config import TrainConfig
 
 CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
@@ -79,6 +79,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
     if not path.exists():
         raise InputError(f"{folder} holds no {WEIGHTS} yet: the run has not validated once; go on with train --resume")
     tensors, state = load_tensors(path)
+    check_finite(path, tensors)
     if config.threshold is None:
         config = replace(config, threshold=float(state.get("threshold", 0.5)))
     model = models.create(**config.model)

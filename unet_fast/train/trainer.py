@@ -18,6 +18,8 @@ from unet_fast.augment import Augmenter
 from unet_fast.errors import InputError
 from unet_fast.train.average import RunningAverage
 from unet_fast.train.checkpoint import (
+    check_finite,
+    copy_checked,
     create_state,
     flatten_optimizer,
     load_tensors,
@@ -153,10 +155,18 @@ class Trainer:
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Augmented on the device: images (B, C, H, W), classes (B, h, w) int64, weights (B, h, w) float32."""
-        images, maps = self.augmenter.sample(
-            self.data.images, self.data.maps, self.config.batch_size, generator=self.generator
-        )
+        images, maps = self.tiles(self.config.batch_size)
         return images, *self.weigh(maps)
+
+    def tiles(self, count: int, more: Sequence[torch.Tensor] = ()) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """``count`` random tiles (count, C, H, W) and their maps; ``more`` maps (H, W) are warped alike behind them."""
+        height, width = self.data.images.shape[2:]
+        channels = self.data.images.shape[1]
+        index = self.data.draw(count, self.generator)
+        drawn = self.augmenter.draw(count, (height, width), channels, device=self.device, generator=self.generator)
+        images, maps = self.data.take(index)
+        images, warped = self.augmenter.apply(images, (*maps, *(each.expand(count, -1, -1) for each in more)), drawn)
+        return images, tuple(warped)
 
     def weigh(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classes and weights of label maps that were warped; the weight map is that of the warped shapes."""
@@ -249,20 +259,23 @@ class Trainer:
     def load(self, path: Any) -> None:
         """Go on where :meth:`state` was taken. Raises ``InputError`` when the file does not fit this configuration."""
         tensors, state = load_tensors(path)
+        check_finite(path, tensors)
         try:
-            self.model.load_state_dict(under_prefix("model", tensors))
+            copy_checked(dict(self.model.state_dict()), under_prefix("model", tensors))
             if self.average is not None:
-                self.average.load_state_dict(under_prefix("average", tensors))
+                copy_checked(dict(self.average.state_dict()), under_prefix("average", tensors))
             restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
             self.generator.set_state(tensors["random.tiles"])
             torch.set_rng_state(tensors["random.default"])
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
-            self._summed = int(state.get("summed", 0))
-            self._sum = tensors["log.sum"].to(self.device) if "log.sum" in tensors else None
             self.step, self.best = int(state["step"]), float(state["best"])
             self._before = float(state["seconds"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            self._summed = int(state.get("summed", 0))
+            self._sum = tensors["log.sum"].to(self.device) if "log.sum" in tensors else None
+            if self.step < 0 or not self._before >= 0 or self._summed < 0:
+                raise ValueError("its position is below 0")
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
             first = str(error).strip().splitlines()[-1].strip()
             raise InputError(f"{path} does not fit this run's configuration ({first})") from error
         self._started = time.monotonic()

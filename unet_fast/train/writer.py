@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unet_fast.train.checkpoint import save_tensors
+from unet_fast.train.checkpoint import check_finite, save_tensors
 
 
 class CheckpointWriter:
@@ -70,6 +70,8 @@ class CheckpointWriter:
                 # a stream of its own: on the training's the copy to the host would wait for all steps launched so far
                 with torch.cuda.stream(torch.cuda.Stream(device)):
                     copies = {name: tensor.cpu() for name, tensor in copies.items()}
+            weights = {name: tensor for name, tensor in copies.items() if not name.startswith(("random.", "log."))}
+            check_finite(Path("the state of the training"), weights)  # the last good checkpoint must stay
             save_tensors(self._path, copies, state)
         except BaseException as error:  # raised in the thread that trains
             self._error = error
