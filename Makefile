@@ -1,6 +1,7 @@
 # make demo    install into .venv, train on synthetic images, predict, score, write a picture report to demo/report
 # make test    install into .venv with what the tests need, lint, type checks, all tests
 # make bench   install, run the benchmarks (BENCH="weight_map --quick" for some), write benchmarks/results
+# make docs    the documentation site, in build/docs; a broken link or reference is an error
 # make family DATA=DIR   train every system of the sources on public images for a fixed number of steps, write its table
 # make build   compile what changed in csrc
 # make fuzz    10,000 random cases of every op against independent truths (FUZZ_CASES=..., SEED=..., OPS="crop_concat ...")
@@ -19,10 +20,10 @@ SOURCES := setup.py $(shell find csrc -type f)
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint fuzz sanitize cuda-check gpu-check bench family clean
+.PHONY: help demo test install build lint fuzz sanitize cuda-check gpu-check bench docs family clean
 
 help:
-	@sed -n '1,10p' Makefile
+	@sed -n '1,11p' Makefile
 
 # Made once, and again when the packaging changes. Torch comes first, because the build needs it.
 $(VENV)/.installed: pyproject.toml Makefile
@@ -77,6 +78,11 @@ gpu-check:
 bench: build $(VENV)/.tested
 	@$(PY) -m pip install --group bench $(QUIETLY)
 	$(PY) -m benchmarks $(BENCH)
+
+docs: build
+	@$(PY) -m pip install --group docs $(QUIETLY)
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "wrote build/docs/index.html"
 
 # Goes on where it was stopped: what is in the result file is not trained again.
 family: build

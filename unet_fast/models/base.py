@@ -44,7 +44,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def fused(self) -> bool | str:
-        """Whether the junctions run as fused operators: True, False or "auto"; may be set at any time."""
+        """Whether the junctions run as fused operators (True, False or "auto"); can be changed at any time."""
         return self._fused
 
     @fused.setter
@@ -57,7 +57,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Name and arguments as plain JSON values: ``models.create(**model.config)`` builds the same network."""
+        """Name and arguments as plain JSON values, from which ``models.create(**model.config)`` builds the same network."""
         return {
             "name": self.name,
             "in_channels": self.in_channels,

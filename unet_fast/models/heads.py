@@ -17,13 +17,13 @@ class HeadOutputs(NamedTuple):
     """
 
     logits: Tensor
-    """(N, num_classes, H, W): the main head."""
+    """The logits of the main head, (N, num_classes, H, W)."""
     auxiliary: tuple[Tensor, ...] = ()
     """The other heads, (N, num_classes, h, w) each, the nearest to the main one first; the network states the sizes."""
     class_logits: Tensor | None = None
     """(N, 2) logits of "the image shows none" and "shows some foreground"; ``None`` without such a module."""
     gates: Tensor | None = None
-    """(N, 2): the sigmoid of ``class_logits``."""
+    """The sigmoid of ``class_logits``, (N, 2)."""
 
     @property
     def heads(self) -> tuple[Tensor, ...]:

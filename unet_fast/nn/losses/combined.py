@@ -28,7 +28,7 @@ def focal_dice_loss(
 ) -> Tensor:
     """Equal parts of focal and Dice loss: ``focal_loss(gamma) + dice_loss``, each a mean; a scalar.
 
-    Arguments, dtypes and errors: as :func:`focal_loss` and :func:`dice_loss`; the weights per pixel go to both.
+    Arguments, dtypes and errors: as :func:`~unet_fast.nn.losses.focal_loss` and :func:`~unet_fast.nn.losses.dice_loss`; the weights per pixel go to both.
 
     Source: a batch-norm U-Net written from scratch, one of several losses tried there, with gamma 0.9.
     """
@@ -56,7 +56,7 @@ def focal_log_dice_loss(
         alpha: how much the focal loss counts, at least 0. The source gives no number; with 10 both parts are of one
             size.
         smooth: above 0, so that the logarithm is finite where nothing is right.
-        the others: as for :func:`focal_loss` and :func:`dice_loss`; the weights per pixel go to both. The logarithm is
+        the others: as for :func:`~unet_fast.nn.losses.focal_loss` and :func:`~unet_fast.nn.losses.dice_loss`; the weights per pixel go to both. The logarithm is
             taken of every Dice coefficient (of each sample or the batch, and of each class), then averaged.
 
     Raises:
@@ -83,8 +83,8 @@ def bce_dice_loss(
     """``0.5 * BCE - soft Dice``, the loss of each head of UNet++: a scalar, -1 for a perfect prediction.
 
     For K >= 2 the cross-entropy is that of the softmax (:func:`unet_fast.ops.weighted_cross_entropy`), the same
-    probabilities that the Dice coefficient takes. Arguments, dtypes and errors: as :func:`bce_with_logits_loss` and
-    :func:`dice_loss`; the weights per pixel go to both.
+    probabilities that the Dice coefficient takes. Arguments, dtypes and errors: as :func:`~unet_fast.nn.losses.bce_with_logits_loss` and
+    :func:`~unet_fast.nn.losses.dice_loss`; the weights per pixel go to both.
 
     Source: Zhou et al., UNet++ (2018, 2020).
     """
@@ -112,8 +112,8 @@ def focal_ms_ssim_iou_loss(
 ) -> Tensor:
     """``focal + MS-SSIM + IoU``, the loss of each head of UNet 3+ (for pixels, patches and the whole map): a scalar.
 
-    Arguments, dtypes and errors: as :func:`focal_loss`, :func:`ms_ssim_loss` (logits of four dimensions and a least
-    size that ``scales`` sets) and :func:`iou_loss`; the weights per pixel go to all three.
+    Arguments, dtypes and errors: as :func:`~unet_fast.nn.losses.focal_loss`, :func:`~unet_fast.nn.losses.ms_ssim_loss` (logits of four dimensions and a least
+    size that ``scales`` sets) and :func:`~unet_fast.nn.losses.iou_loss`; the weights per pixel go to all three.
 
     Source: Huang et al., UNet 3+ (2020).
     """
