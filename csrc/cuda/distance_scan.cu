@@ -1,191 +1,279 @@
-// A block scans 32 lines, one a lane, so that a warp touches 128 consecutive bytes; each of its 16 warps takes a segment
-// of the lines. A warp first finds out what a walk down and a walk up its segment would know at their ends, then starts
-// its own two walks with what the segments before and behind it add up to: the lines of one image alone, walked by one
-// thread each, would leave most of the GPU without work.
+// A block scans a chunk of up to 512 pixels of eight lines; each of its 64 rows of threads takes a segment of up to eight
+// pixels of every line, which it holds in registers: from one read it knows what a walk down and a walk up its segment
+// meet, then starts its own two walks with what the segments before and behind it add up to. Lines of more than one chunk
+// are read twice, since what a chunk adds up to (64 bytes for 512 pixels) has to be known beforehand.
 //
-// Bytes moved: the labels are read and 12 bytes a pixel written from and to memory (4 for zeros). The labels are read
-// twice more, and the planes read and written once more, out of the L2 cache: the lines of all blocks that run together
-// take 12 bytes * 32 * length * 2 to 4 * (number of multiprocessors), 50 MB for 512 rows on an H100. Limit: (element + 12)
-// bytes / copy bandwidth, twice that for lines too long for the cache.
+// So one image of 512 x 512 is the work of 64 blocks of 512 threads, each with up to eight loads in flight, and eight
+// lines of int32 labels are one sector of 32 bytes.
+//
+// Bytes moved a pixel: the label read (twice where lines are long, mostly out of the L2 cache for the second time), 4 for the
+// label and 2 + 2 for steps written (2 for zeros). Limit: those / copy bandwidth: 12 bytes for int32 labels, so 0.26 ms for
+// 64 images of 1024 x 1024 at 3 TB/s; below some 4 million pixels the launch and the walks, some 10 us, count for more.
 #include "cuda/distance_scan.h"
 
-#include <type_traits>
-
-#include "common/two_nearest.h"
 #include "cuda/block_sum.h"
 #include "cuda/launch.h"
 
 namespace uf::cuda {
 namespace {
 
-constexpr int kSegments = 16, kThreads = kSegments * kWarp;
+constexpr int kLines = 8, kSegments = 64, kRows = 8, kThreads = kLines * kSegments;
+constexpr int kGroups = 8, kInGroup = kSegments / kGroups;  // of segments, which are added up in two steps
+constexpr int64_t kChunk = kSegments * kRows;               // pixels of a line
+static_assert(kThreads >= 2 * kGroups * kLines, "a thread adds up a group of segments for one line in one direction");
 
-// The lines and the segment of one thread.
-struct Lane {
-  int64_t offset;  // of the first pixel of the line, in labels and planes
-  int64_t stride;  // from one pixel of a line to the next
-  int32_t begin, end;
-  int32_t segment, lane;
-
-  __device__ Lane(int32_t length, int64_t lanes, uint32_t strips) {
-    const uint32_t image = blockIdx.x / strips, strip = blockIdx.x - image * strips;
-    segment = static_cast<int32_t>(threadIdx.x / kWarp);
-    lane = static_cast<int32_t>(threadIdx.x % kWarp);
-    const int64_t line = int64_t{strip} * kWarp + lane;
-    offset = int64_t{image} * length * lanes + line;
-    stride = lanes;
-    const bool inside = line < lanes;  // lines beyond the image have no pixels
-    begin = inside ? static_cast<int32_t>(int64_t{length} * segment / kSegments) : 0;
-    end = inside ? static_cast<int32_t>(int64_t{length} * (segment + 1) / kSegments) : 0;
-  }
-
-  __device__ int64_t at(int32_t position) const { return offset + position * stride; }
+// A scan for zeros, as LabelScan for labels: the last one met.
+struct ZeroScan {
+  int32_t position;
+  UF_HD_INLINE void meet(bool zero, int32_t at) { position = zero ? at : position; }
 };
 
-template <class T>
-__device__ int32_t label_of(T value) {
-  if constexpr (std::is_signed_v<T>) {
-    if (value < 0) return kBadLabel;
-  }
-  if constexpr (sizeof(T) > sizeof(int32_t)) {
-    if (value > std::numeric_limits<int32_t>::max()) return kBadLabel;
-  }
-  return static_cast<int32_t>(value);
-}
-
-// All that a segment says about its labels to those behind it: the last two distinct ones that a walk meets.
+// All that a walk behind a segment needs to know of it: the last two distinct labels met in it, or the last zero.
 __device__ void meet_segment(LabelScan& scan, const LabelScan& segment) {
   scan.meet(segment.label2, segment.position2);
   scan.meet(segment.label1, segment.position1);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    label_kernel(const T* __restrict__ labels, const LabelPlanes planes, int32_t* cells, const int32_t length,
-                 const int64_t lanes, const uint32_t strips) {
-  __shared__ LabelScan downs[kThreads], ups[kThreads];
-  __shared__ double scratch[kSegments];
-  const Lane line(length, lanes, strips);
-  const LabelScan above = {0, -kNoSteps, 0, -kNoSteps};
-  const LabelScan below = {0, kNoSteps + length, 0, kNoSteps + length};
+__device__ void meet_segment(ZeroScan& scan, const ZeroScan& segment) {
+  const bool any = segment.position >= 0 && segment.position < kNoSteps;
+  scan.meet(any, segment.position);
+}
 
-  LabelScan down = above, up = below;
-  int32_t count = 0;
-  for (int32_t y = line.begin; y < line.end; ++y) {
-    const int32_t label = label_of(labels[line.at(y)]);
-    count += label != 0;
-    down.meet(label, y);
+template <class Scan>
+struct Ends {
+  Scan down, up;  // what walks through a segment, a group of them or a chunk would know at their ends
+};
+
+template <class Steps>
+__device__ Steps stored(int32_t steps) {
+  return static_cast<Steps>(steps < kNone<Steps> ? steps : kNone<Steps>);
+}
+
+// What is scanned: labels into planes.
+template <class T, class Steps>
+struct Labels {
+  using Scan = LabelScan;
+  using Value = int32_t;
+  const T* labels;
+  LabelPlanes<Steps> planes;
+  int32_t* cells;  // may be null
+
+  static UF_HD_INLINE Scan above() { return {0, -kNoSteps, 0, -kNoSteps}; }
+  static UF_HD_INLINE Scan below(int32_t length) { return {0, kNoSteps + length, 0, kNoSteps + length}; }
+
+  __device__ Value load(int64_t at) const {
+    const T value = labels[at];
+    if constexpr (std::is_signed_v<T>) {
+      if (value < 0) return kBadLabel;
+    }
+    if constexpr (sizeof(T) > sizeof(int32_t)) {
+      if (value > std::numeric_limits<int32_t>::max()) return kBadLabel;
+    }
+    return static_cast<int32_t>(value);
   }
-  for (int32_t y = line.end - 1; y >= line.begin; --y) up.meet(label_of(labels[line.at(y)]), y);
-  downs[threadIdx.x] = down;
-  ups[threadIdx.x] = up;
-  __syncthreads();
 
-  down = above;
-  for (int32_t s = 0; s < line.segment; ++s) meet_segment(down, downs[s * kWarp + line.lane]);
-  for (int32_t y = line.begin; y < line.end; ++y) {
-    const int64_t at = line.at(y);
-    down.meet(label_of(labels[at]), y);
-    planes.label[at] = down.label1;
-    planes.steps1[at] = y - down.position1;
-    planes.steps2[at] = y - down.position2;
-  }
-
-  up = below;
-  for (int32_t s = kSegments - 1; s > line.segment; --s) meet_segment(up, ups[s * kWarp + line.lane]);
-  for (int32_t y = line.end - 1; y >= line.begin; --y) {
-    const int64_t at = line.at(y);
-    const TwoLabels from_above = {planes.label[at], planes.steps1[at], 0, planes.steps2[at]};
-    up.meet(from_above.steps1 == 0 ? from_above.label1 : 0, y);
-    const TwoLabels both = merge(from_above, TwoLabels{up.label1, up.position1 - y, 0, up.position2 - y});
+  __device__ void store(int64_t at, int32_t y, const Scan& down, const Scan& up) const {
+    const TwoLabels both = merge(TwoLabels{down.label1, y - down.position1, 0, y - down.position2},
+                                 TwoLabels{up.label1, up.position1 - y, 0, up.position2 - y});
     planes.label[at] = both.label1;
-    planes.steps1[at] = both.steps1;
-    planes.steps2[at] = both.steps2;
+    planes.steps1[at] = stored<Steps>(both.steps1);
+    planes.steps2[at] = stored<Steps>(both.steps2);
   }
+};
 
-  if (cells == nullptr) return;
-  const double sum = block_sum<kThreads>(count, scratch);
-  if (threadIdx.x == 0) cells[blockIdx.x] = static_cast<int32_t>(sum);
-}
+// A mask into steps to its zeros.
+template <class T, class Steps>
+struct Zeros {
+  using Scan = ZeroScan;
+  using Value = bool;
+  const T* mask;
+  T significant;  // bits
+  Steps* steps;
+  static constexpr int32_t* cells = nullptr;
 
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    zero_kernel(const T* __restrict__ mask, const T significant, int32_t* steps, const int32_t length,
-                const int64_t lanes, const uint32_t strips) {
-  __shared__ int32_t lasts[kThreads], firsts[kThreads];
-  const Lane line(length, lanes, strips);
-  const auto is_zero = [&](int64_t at) { return static_cast<T>(mask[at] & significant) == 0; };
-  int32_t last = -kNoSteps, first = kNoSteps + length;
-  for (int32_t y = line.begin; y < line.end; ++y) {
-    if (!is_zero(line.at(y))) continue;
-    first = last < 0 ? y : first;
-    last = y;
+  static UF_HD_INLINE Scan above() { return {-kNoSteps}; }
+  static UF_HD_INLINE Scan below(int32_t length) { return {kNoSteps + length}; }
+
+  __device__ Value load(int64_t at) const { return static_cast<T>(mask[at] & significant) == 0; }
+
+  __device__ void store(int64_t at, int32_t y, const Scan& down, const Scan& up) const {
+    const int32_t before = y - down.position, behind = up.position - y;
+    steps[at] = stored<Steps>(before < behind ? before : behind);
   }
-  lasts[threadIdx.x] = last;
-  firsts[threadIdx.x] = first;
+};
+
+struct Layout {
+  int32_t length;
+  int64_t lanes;
+  uint32_t strips, chunks;  // of eight lines, of an image; of a line
+
+  explicit Layout(const DistanceGrid& grid)
+      : length(static_cast<int32_t>(grid.scan)),
+        lanes(grid.lanes()),
+        strips(static_cast<uint32_t>(ceil_div(grid.lanes(), kLines))),
+        chunks(static_cast<uint32_t>(ceil_div(grid.scan, kChunk))) {}
+};
+
+// The line and the segment of one thread.
+struct Place {
+  int64_t first;  // the first pixel of the line, in all pixels; pixels of a line are `lanes` apart
+  int64_t ends;   // of the first chunk of the line, in all ends; those of a line are `lanes` apart
+  uint32_t chunk;
+  int32_t begin, end;
+  int line, segment;
+  bool inside;
+
+  __device__ explicit Place(const Layout& all) {
+    const uint32_t rest = blockIdx.x / all.chunks, image = rest / all.strips;
+    chunk = blockIdx.x - rest * all.chunks;
+    line = static_cast<int>(threadIdx.x) % kLines;
+    segment = static_cast<int>(threadIdx.x) / kLines;
+    const int64_t at = int64_t{rest - image * all.strips} * kLines + line;
+    inside = at < all.lanes;
+    first = int64_t{image} * all.length * all.lanes + at;
+    ends = int64_t{image} * all.chunks * all.lanes + at;
+    const int64_t from = int64_t{all.length} * chunk / all.chunks, behind = int64_t{all.length} * (chunk + 1) / all.chunks;
+    begin = static_cast<int32_t>(from + (behind - from) * segment / kSegments);
+    end = static_cast<int32_t>(from + (behind - from) * (segment + 1) / kSegments);
+  }
+};
+
+// kEnds: only tells what each chunk adds up to, for the blocks of the other chunks.
+template <class Line, bool kEnds>
+__global__ void __launch_bounds__(kThreads, 2)
+    scan_kernel(const Line line, const Layout all, Ends<typename Line::Scan>* ends) {
+  using Scan = typename Line::Scan;
+  __shared__ Ends<Scan> segments[kSegments][kLines], groups[kGroups][kLines];
+  __shared__ double scratch[kThreads / kWarp];
+  const Place place(all);
+  const Scan above = Line::above(), below = Line::below(all.length);
+
+  typename Line::Value value[kRows];
+  int32_t count = 0;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    const bool exists = place.inside && place.begin + i < place.end;
+    value[i] = exists ? line.load(place.first + (place.begin + i) * all.lanes) : typename Line::Value(0);
+    count += value[i] != 0;
+  }
+  Scan down = above, up = below;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    down.meet(value[i], place.begin + i);
+    up.meet(value[kRows - 1 - i], place.begin + kRows - 1 - i);
+  }
+  segments[place.segment][place.line] = {down, up};
   __syncthreads();
 
-  last = -kNoSteps;
-  for (int32_t s = 0; s < line.segment; ++s) {
-    const int32_t other = lasts[s * kWarp + line.lane];
-    last = other > last ? other : last;
+  // one thread adds up a group of segments for one line and direction
+  const int group = place.segment % kGroups;
+  if (place.segment < 2 * kGroups) {
+    const bool going_down = place.segment < kGroups;
+    Scan sum = going_down ? above : below;
+    for (int i = 0; i < kInGroup; ++i) {
+      const int s = group * kInGroup + (going_down ? i : kInGroup - 1 - i);
+      meet_segment(sum, going_down ? segments[s][place.line].down : segments[s][place.line].up);
+    }
+    (going_down ? groups[group][place.line].down : groups[group][place.line].up) = sum;
   }
-  for (int32_t y = line.begin; y < line.end; ++y) {
-    if (is_zero(line.at(y))) last = y;
-    steps[line.at(y)] = y - last;
+  __syncthreads();
+
+  const int own = kEnds ? kGroups : place.segment / kInGroup;  // all groups where the whole chunk is asked for
+  down = above;
+  up = below;
+  if constexpr (!kEnds) {
+    for (uint32_t c = 0; place.inside && c < place.chunk; ++c) meet_segment(down, ends[place.ends + c * all.lanes].down);
+    for (uint32_t c = all.chunks - 1; place.inside && c > place.chunk; --c)
+      meet_segment(up, ends[place.ends + c * all.lanes].up);
   }
-  first = kNoSteps + length;
-  for (int32_t s = line.segment + 1; s < kSegments; ++s) {
-    const int32_t other = firsts[s * kWarp + line.lane];
-    first = other < first ? other : first;
+  for (int g = 0; g < own; ++g) meet_segment(down, groups[g][place.line].down);
+  for (int g = kGroups - 1; g > (kEnds ? -1 : own); --g) meet_segment(up, groups[g][place.line].up);
+  if constexpr (kEnds) {
+    if (place.inside && place.segment == 0) ends[place.ends + place.chunk * all.lanes] = {down, up};
+    return;
   }
-  for (int32_t y = line.end - 1; y >= line.begin; --y) {
-    const int32_t down = steps[line.at(y)];
-    if (down == 0) first = y;
-    steps[line.at(y)] = first - y < down ? first - y : down;
+  for (int s = own * kInGroup; s < place.segment; ++s) meet_segment(down, segments[s][place.line].down);
+  for (int s = own * kInGroup + kInGroup - 1; s > place.segment; --s) meet_segment(up, segments[s][place.line].up);
+
+  Scan known[kRows];  // on the way down
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    down.meet(value[i], place.begin + i);
+    known[i] = down;
   }
+#pragma unroll
+  for (int i = kRows - 1; i >= 0; --i) {
+    const int32_t y = place.begin + i;
+    up.meet(value[i], y);
+    if (place.inside && y < place.end) line.store(place.first + y * all.lanes, y, known[i], up);
+  }
+
+  if (line.cells == nullptr) return;
+  const double sum = block_sum<kThreads>(count, scratch);
+  if (threadIdx.x == 0) line.cells[blockIdx.x] = static_cast<int32_t>(sum);
 }
 
-template <class T>
-cudaError_t launch_labels(const DistanceGrid& grid, const void* labels, const LabelPlanes& planes, int32_t* cells,
-                          cudaStream_t stream) {
-  return launch(label_kernel<T>, grid.batch * scan_blocks(grid), kThreads, stream, static_cast<const T*>(labels), planes,
-                cells, static_cast<int32_t>(grid.scan), grid.lanes(),
-                static_cast<uint32_t>(scan_blocks(grid)));
-}
-
-template <class T>
-cudaError_t launch_zeros(const DistanceGrid& grid, const void* mask, bool floating, int32_t* steps, cudaStream_t stream) {
-  const T all = static_cast<T>(~T{0});  // the sign of a floating-point zero says nothing
-  return launch(zero_kernel<T>, grid.batch * scan_blocks(grid), kThreads, stream, static_cast<const T*>(mask),
-                static_cast<T>(floating ? all >> 1 : all), steps, static_cast<int32_t>(grid.scan), grid.lanes(),
-                static_cast<uint32_t>(scan_blocks(grid)));
+template <class Line>
+cudaError_t scan(const DistanceGrid& grid, const Line& line, void* workspace, cudaStream_t stream) {
+  const Layout all(grid);
+  auto* ends = static_cast<Ends<typename Line::Scan>*>(workspace);
+  const int64_t blocks = grid.batch * scan_blocks(grid);
+  if (all.chunks > 1) {
+    const cudaError_t error = launch(scan_kernel<Line, true>, blocks, kThreads, stream, line, all, ends);
+    if (error != cudaSuccess) return error;
+  }
+  return launch(scan_kernel<Line, false>, blocks, kThreads, stream, line, all, ends);
 }
 
 }  // namespace
 
-int64_t scan_blocks(const DistanceGrid& grid) { return ceil_div(grid.lanes(), kWarp); }
+int64_t scan_blocks(const DistanceGrid& grid) { return ceil_div(grid.lanes(), kLines) * ceil_div(grid.scan, kChunk); }
 
-cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, Element type, const LabelPlanes& planes,
-                        int32_t* cells, cudaStream_t stream) {
+int64_t scan_workspace(const DistanceGrid& grid) {
+  const int64_t chunks = ceil_div(grid.scan, kChunk);
+  return chunks > 1 ? grid.batch * chunks * grid.lanes() * static_cast<int64_t>(sizeof(Ends<LabelScan>)) : 0;
+}
+
+template <class Steps>
+cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, Element type, const LabelPlanes<Steps>& planes,
+                        int32_t* cells, void* workspace, cudaStream_t stream) {
+  const auto start = [&](auto zero) {
+    using T = decltype(zero);
+    return scan(grid, Labels<T, Steps>{static_cast<const T*>(labels), planes, cells}, workspace, stream);
+  };
   switch (type) {
-    case Element::kUInt8: return launch_labels<uint8_t>(grid, labels, planes, cells, stream);
-    case Element::kInt8: return launch_labels<int8_t>(grid, labels, planes, cells, stream);
-    case Element::kUInt16: return launch_labels<uint16_t>(grid, labels, planes, cells, stream);
-    case Element::kInt16: return launch_labels<int16_t>(grid, labels, planes, cells, stream);
-    case Element::kInt32: return launch_labels<int32_t>(grid, labels, planes, cells, stream);
-    default: return launch_labels<int64_t>(grid, labels, planes, cells, stream);
+    case Element::kUInt8: return start(uint8_t{});
+    case Element::kInt8: return start(int8_t{});
+    case Element::kUInt16: return start(uint16_t{});
+    case Element::kInt16: return start(int16_t{});
+    case Element::kInt32: return start(int32_t{});
+    default: return start(int64_t{});
   }
 }
 
-cudaError_t scan_zeros(const DistanceGrid& grid, const void* mask, const MaskElement& element, int32_t* steps,
-                       cudaStream_t stream) {
+template <class Steps>
+cudaError_t scan_zeros(const DistanceGrid& grid, const void* mask, const MaskElement& element, Steps* steps,
+                       void* workspace, cudaStream_t stream) {
+  const auto start = [&](auto zero) {
+    using T = decltype(zero);
+    const T bits = static_cast<T>(~T{0});  // the sign of a floating-point zero says nothing
+    return scan(grid,
+                Zeros<T, Steps>{static_cast<const T*>(mask), static_cast<T>(element.floating ? bits >> 1 : bits), steps},
+                workspace, stream);
+  };
   switch (element.bytes) {
-    case 1: return launch_zeros<uint8_t>(grid, mask, element.floating, steps, stream);
-    case 2: return launch_zeros<uint16_t>(grid, mask, element.floating, steps, stream);
-    case 4: return launch_zeros<uint32_t>(grid, mask, element.floating, steps, stream);
-    default: return launch_zeros<uint64_t>(grid, mask, element.floating, steps, stream);
+    case 1: return start(uint8_t{});
+    case 2: return start(uint16_t{});
+    case 4: return start(uint32_t{});
+    default: return start(uint64_t{});
   }
 }
+
+template cudaError_t scan_labels(const DistanceGrid&, const void*, Element, const LabelPlanes<ShortSteps>&, int32_t*,
+                                 void*, cudaStream_t);
+template cudaError_t scan_labels(const DistanceGrid&, const void*, Element, const LabelPlanes<LongSteps>&, int32_t*,
+                                 void*, cudaStream_t);
+template cudaError_t scan_zeros(const DistanceGrid&, const void*, const MaskElement&, ShortSteps*, void*, cudaStream_t);
+template cudaError_t scan_zeros(const DistanceGrid&, const void*, const MaskElement&, LongSteps*, void*, cudaStream_t);
 
 }  // namespace uf::cuda

@@ -7,7 +7,8 @@
 
 namespace uf::cuda {
 
-// Bytes: 4 a pixel for images; for volumes 4, or 8 where squared distances are no integers.
+// Bytes: 2 a pixel for images (4 where they are higher than 65,535); for volumes 4, or 8 where squared distances are no
+// integers; less than one more for what long lines need.
 int64_t distance_transform_workspace(const DistanceGrid& grid);
 
 // out <- mask, both of the shape of the grid. Distances in units of the spacing, infinite where there is no zero.

@@ -7,7 +7,8 @@
 
 namespace uf::cuda {
 
-// Bytes: 12 a pixel for images; for volumes 16, or 24 where squared distances are no integers.
+// Bytes: 8 a pixel for images (12 where they are higher than 65,535); for volumes 16, or 24 where squared distances are no
+// integers; less than one more for what long lines need.
 int64_t nearest_two_workspace(const DistanceGrid& grid);
 
 // d1, d2 <- labels, all of the shape of the grid; 0 is background. Distances in units of the spacing, infinite where

@@ -15,7 +15,8 @@ struct WeightMapOptions {
   const float* class_weights;  // else background, cells, on the device; null: both are 1
 };
 
-// Bytes: 12 a pixel; balanced weights take 4 more for every 32 columns of an image, and 8 an image.
+// Bytes: 8 a pixel (12 where images are higher than 65,535), less than one more for high images; balanced weights take 4 more
+// for every block of the scan, and 8 an image.
 int64_t weight_map_workspace(const DistanceGrid& grid, const WeightMapOptions& options);
 
 // out <- labels, both of the shape of the grid (images); 0 is background. d1 and d2 live in registers only. NaN where
