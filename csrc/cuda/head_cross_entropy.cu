@@ -15,7 +15,9 @@
 // where one block has all registers.
 #include "cuda/head_cross_entropy.h"
 
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 #include "cuda/channel_walk.h"
 #include "cuda/cross_entropy_sums.h"
@@ -33,6 +35,9 @@ struct Share {
   static constexpr int kHalf = sizeof(A) / sizeof(float);  // twice the registers, half the share
   static constexpr int kChannels = 4 / kHalf, kPixels = (K <= 4 ? 4 : 2) / kHalf;
   static constexpr int kBlocks = K <= 4 / kHalf ? 2 : 1;  // of a multiprocessor, at least
+  // The next tile is loaded in front of the barriers of the one before, where there are registers for it: without it
+  // nothing is on its way while the losses are computed, by a few threads of each block. Else as soon as the old one is done.
+  static constexpr bool kAhead = K == 2;
   // Shares of logits, each with room for the padding that keeps groups of channels on different banks; later the
   // gradients of all threads.
   static constexpr int kLogits = K * (kLossThreads * kPixels + 8 * kPixels * kPixels);
@@ -72,35 +77,93 @@ struct HeadPlace {
   }
 };
 
-// f[i][j] <- pixel i, channel j; 0 beside the image and the channels.
+// Features as they lie in memory, two of 16 bits to a register, so that those of the next tile take few while they wait.
+template <class T, int N>
+struct Packed {
+  using Word = std::conditional_t<sizeof(T) == 2, uint32_t, T>;
+  static constexpr int kInWord = sizeof(Word) / sizeof(T);
+  Word words[N / kInWord];
+
+  __device__ Wide<T> operator[](int i) const {
+    if constexpr (kInWord == 1) {
+      return widen(words[i]);
+    } else {
+      return widen(std::bit_cast<T>(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2)))));
+    }
+  }
+
+  // `count` elements from `first` on, all at once.
+  template <int kCount>
+  __device__ void load(int first, const T* from) {
+    const auto run = load_vector<Word, kCount / kInWord>(reinterpret_cast<const Word*>(from));
+#pragma unroll
+    for (int i = 0; i < kCount / kInWord; ++i) words[first / kInWord + i] = run.values[i];
+  }
+
+  __device__ void set(int i, T value) {
+    if constexpr (kInWord == 1) {
+      words[i] = value;
+    } else {
+      words[i / 2] |= uint32_t{std::bit_cast<uint16_t>(value)} << (16 * (i % 2));
+    }
+  }
+};
+
+// A tile, and what this thread has of it.
 template <class T, int VP, int VC>
-__device__ void load_features(const HeadCall& call, const T* from, int pixels, int channels,
-                              Wide<T> (&f)[VP][VC]) {
-  const int64_t pixel_stride = call.shape.pixel_stride, channel_stride = call.shape.channel_stride;
-  if (call.access == HeadAccess::kPixels) {
-#pragma unroll
-    for (int j = 0; j < VC; ++j) {
-      Vector<T, VP> run = {};
-      if (pixels > 0 && j < channels) run = load_vector<T, VP>(from + j * channel_stride);
-#pragma unroll
-      for (int i = 0; i < VP; ++i) f[i][j] = widen(run.values[i]);
-    }
-  } else if (call.access == HeadAccess::kChannels) {
-#pragma unroll
-    for (int i = 0; i < VP; ++i) {
-      Vector<T, VC> run = {};
-      if (i < pixels && channels > 0) run = load_vector<T, VC>(from + i * pixel_stride);
-#pragma unroll
-      for (int j = 0; j < VC; ++j) f[i][j] = widen(run.values[j]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < VP; ++i)
+struct HeadTile {
+  int64_t n, first;  // the image, and the first pixel in it
+  int count, pixels; // pixels of the tile and of this thread (below 1: none)
+
+  __device__ HeadTile(const HeadCall& call, const HeadPlace& place, int64_t tile) {
+    n = tile / call.tiles;
+    first = (tile - n * call.tiles) * call.tile_pixels;
+    const int64_t left = call.shape.pixels - first;
+    count = left < call.tile_pixels ? static_cast<int>(left) : call.tile_pixels;
+    pixels = count - place.pixel < VP ? count - place.pixel : VP;
+  }
+
+  // 0 beside the image and the channels. Pixel i, channel j is element j VP + i where pixels lie side by side, else i VC + j.
+  __device__ Packed<T, VP * VC> load(const HeadCall& call, const HeadPlace& place, int channels) const {
+    const int64_t pixel_stride = call.shape.pixel_stride, channel_stride = call.shape.channel_stride;
+    const T* from = static_cast<const T*>(call.arguments.features) + n * call.shape.batch_stride +
+                    (first + place.pixel) * pixel_stride + place.channel * channel_stride;
+    Packed<T, VP * VC> f = {};
+    if (call.access == HeadAccess::kPixels) {
 #pragma unroll
       for (int j = 0; j < VC; ++j)
-        f[i][j] = i < pixels && j < channels ? widen(from[i * pixel_stride + j * channel_stride]) : Wide<T>(0);
+        if (pixels > 0 && j < channels) f.template load<VP>(j * VP, from + j * channel_stride);
+    } else if (call.access == HeadAccess::kChannels) {
+#pragma unroll
+      for (int i = 0; i < VP; ++i)
+        if (i < pixels && channels > 0) f.template load<VC>(i * VC, from + i * pixel_stride);
+    } else {
+#pragma unroll
+      for (int i = 0; i < VP; ++i)
+#pragma unroll
+        for (int j = 0; j < VC; ++j)
+          if (i < pixels && j < channels) f.set(i * VC + j, from[i * pixel_stride + j * channel_stride]);
+    }
+    return f;
   }
-}
+};
+
+// Target and weight of one pixel.
+template <class A>
+struct HeadPixel {
+  int32_t target = kIgnored;
+  A weight = A(0);
+
+  __device__ HeadPixel(const HeadCall& call, int64_t at, bool exists) {
+    if (!exists) return;
+    int32_t targets[1];
+    A weights[1];
+    read_targets(call.loss, at, targets);
+    read_weights(call.loss, at, weights);
+    target = targets[0];
+    weight = weights[0];
+  }
+};
 
 template <class G, int VP, int VC, class A>
 __device__ void store_features(const HeadCall& call, G* to, int pixels, int channels, const A (&f)[VP][VC]) {
@@ -131,29 +194,25 @@ __device__ void store_features(const HeadCall& call, G* to, int pixels, int chan
   }
 }
 
-// Adds up the logits of the pixels of a tile, which become their gradient, and marks what is ignored.
+// Adds up the logits of the pixels of a tile, which become their gradient, and marks what is ignored. `pixel` is the first
+// one of this thread.
 template <class A, int K>
-__device__ PixelSums losses_of_tile(const HeadCall& call, int64_t at, int count, A scale, A* stage, uint8_t* ignored,
-                                    A (&grad_bias)[K]) {
+__device__ PixelSums losses_of_tile(const HeadCall& call, int64_t at, int count, HeadPixel<A> pixel, A scale, A* stage,
+                                    uint8_t* ignored, A (&grad_bias)[K]) {
   const int groups = 1 << call.log_groups, classes = static_cast<int>(call.shape.classes), pitch = call.pitch;
   const A* bias = static_cast<const A*>(call.arguments.bias);
   PixelSums sums = {0, 0};
   for (int p = static_cast<int>(threadIdx.x); p < call.tile_pixels; p += kLossThreads) {
-    int32_t target[1] = {kIgnored};
-    A weight[1] = {A(0)};
-    if (p < count) {
-      read_targets(call.loss, at + p, target);
-      read_weights(call.loss, at + p, weight);
-    }
+    if (p >= kLossThreads) pixel = HeadPixel<A>(call, at + p, p < count);
     A x[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       x[k] = k < classes ? (bias ? bias[k] : A(0)) : A(-INFINITY);  // a class that is not there has probability 0
       for (int group = 0; k < classes && group < groups; ++group) x[k] += stage[(k * groups + group) * pitch + p];
     }
-    const A used = target[0] == kOutside ? A(NAN) : weight[0];
-    const A loss = loss_of_pixel(x, target[0], used * scale);
-    const bool skip = target[0] == kIgnored;  // whatever its features and its weight
+    const A used = pixel.target == kOutside ? A(NAN) : pixel.weight;
+    const A loss = loss_of_pixel(x, pixel.target, used * scale);
+    const bool skip = pixel.target == kIgnored;  // whatever its features and its weight
     ignored[p] = skip;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
@@ -162,7 +221,7 @@ __device__ PixelSums losses_of_tile(const HeadCall& call, int64_t at, int count,
       grad_bias[k] += g;
     }
     sums.loss += skip ? 0.0 : static_cast<double>(loss * used);
-    sums.divisor += divisor_of(call.loss, target[0], weight[0]);
+    sums.divisor += divisor_of(call.loss, pixel.target, pixel.weight);
   }
   return sums;
 }
@@ -225,20 +284,30 @@ __global__ void __launch_bounds__(kLossThreads, Share<Wide<T>, K>::kBlocks) head
   }
 
   PixelSums sums = {0, 0};
-  for (int64_t tile = blockIdx.x; tile < s.batch * call.tiles; tile += gridDim.x) {
-    const int64_t n = tile / call.tiles, first = (tile - n * call.tiles) * call.tile_pixels, left = s.pixels - first;
-    const int count = left < call.tile_pixels ? static_cast<int>(left) : call.tile_pixels;
-    const int pixels = count - place.pixel < VP ? count - place.pixel : VP;  // below 1: none
-    const T* from = static_cast<const T*>(call.arguments.features) + n * s.batch_stride +
-                    (first + place.pixel) * s.pixel_stride + place.channel * s.channel_stride;
+  const int64_t tiles = s.batch * call.tiles;
+  const int own = static_cast<int>(threadIdx.x);  // the pixel of a tile whose loss this thread computes first
+  HeadTile<T, VP, VC> next(call, place, blockIdx.x);  // there are no more blocks than tiles
+  Packed<T, VP * VC> next_features = next.load(call, place, channels);
+  HeadPixel<A> next_pixel(call, next.n * s.pixels + next.first + own, own < next.count);
+  const auto load_next = [&](int64_t tile) {
+    tile += gridDim.x;
+    if (tile >= tiles) return;
+    next = HeadTile<T, VP, VC>(call, place, tile);
+    next_features = next.load(call, place, channels);
+    next_pixel = HeadPixel<A>(call, next.n * s.pixels + next.first + own, own < next.count);
+  };
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const HeadTile<T, VP, VC> now = next;
+    const HeadPixel<A> pixel = next_pixel;
+    const int64_t n = now.n, first = now.first;
+    const int count = now.count, pixels = now.pixels;
     A f[VP][VC];
-    load_features<T, VP, VC>(call, from, pixels, channels, f);
 #pragma unroll
     for (int j = 0; j < VC; ++j) {
       const A bias = all_biases && j < channels ? all_biases[place.channel + j] : A(0);
 #pragma unroll
       for (int i = 0; i < VP; ++i) {
-        const A value = f[i][j] + bias;
+        const A value = (call.access == HeadAccess::kPixels ? next_features[j * VP + i] : next_features[i * VC + j]) + bias;
         f[i][j] = relu && value <= A(0) ? A(0) : value;  // NaN passes, as through torch's
       }
     }
@@ -252,13 +321,17 @@ __global__ void __launch_bounds__(kLossThreads, Share<Wide<T>, K>::kBlocks) head
         for (int j = 0; j < VC; ++j) share.values[i] += f[i][j] * weight[k][j];
       store_vector<A, VP>(stage + (k * groups + place.group) * call.pitch + place.pixel, share);
     }
+    if (S::kAhead) load_next(tile);
     __syncthreads();
     const PixelSums more =
-        losses_of_tile<A, K>(call, n * s.pixels + first, count, scale, stage, ignored, grad_bias);
+        losses_of_tile<A, K>(call, n * s.pixels + first, count, pixel, scale, stage, ignored, grad_bias);
     sums.loss += more.loss;
     sums.divisor += more.divisor;
     __syncthreads();
-    if (!want_grad) continue;  // what a thread stores next, another has read before the second barrier
+    if (!want_grad) {  // what a thread stores next, another has read before the second barrier
+      if (!S::kAhead) load_next(tile);
+      continue;
+    }
 
     A grad[VP][VC] = {};
 #pragma unroll
@@ -289,6 +362,7 @@ __global__ void __launch_bounds__(kLossThreads, Share<Wide<T>, K>::kBlocks) head
             (first + place.pixel) * (s.channels_last ? s.channels : 1) +
             place.channel * (s.channels_last ? 1 : s.pixels);
     store_features<G, VP, VC>(call, to, pixels, channels, grad);
+    if (!S::kAhead) load_next(tile);
     __syncthreads();
   }
   write_sums(call.loss, sums);
