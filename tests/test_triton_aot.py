@@ -60,6 +60,7 @@ def weighted_cross_entropy(run: Callable[..., Any]) -> None:
                 wide = torch.promote_types(dtype, torch.float32)
                 loss, grad = run("weighted_cross_entropy", logits, target, weight.to(wide), -100, 3, True)
                 run("weighted_cross_entropy_backward", loss, grad)
+                run("weighted_cross_entropy_backward_", [grad, grad[0, 0]], loss)
         loss, grad = run("weighted_cross_entropy", logits.float(), target.to(torch.uint8), None, -100, 0, True)
         run("weighted_cross_entropy_backward", loss, grad)
         for classes in (64, 300):  # the widest tile, and one that moves over the classes

@@ -1,6 +1,10 @@
 // The backward pass multiplies the gradient that the forward pass has stored with the gradient of the loss, which only
 // the device knows. Bytes moved: the gradient is read once and written once; the limit is those / copy bandwidth. 16
 // bytes a thread with few registers: enough threads are resident to hide the latency without more work for each.
+//
+// In place, which the caller may where nobody will ask for the stored gradient again, a factor of 1 costs the launch alone:
+// every block reads it and ends. That is the usual case, and 2 x 154 MB less for the features of eight images of
+// 388 x 388 x 64 in bfloat16: 0.1 ms at 3 TB/s.
 #include "common/fast_divide.h"
 #include "common/half.h"
 #include "cuda/launch.h"
@@ -35,6 +39,34 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < N; ++i) values.values[i] = narrow<T>(widen(values.values[i]) * by.values[i]);
   store_vector(out + at, values);
+}
+
+constexpr int kInPlaceBlocks = 1024;  // few, which end at once where there is nothing to do
+
+template <class T, int N, class A>
+__global__ void __launch_bounds__(kThreads)
+    scale_in_place_kernel(T* grad, const A* __restrict__ factor, const int64_t groups) {
+  const A by = *factor;
+  if (by == A(1)) return;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+#pragma unroll 4
+  for (int64_t group = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; group < groups; group += step) {
+    Vector<T, N> values = load_vector<T, N>(grad + group * N);
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = narrow<T>(widen(values.values[i]) * by);
+    store_vector(grad + group * N, values);
+  }
+}
+
+template <class T>
+cudaError_t launch_in_place(int64_t elements, void* grad, const void* factor, cudaStream_t stream) {
+  using A = decltype(widen(T{}));
+  constexpr int kVector = kVectorBytes / sizeof(T);
+  const bool wide = elements % kVector == 0 && is_aligned(grad, kVectorBytes);
+  const int64_t groups = elements / (wide ? kVector : 1), blocks = ceil_div(groups, kThreads);
+  return launch(wide ? scale_in_place_kernel<T, kVector, A> : scale_in_place_kernel<T, 1, A>,
+                blocks < kInPlaceBlocks ? blocks : kInPlaceBlocks, kThreads, stream, static_cast<T*>(grad),
+                static_cast<const A*>(factor), groups);
 }
 
 struct Scaling {
@@ -90,6 +122,14 @@ cudaError_t weighted_cross_entropy_backward(int64_t batch, int64_t classes, int6
     case FloatType::kFloat64: return choose_factor<double>(scaling, factor, stream);
     case FloatType::kBFloat16: return choose_factor<BFloat16>(scaling, factor, stream);
     default: return choose_factor<float>(scaling, factor, stream);  // float16 keeps its gradient in float32
+  }
+}
+
+cudaError_t scale_in_place(int64_t elements, FloatType type, void* grad, const void* grad_output, cudaStream_t stream) {
+  switch (type) {
+    case FloatType::kFloat64: return launch_in_place<double>(elements, grad, grad_output, stream);
+    case FloatType::kBFloat16: return launch_in_place<BFloat16>(elements, grad, grad_output, stream);
+    default: return launch_in_place<float>(elements, grad, grad_output, stream);  // as above
   }
 }
 

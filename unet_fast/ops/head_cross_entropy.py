@@ -16,7 +16,7 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, HEAD_GRADIENT
-from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, weighted_cross_entropy
+from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, scaled_in_place, weighted_cross_entropy
 from unet_fast.reference.head_cross_entropy import head_logits
 
 
@@ -191,11 +191,11 @@ def _backward(ctx: Any, grad_output: torch.Tensor | None, *_: torch.Tensor | Non
     grads: list[torch.Tensor | None] = [None] * 10
     if grad_output is None:
         return tuple(grads)
-    one = _record.is_plain_one(grad_output)
-    for index, grad in zip(_DIFFERENTIABLE, ctx.saved_tensors, strict=True):
-        if ctx.needs_input_grad[index]:
-            # autograd may keep the gradient of a leaf and add to it in place: a leaf never gets the saved tensor
-            grads[index] = grad if one and index not in ctx.leaves else grad * grad_output
+    wanted = [pair for pair in zip(_DIFFERENTIABLE, ctx.saved_tensors, strict=True) if ctx.needs_input_grad[pair[0]]]
+    done, one = scaled_in_place([grad for _, grad in wanted], grad_output), _record.is_plain_one(grad_output)
+    for index, grad in wanted:
+        # autograd may keep the gradient of a leaf and add to it in place: a leaf never gets a tensor that stays saved
+        grads[index] = grad if done or (one and index not in ctx.leaves) else grad * grad_output
     if grads[0] is not None:
         grads[0] = grads[0].to(ctx.dtype)
     return tuple(grads)

@@ -16,6 +16,7 @@ from unet_fast.ops import _backends, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
+_IN_PLACE_ON = {"cuda"}  # where the factor of a gradient cannot be looked at
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
 
 
@@ -150,9 +151,30 @@ def _backward(
     if grad_output is None:
         return None, None, None, None, None, None
     (grad,) = ctx.saved_tensors
-    if not (ctx.may_share and _record.is_plain_one(grad_output)):
+    if scaled_in_place([grad], grad_output):
+        grad = grad.to(ctx.dtype)
+    elif not (ctx.may_share and _record.is_plain_one(grad_output)):
         grad = torch.ops.unet_fast.weighted_cross_entropy_backward(grad_output, grad).to(ctx.dtype)
     return grad, None, None, None, None, None
+
+
+def scaled_in_place(grads: list[torch.Tensor], grad_output: torch.Tensor) -> bool:
+    """Multiply saved gradients with that of the loss in their own memory, where that is possible, and say whether it was.
+
+    On a GPU, where only the device knows the factor: it is nearly always 1, and then nothing is read or written. Not where
+    the graph is kept for another backward pass, which will need what was saved, and not while a graph is traced.
+    """
+    plain = grad_output.device.type in _IN_PLACE_ON and grad_output.dim() == 0
+    if (
+        not plain
+        or torch.compiler.is_compiling()
+        or any(type(tensor) is not torch.Tensor for tensor in (grad_output, *grads))
+    ):
+        return False
+    if torch._C._autograd._get_current_graph_task_keep_graph():
+        return False
+    torch.ops.unet_fast.weighted_cross_entropy_backward_(grads, grad_output)
+    return True
 
 
 _record.register(
@@ -168,6 +190,10 @@ _record.register(
             ),
             _record.Operator(
                 "weighted_cross_entropy_backward(Tensor grad_output, Tensor grad) -> Tensor", _fake_backward
+            ),
+            _record.Operator(
+                "weighted_cross_entropy_backward_(Tensor(a!)[] grads, Tensor grad_output) -> ()",
+                lambda grads, grad_output: None,
             ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.labels(n, h, w), d.wide(n, h, w).abs()),

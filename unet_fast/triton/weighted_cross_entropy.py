@@ -33,6 +33,7 @@ _TILE = 8192
 _MOST_PIXELS = 1024
 _MOST_CLASSES = 64  # in one tile; more are read twice, the second time from the caches
 _SCALED = 4096  # elements of one program of the backward: 32 for each of 128 threads
+_IN_PLACE_PROGRAMS = 1024
 _SUMS = 1024  # pairs of sums that add_sums reads at once
 
 
@@ -293,6 +294,18 @@ def scale_gradient(
     tl.store(out + at, values.to(out.dtype.element_ty), mask=mask)
 
 
+# The same in place for one factor, for tensors in any dense order. Bytes: none where the factor is 1, as it nearly always
+# is; else an element read and written. Programs: few, which then end at once.
+@triton.jit
+def scale_in_place(grad, factor, elements, programs, BLOCK: tl.constexpr):
+    by = tl.load(factor)
+    if by != 1.0:
+        for tile in range(tl.program_id(0), tl.cdiv(elements, BLOCK), programs):
+            at = _wide(tile) * BLOCK + tl.arange(0, BLOCK)
+            values = tl.load(grad + at, mask=at < elements, other=0.0).to(by.dtype) * by
+            tl.store(grad + at, values.to(grad.dtype.element_ty), mask=at < elements)
+
+
 def _even_step(tensor: torch.Tensor) -> int:
     """The step from pixel to pixel when it is the same all over the image, else 0."""
     step = following = 0
@@ -373,7 +386,19 @@ def weighted_cross_entropy_backward(grad_output: torch.Tensor, grad: torch.Tenso
     return out
 
 
+def weighted_cross_entropy_backward_(grads: list[torch.Tensor], grad_output: torch.Tensor) -> None:
+    """As torch.ops.unet_fast.weighted_cross_entropy_backward_."""
+    for grad in grads:
+        dense = grad.contiguous(memory_format=_tensors.dense_format(grad))
+        programs = min(triton.cdiv(dense.numel(), _SCALED), _IN_PLACE_PROGRAMS)
+        if programs:
+            scale_in_place[(programs,)](dense, grad_output, dense.numel(), programs, BLOCK=_SCALED)
+        if dense.data_ptr() != grad.data_ptr():
+            grad.copy_(dense)
+
+
 KERNELS: dict[str, Any] = {
     "weighted_cross_entropy": weighted_cross_entropy,
     "weighted_cross_entropy_backward": weighted_cross_entropy_backward,
+    "weighted_cross_entropy_backward_": weighted_cross_entropy_backward_,
 }

@@ -27,11 +27,22 @@ Tensor weighted_cross_entropy_backward_cuda(const Tensor& grad_output, const Ten
   return call.out;
 }
 
+void weighted_cross_entropy_backward_in_place(std::vector<Tensor> grads, const Tensor& grad_output) {
+  const OnDevice device(grad_output);
+  for (Tensor& grad : grads) {
+    const Tensor dense = torch::stable::contiguous(grad, format_of(grad));
+    STD_CUDA_CHECK(cuda::scale_in_place(dense.numel(), float_type(dense), dense.mutable_data_ptr(),
+                                        grad_output.const_data_ptr(), device.stream()));
+    if (dense.const_data_ptr() != grad.const_data_ptr()) torch::stable::copy_(grad, dense);
+  }
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
   m.impl("weighted_cross_entropy", TORCH_BOX(&weighted_cross_entropy_cuda));
   m.impl("weighted_cross_entropy_backward", TORCH_BOX(&weighted_cross_entropy_backward_cuda));
+  m.impl("weighted_cross_entropy_backward_", TORCH_BOX(&weighted_cross_entropy_backward_in_place));
 }
 
 }  // namespace uf::bindings
