@@ -150,22 +150,27 @@ struct BlocksBeside {
   }
 };
 
-// What is nearest on the line, up to `furthest` steps away; done(known, k) ends it before step k. With blocks `furthest` is
-// the whole line.
+// Looks up to `furthest` steps away, on both sides; done(known, k) ends it before step k. True where all that is farther
+// does not matter.
 template <class Planes, class Done>
-__device__ typename Planes::Known search(const Planes& planes, const LinePixel& pixel, int32_t furthest,
-                                         const Done& done) {
-  auto known = planes.own(pixel.at);
+__device__ bool search_near(const Planes& planes, const LinePixel& pixel, int32_t furthest, const Done& done,
+                            typename Planes::Known& known) {
   const int32_t longest = pixel.longest();
-  furthest = furthest < longest ? furthest : longest;
-  const int32_t near = planes.blocks && kBlock < furthest ? kBlock : furthest;
-  for (int32_t k = 1; k <= near; ++k) {
+  for (int32_t k = 1; k <= furthest; ++k) {
     const auto distance = planes.axis.square(k);
-    if (!(distance < Planes::enough(known)) || done(known, k)) return known;
+    if (k > longest || !(distance < Planes::enough(known)) || done(known, k)) return true;
     if (k <= pixel.before) planes.look(pixel.at - k * pixel.stride, distance, known);
     if (k <= pixel.behind) planes.look(pixel.at + k * pixel.stride, distance, known);
   }
-  if (near == furthest) return known;
+  return false;
+}
+
+// What is nearest on the whole line.
+template <class Planes>
+__device__ typename Planes::Known search(const Planes& planes, const LinePixel& pixel) {
+  auto known = planes.own(pixel.at);
+  const bool finished = search_near(planes, pixel, planes.blocks ? kBlock : pixel.longest(), Forever{}, known);
+  if (finished || !planes.blocks) return known;
   BlocksBeside<Planes> left(pixel, -1), right(pixel, 1);
   for (bool more_left = true, more_right = true; more_left || more_right;) {
     more_left = more_left && left.next(planes, pixel, known);

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kSearchThreads)
     middle_kernel(const OnePlane<Cost, Stored, Costs> plane, const int64_t pixels, const int32_t length,
                   const int64_t stride, Cost* out) {
   const int64_t at = pixel_of_thread();
-  if (at < pixels) out[at] = search(plane, LinePixel(at, length, stride), length, Forever{});
+  if (at < pixels) out[at] = search(plane, LinePixel(at, length, stride));
 }
 
 template <class Cost, class Stored, class Costs>
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kSearchThreads)
     last_kernel(const OnePlane<Cost, Stored, Costs> plane, const int64_t pixels, const int32_t length, const double scale,
                 float* out) {
   const int64_t at = pixel_of_thread();
-  if (at < pixels) out[at] = distance_of(search(plane, LinePixel(at, length, 1), length, Forever{}), scale);
+  if (at < pixels) out[at] = distance_of(search(plane, LinePixel(at, length, 1)), scale);
 }
 
 // The memory besides the result.

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kSearchThreads)
                   const int64_t stride, Cost* cost1, Cost* cost2, int32_t* label) {
   const int64_t at = pixel_of_thread();
   if (at >= pixels) return;
-  const NearestTwo<Cost> two = search(planes, LinePixel(at, length, stride), length, Forever{});
+  const NearestTwo<Cost> two = search(planes, LinePixel(at, length, stride));
   cost1[at] = two.d1;
   cost2[at] = two.d2;
   label[at] = two.label;
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kSearchThreads)
                 const double scale, float* d1, float* d2) {
   const int64_t at = pixel_of_thread();
   if (at >= pixels) return;
-  const NearestTwo<Cost> two = search(planes, LinePixel(at, length, 1), length, Forever{});
+  const NearestTwo<Cost> two = search(planes, LinePixel(at, length, 1));
   const bool bad = two.label == kBadLabel;
   d1[at] = bad ? NAN : distance_of(two.d1, scale);
   d2[at] = bad ? NAN : distance_of(two.d2, scale);

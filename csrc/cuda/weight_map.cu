@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kSearchThreads)
   if (at >= pixels) return;
   const bool cell = planes.cost1[at] == 0;
   const int32_t furthest = inside || !cell ? reach.limit - 1 : 0;
-  const NearestTwo<Cost> two = search(planes, LinePixel(at, length, 1), furthest, FarEnough{reach});
+  NearestTwo<Cost> two = planes.own(at);
+  search_near(planes, LinePixel(at, length, 1), furthest, FarEnough{reach}, two);
   ClassWeights of_image = {1.0f, 1.0f};
   if (weights) of_image = weights[at / area * weights_step];
   float weight = cell ? of_image.cells : of_image.background;
