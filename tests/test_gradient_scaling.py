@@ -60,6 +60,12 @@ def test_kernel(size, dtype, factor, device, generator):
     torch.testing.assert_close(grads[5], (tail.to(wide) * factor).to(stored), **tolerance)
 
 
+def test_registration(device, generator):
+    grads = [torch.randn(2, 3, 4, 5, generator=generator).to(device), torch.randn(3, generator=generator).to(device)]
+    operator = torch.ops.unet_fast.weighted_cross_entropy_backward_.default
+    torch.library.opcheck(operator, (grads, torch.tensor(2.0, device=device)))
+
+
 def losses(generator, device, dtype):
     """A loss by each operator, as a function of leaves, behind a network (nothing that is saved is a leaf) or on leaves."""
     features = torch.randn(2, 5, 6, 7, generator=generator).to(device, dtype)

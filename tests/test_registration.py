@@ -82,8 +82,11 @@ def test_every_operator_behind_it_is_registered_right(name, form, generator):
 def test_no_operator_is_left_out(generator):
     seen = {operator for name in OPS for operator in calls_of(name, Draw(generator))}
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("unet_fast::")}
-    # what conv_bias_relu calls from C++ and from Triton; opchecked in tests/test_bias_relu.py
-    assert seen | {"bias_relu_"} == {name.split("::")[1].split(".")[0] for name in registered}
+    # what conv_bias_relu calls from C++ and from Triton, and what is for GPUs only; opchecked in tests/test_bias_relu.py and
+    # tests/test_gradient_scaling.py
+    assert seen | {"bias_relu_", "weighted_cross_entropy_backward_"} == {
+        name.split("::")[1].split(".")[0] for name in registered
+    }
 
 
 @each_form
