@@ -23,13 +23,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, conditions, machine_name
 from unet_fast import data, recipes, train
 from unet_fast.evaluate import evaluate
-from unet_fast.predict import OverlapTile
+from unet_fast.run import Run
 
 BASE_CHANNELS, TILE = 8, 192
 # the rates of the recipes suit hours of training on a GPU; a few hundred steps would show the beginning of a curve.
@@ -105,12 +104,11 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
     try:
         # without validation images, so that there is nothing to choose by
         summary = train.train(config, training, None, out, progress=False)
-        model, config = train.load_model(out)
+        run = Run.load(out, "cpu")
     finally:
         shutil.rmtree(out)
     began = time.monotonic()
-    predict = OverlapTile(model, tile=max(config.tile, 256), padding=config.border, tta=config.tta, amp=config.amp)
-    probabilities = np.asarray(predict(data.normalize(test.images)))
+    probabilities = run.predict(test.images, tile=max(config.tile, 256))
     seconds = (time.monotonic() - began) / len(test)
     report = evaluate(probabilities, test.labels, kind=test.kind, num_classes=test.num_classes)
     foreground = probabilities[:, 0] if probabilities.shape[1] == 1 else 1 - probabilities[:, 0]
@@ -124,7 +122,7 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "steps": summary.steps,
         "loss": summary.loss,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "seconds": summary.seconds,
         "seconds_an_image": seconds,
         "images": {"training": len(training), "held_out": len(test)},

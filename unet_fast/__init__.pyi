@@ -7,6 +7,7 @@ import typing
 if typing.TYPE_CHECKING:
     from . import augment as augment
     from . import data as data
+    from . import deploy as deploy
     from . import metrics as metrics
     from . import models as models
     from . import nn as nn
@@ -21,5 +22,6 @@ if typing.TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import InputTypeError as InputTypeError
     from .models import UNet as UNet
+    from .run import Run as Run
 
 __version__: str

@@ -12,7 +12,7 @@ from unet_fast.data import synthetic
 from unet_fast.errors import InputError
 from unet_fast.evaluate import Report, evaluate_files
 from unet_fast.files import atomic_path, ensure_folder
-from unet_fast.predict import predict_stack
+from unet_fast.run import Run
 
 TRAINING, VALIDATION, TEST = 20, 4, 4  # slices
 SIZE = (256, 256)
@@ -51,17 +51,8 @@ def run_demo(out: Path, *, minutes: float, device: str, seed: int, announce: Cal
     announce(train.describe(config, TRAINING, VALIDATION))
     summary = train.train(config, fitting, validation, run, announce=announce)
     announce(f"{summary.steps} steps in {summary.seconds:.0f} s, last loss {summary.loss:.4f}")
-    model, config = train.load_model(run, train.resolve_device(device))
     prediction = folder / "prediction.tif"
-    predict_stack(
-        model,
-        data.read_images(test_images),
-        prediction,
-        preprocess=data.normalize,
-        tile=max(config.tile, *SIZE),
-        tta=config.tta,
-        amp=config.amp,
-    )
+    Run.load(run, device).predictor(tile=max(config.tile, *SIZE)).write(data.read_images(test_images), prediction)
     report = evaluate_files(prediction, test_labels, images=test_images, out=folder / "metrics.json", kind="instances")
     pictures = _write_report(folder, report)
     report.print()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -13,7 +13,11 @@ from unet_fast.cli._app import Data, Device, SomeImages, app, say
 from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder, refuse_overwrite
 
-_OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".zarr", ".json", ".gif", ".bmp")
+if TYPE_CHECKING:
+    from unet_fast.predict import Predictor
+    from unet_fast.run import Run
+
+_OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".json", ".gif", ".bmp")
 
 
 @app.command(
@@ -48,26 +52,14 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained network."""
-    from unet_fast import train as training
-    from unet_fast.data import normalize
-    from unet_fast.predict import predict_stack
+    from unet_fast.run import Run
 
-    single = _is_tiff(out)
+    single = _is_one_file(out)
     if not single:
         ensure_folder(out)  # before any work is done for a folder that cannot be written to
-    target = training.resolve_device(device)
-    model, config = training.load_model(run, target)
-    chosen = _chosen_images(images, data, slices, int(config.model["in_channels"]))
-    settings: dict[str, Any] = {
-        "preprocess": normalize,
-        "tile": tile or max(config.tile, 512),
-        "tta": config.tta if tta is None else tta,
-        "output": output,
-        "threshold": config.threshold if threshold is None else threshold,
-        "min_size": min_size,
-        "padding": config.border,
-        "amp": config.amp and training.fast_bfloat16(target),
-    }
+    trained = Run.load(run, device)
+    predictor = trained.predictor(output=output, threshold=threshold, min_size=min_size, tile=tile, tta=tta)
+    chosen = _chosen_images(images, data, slices, trained.model.in_channels)
     began = time.monotonic()
     if single:
         first = chosen.shape(0)
@@ -78,7 +70,7 @@ def predict(
                     "give --out a folder (a name without .tif) to write one an image"
                 )
         refuse_overwrite([out], chosen.files)
-        predict_stack(model, chosen, out, **settings)
+        _write(trained, predictor, chosen, out, progress=True)
         written = str(out)
     else:
         names = _file_names(chosen)
@@ -92,27 +84,46 @@ def predict(
                 raise InputError(
                     f"{out} does not tell {path.name} from another prediction by letter case; rename one image"
                 )
-            predict_stack(model, chosen.select([index]), path, progress=False, **settings)
+            _write(trained, predictor, chosen.select([index]), path, progress=False)
             done.append(path)
         written = f"{out}/*.tif"
     say(f"wrote {written}: {output} of {len(chosen)} images, {(time.monotonic() - began) / len(chosen):.2f} s an image")
 
 
-def _is_tiff(out: Path) -> bool:
-    """Whether ``out`` names one TIFF rather than a folder, whose name may hold a dot."""
-    if out.is_dir():
-        return False
-    suffix = out.suffix.lower()
-    if suffix in _OTHER_FORMATS:
-        raise InputError(f"predictions are written as TIFF, but --out is {out}; end it in .tif, or name a folder")
-    return suffix in (".tif", ".tiff")
+def _is_one_file(out: Path) -> bool:
+    """Whether ``out`` names one output for all images rather than a folder, whose name may hold a dot."""
+    from unet_fast.predict.targets import is_one_file
+
+    if not out.is_dir() and out.suffix.lower() in _OTHER_FORMATS:
+        raise InputError(
+            f"predictions are written as TIFF or Zarr, but --out is {out}; end it in .tif or .zarr, or name a folder"
+        )
+    return is_one_file(out)
+
+
+def _write(trained: Run, predictor: Predictor, chosen: _Chosen, path: Path, *, progress: bool) -> None:
+    """Predict ``chosen``: files in windows, in bounded memory; images of a data set, which are in memory, one by one."""
+    from unet_fast.data.pages import Pages
+    from unet_fast.predict import targets
+    from unet_fast.predict.stream import Stream, identity_of
+
+    if not isinstance(chosen.pages, Pages):
+        predictor.write(chosen, path, progress=progress)
+        return
+    stream = Stream(predictor, chosen.pages, path, identity=identity_of(trained.model))
+    left = len(stream.missing())
+    if left < len(stream.groups):
+        say(f"going on with {path}: {len(stream.groups) - left} of {len(stream.groups)} parts are done")
+    stages = targets.run(stream, progress=progress)
+    if progress:
+        say(f"time: {stages}")
 
 
 class _Chosen:
     """The images that are to be predicted, each read when its turn comes, with the channels that the network takes."""
 
     def __init__(self, pages: Any, names: list[str], files: list[Path], channels: int) -> None:
-        self._pages, self.names, self.files, self._channels = pages, names, files, channels
+        self.pages, self.names, self.files, self._channels = pages, names, files, channels
 
     def __len__(self) -> int:
         return len(self.names)
@@ -120,17 +131,17 @@ class _Chosen:
     def __getitem__(self, index: int) -> np.ndarray:
         from unet_fast.data.stacks import check_finite, match_channels
 
-        image = self._pages[index]
+        image = self.pages[index]
         check_finite(image, f"the image {self.names[index]}")
         return match_channels(image, self._channels, self.names[index])
 
     def shape(self, index: int) -> tuple[int, ...]:
         """(C, H, W) as stored."""
-        return self._pages.shape(index)
+        return self.pages.shape(index)
 
     def select(self, indices: list[int]) -> _Chosen:
         """Some of the images."""
-        return _Chosen(self._pages.select(indices), [self.names[i] for i in indices], self.files, self._channels)
+        return _Chosen(self.pages.select(indices), [self.names[i] for i in indices], self.files, self._channels)
 
 
 def _chosen_images(images: Path | None, folder: Path | None, slices: str | None, channels: int) -> _Chosen:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from unet_fast.data.limits import check_decoded
+from unet_fast.data.zarr_files import ZarrImages, is_zarr
 from unet_fast.errors import InputError
 from unet_fast.files import reading
 from unet_fast.notes import note
@@ -43,7 +44,7 @@ class Images(Protocol):
 
 
 def open_file(path: Path, *, indexed: bool = False) -> Images:
-    """Open one TIFF or PNG file, after making sure that it is whole; 1-bit data are uint8 0 and 1.
+    """Open one TIFF or PNG file, or the folder of a Zarr image, after making sure that it is whole; 1-bit data are uint8 0 and 1.
 
     ``indexed`` keeps the indices of a PNG with a palette, which is how label images are often stored, instead of its
     colours. TIFF colour maps are display tables (lookup tables of Fiji, say), so the stored values are returned in
@@ -52,6 +53,8 @@ def open_file(path: Path, *, indexed: bool = False) -> Images:
     Raises ``FileNotFoundError``, ``OSError`` (not readable) or :class:`InputError` (not a regular file, not an image,
     truncated, damaged, pages of different sizes, complex values, more pixels than :mod:`unet_fast.data.limits` allows).
     """
+    if is_zarr(path):
+        return ZarrImages(path)
     check_regular(path)
     try:
         with path.open("rb") as file:

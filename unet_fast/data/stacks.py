@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from unet_fast.data.formats import SUFFIXES, check_regular, describe, natural_key
 from unet_fast.data.limits import check_decoded
 from unet_fast.data.pages import Pages
+from unet_fast.data.statistics import measure
+from unet_fast.data.zarr_files import is_zarr
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.files import atomic_path
 
@@ -34,7 +37,7 @@ class Stack:
 
 
 def list_images(path: PathLike, *, nested: bool = False) -> list[Path]:
-    """``[path]`` for a file; for a folder its TIFF and PNG files in natural order (hidden files are left out).
+    """``[path]`` for a file or a Zarr image; for a folder its TIFF and PNG files in natural order (hidden files are left out).
 
     ``nested``: of a folder without any, those in ``ID/images`` of all its folders ID (2018 Data Science Bowl).
 
@@ -43,6 +46,8 @@ def list_images(path: PathLike, *, nested: bool = False) -> list[Path]:
         InputError: a folder without images, a pipe or device, two images of the same name.
     """
     path = Path(path)
+    if is_zarr(path):
+        return [path]
     if not path.is_dir():
         check_regular(path)
         return [path]
@@ -201,17 +206,12 @@ def normalize(images: np.ndarray) -> np.ndarray:
     if images.size == 0:
         return out
     for index, image in enumerate(images):
-        values = image.astype(np.float64)
-        mean = values.mean(axis=(1, 2), keepdims=True)
-        values -= mean
-        std = np.sqrt(np.square(values).mean(axis=(1, 2), keepdims=True))
-        if not np.isfinite(std).all():
+        try:
+            out[index] = measure(partial(iter, (image,))).apply(image)
+        except InputError as error:
             raise InputError(
                 f"slice {index} of the images holds NaN or infinite values; replace them, or leave the slice out"
-            )
-        # a constant channel can leave a rounding error of its mean behind, which must not be blown up to 1
-        flat = std <= 1e-12 * np.abs(mean)
-        out[index] = np.where(flat, 0.0, values / np.where(flat, 1.0, std))
+            ) from error
     return out
 
 

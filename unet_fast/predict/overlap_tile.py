@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class OverlapTile:
 
     Args:
         model: a network of :mod:`unet_fast.models` (compiled or not); run in eval mode, its mode is restored
-            afterwards.
+            afterwards. Or an engine of :mod:`unet_fast.deploy`.
         tile: the largest output of a tile in pixels; rounded up to a legal output size of the network. The tiles of
             an image are equal and as small as their number allows.
         padding: how the context beyond the image is extrapolated: "mirror" (``d c b | a b c d | c b a``, repeated
@@ -75,7 +75,7 @@ class OverlapTile:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Any,
         tile: int = 388,
         padding: str = "mirror",
         *,
@@ -87,7 +87,7 @@ class OverlapTile:
         progress: bool = False,
     ) -> None:
         geometry = getattr(model, "geometry", None)
-        if not isinstance(model, nn.Module) or not isinstance(geometry, Geometry):
+        if not callable(model) or not isinstance(geometry, Geometry):
             raise InputTypeError(
                 f"model is a {type(model).__name__}, expected a network that states its sizes, such as unet_fast.UNet"
             )
@@ -100,10 +100,12 @@ class OverlapTile:
         check_choice("output", output, OUTPUTS)
         if tta not in TTA:
             raise InputError(f"tta is {tta!r}, expected 1 (off), 7 or 8 (all quarter turns and flips)")
+        if device is not None and not isinstance(model, nn.Module):
+            raise InputError("an engine stays on the device that it was made for; give device to the engine")
         self.model = model if device is None else model.to(device)
         self.tile, self.padding, self.batch_size = int(tile), padding, int(batch_size)
         self.output, self.amp, self.tta, self.progress = output, amp, tta, progress
-        self.in_channels, self.num_classes = int(model.in_channels), int(model.num_classes)  # type: ignore[arg-type]
+        self.in_channels, self.num_classes = int(model.in_channels), int(model.num_classes)
         self._step = geometry.step
         # zero padding spoils this many pixels of an output, which are computed and thrown away
         self._spoilt, self._context = geometry.spoilt, geometry.margin + geometry.spoilt
@@ -113,7 +115,15 @@ class OverlapTile:
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        return next(self.model.parameters()).device
+        return self._place[0]
+
+    @property
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the inputs that the network takes; an engine says so itself."""
+        if not isinstance(self.model, nn.Module):
+            return self.model.device, self.model.dtype
+        weight = next(self.model.parameters())
+        return weight.device, weight.dtype
 
     def __repr__(self) -> str:
         return call_repr(self, shortened=("model",))
@@ -125,15 +135,36 @@ class OverlapTile:
         shape = (count, height, width) if self.output == "labels" else (count, self.num_classes, height, width)
         dtype = torch.int64 if self.output == "labels" else torch.float32
         result = torch.empty(shape, dtype=dtype, device=images.device if isinstance(images, Tensor) else "cpu")
-        rows, columns = (plan_axis(length, self.tile, self._smallest, self._step) for length in (height, width))
-        if len(rows.starts) * len(columns.starts) > 1:
-            self._warn_if_the_tiling_matters()
-        with _evaluating(self.model), torch.inference_mode():
+        rows, columns = self.plan(height, width)
+        with self.evaluating():
             for places, tiles in self._batches(images, rows, columns):
                 for (index, y, x), tile in zip(places, tiles, strict=True):
                     inside = tile[..., : height - y, : width - x]
                     result[index, ..., y : y + inside.shape[-2], x : x + inside.shape[-1]] = inside
         return result if isinstance(image, Tensor) else result.numpy()
+
+    def plan(self, height: int, width: int) -> tuple[AxisPlan, AxisPlan]:
+        """The rows and the columns of tiles of an image of this size."""
+        rows, columns = (plan_axis(length, self.tile, self._smallest, self._step) for length in (height, width))
+        if len(rows.starts) * len(columns.starts) > 1:
+            self._warn_if_the_tiling_matters()
+        return rows, columns
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The state in which :meth:`predict` is to be called: eval mode, without gradients."""
+        with _evaluating(self.model), torch.inference_mode():
+            yield
+
+    def gather(self, image: Any, corners: Sequence[tuple[int, int]], rows: AxisPlan, columns: AxisPlan) -> Tensor:
+        """The inputs (n, C, h, w) of the tiles of a plan whose outputs begin at ``corners`` (y, x).
+
+        ``image`` is (C, H, W): a tensor, an array, or anything with a ``shape`` that gives its windows by slices.
+        """
+        size = (rows.size + 2 * self._context, columns.size + 2 * self._context)
+        windows = [gather_window(image, (y - self._context, x - self._context), size, self.padding) for y, x in corners]
+        device, dtype = self._place
+        return torch.stack(windows).to(device, dtype)
 
     def _batches(
         self, images: Tensor | np.ndarray, rows: AxisPlan, columns: AxisPlan
@@ -141,17 +172,11 @@ class OverlapTile:
         """Yield (image index, y, x) of up to ``batch_size`` tiles and their predictions (n, [K,] h, w)."""
         places = list(itertools.product(range(images.shape[0]), rows.starts, columns.starts))
         batches = [places[i : i + self.batch_size] for i in range(0, len(places), self.batch_size)]
-        size = (rows.size + 2 * self._context, columns.size + 2 * self._context)
-        weight = next(self.model.parameters())
         for batch in _with_progress(batches, self.progress):
-            windows = [
-                gather_window(images[index], (y - self._context, x - self._context), size, self.padding)
-                for index, y, x in batch
-            ]
-            inputs = torch.stack(windows).to(weight.device, weight.dtype)
-            yield batch, self._predict(inputs)
+            inputs = torch.cat([self.gather(images[index], [(y, x)], rows, columns) for index, y, x in batch])
+            yield batch, self.predict(inputs)
 
-    def _predict(self, inputs: Tensor) -> Tensor:
+    def predict(self, inputs: Tensor) -> Tensor:
         """Inputs (n, C, h, w) -> predictions of their inner part, (n, K, ...) probabilities or (n, ...) labels."""
         mean: Tensor | None = None
         for version in range(self.tta):
@@ -229,8 +254,11 @@ def dihedral(x: Tensor, version: int, *, inverse: bool = False) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: Any) -> Iterator[None]:
     """Run in eval mode; afterwards every module is in the mode that it was in."""
+    if not isinstance(model, nn.Module):  # an engine knows nothing else
+        yield
+        return
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

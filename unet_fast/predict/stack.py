@@ -5,25 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from unet_fast.checks import check_choice
 from unet_fast.data.stacks import needs_bigtiff
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path
-from unet_fast.predict.instances import MIN_SIZE, foreground_instances, instance_dtype
-from unet_fast.predict.overlap_tile import OUTPUTS, OverlapTile
-
-
-class Pages(Protocol):
-    """Anything with a length whose items are images (H, W) or (C, H, W): an array, a memory map, a list, a reader."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
+from unet_fast.predict.instances import MIN_SIZE
+from unet_fast.predict.predictor import Pages, Predictor
 
 
 def predict_stack(
@@ -47,44 +38,37 @@ def predict_stack(
       (N, K, H, W) float32 with K > 2 classes;
     - labels (``output="labels"``): (N, H, W) uint8, or uint16 with more than 256 classes;
     - objects (``output="instances"``): (N, H, W) uint16 (uint32 for images so large that they could hold more), numbered
-      from 1 in every page, see :func:`unet_fast.predict.foreground_instances`. The foreground is all but class 0.
+      from 1 in every page.
 
     Args:
         model: the network, see :class:`OverlapTile`.
         pages: anything with ``len`` and integer indexing whose items are images (H, W) or (C, H, W) of one size.
         path: a name that ends in .tif or .tiff.
-        preprocess: applied to each page as (1, C, H, W), such as :func:`unet_fast.data.normalize`.
         progress: show a progress bar over the pages.
-        output: "probabilities", "labels" or "instances".
-        threshold: what the foreground probability must exceed, for instances and for labels of two classes; None: 0.5
-            (for labels of more classes: the most probable one).
-        min_size: instances of fewer pixels are removed.
-        options: the other arguments of :class:`OverlapTile` (tile, padding, batch_size, device, amp, tta).
+        preprocess, output, threshold, min_size, options: as in :class:`unet_fast.predict.Predictor`.
 
     Raises:
         InputError: no pages, pages of different sizes, a page that cannot be read, a name that is not a TIFF's, or what
             :class:`OverlapTile` raises, with the number of the page.
         OSError: the file cannot be written.
     """
-    check_choice("output", output, (*OUTPUTS, "instances"))
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise InputError(f"threshold is {threshold}, expected a probability from 0 to 1")
-    objects = output == "instances"
-    # compared with a threshold here, page by page, unless the most probable class is wanted
-    compared = objects or (output == "labels" and threshold is not None and getattr(model, "num_classes", 0) <= 2)
-    level = 0.5 if threshold is None else threshold
-    predictor = OverlapTile(model, output="probabilities" if compared else output, **options)
-    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+    predictor = Predictor(
+        model, preprocess=preprocess, output=output, threshold=threshold, min_size=min_size, **options
+    )
+    predictor.write(pages, path, progress=progress)
+
+
+def write_stack_of(predictor: Predictor, pages: Pages, path: Path, *, progress: bool) -> None:
+    """:func:`predict_stack` with a predictor that exists."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"the prediction is written as TIFF, but its name is {os.fspath(path)!r}; end it in .tif")
     if len(pages) == 0:
         raise InputError("there are no pages to predict; expected at least one image")
     size = _read(pages, 0).shape[-2:]
-    labels = output == "labels"
-    all_classes = output == "probabilities" and predictor.num_classes > 2
+    probabilities = predictor.output == "probabilities"
+    all_classes = probabilities and predictor.num_classes > 2
     shape = (len(pages), *((predictor.num_classes,) if all_classes else ()), *size)
-    dtype = np.dtype(np.float32 if not labels else np.uint8 if predictor.num_classes <= 256 else np.uint16)
-    if objects:
-        dtype = instance_dtype((int(size[0]), int(size[1])), min_size)
+    dtype = predictor.dtype((int(size[0]), int(size[1])))
 
     def planes() -> Iterator[np.ndarray]:
         from tqdm.auto import tqdm
@@ -98,23 +82,15 @@ def predict_stack(
                         "predict images of different sizes one by one"
                     )
                 try:
-                    result = np.asarray(predictor(page if preprocess is None else preprocess(page)))[0]
+                    result = predictor(page)[0]
                 except InputError as error:
                     raise type(error)(f"page {index}: {error}") from error
-                if compared:
-                    foreground = result[0] if len(result) == 1 else 1 - result[0]
-                    if objects:
-                        result = foreground_instances(foreground, threshold=level, min_size=min_size)
-                    else:
-                        result = foreground > level
                 # before a page is handed over: whoever takes the last one asks for no more
                 bar.update()
-                if labels or objects:
-                    yield result.astype(dtype)
-                elif all_classes:
+                if all_classes:
                     yield from result
                 else:
-                    yield result[-1]
+                    yield result[-1] if probabilities else result
 
     import tifffile
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,9 @@ def border_indices(start: int, length: int, size: int, padding: str) -> tuple[np
     return clamped, (positions == clamped) if padding == "zeros" else None
 
 
-def gather_window(image: np.ndarray | Tensor, start: tuple[int, int], size: tuple[int, int], padding: str) -> Tensor:
+def gather_window(
+    image: np.ndarray | Tensor | Any, start: tuple[int, int], size: tuple[int, int], padding: str
+) -> Tensor:
     """The window of ``size`` (h, w) from ``start`` (y, x) on, of an image (C, H, W), as float32 on the image's device.
 
     Only the pixels that the window needs are read and converted: the image may be a memory map.

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from unet_fast import data, metrics
-from unet_fast.predict import OverlapTile
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import IGNORED
 from unet_fast.train.losses import logits_of
+from unet_fast.train.prediction import predictor_of
+
+TILE = 256  # at least: the output tile of a validation
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class Validation:
 
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
     """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
-    predictor = OverlapTile(model, tile=max(config.tile, 256), padding=config.border, amp=config.amp)
-    return np.asarray(predictor(data.normalize(pair.images)))
+    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE))(pair.images)
 
 
 def validate(probabilities: np.ndarray, pair: data.Pair, loss: torch.nn.Module) -> Validation:

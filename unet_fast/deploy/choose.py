@@ -1,0 +1,240 @@
+"""Which engine: by name, or the fastest of those installed by a short measurement that is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unet_fast import __version__
+from unet_fast.deploy import engines
+from unet_fast.deploy.description import Description
+from unet_fast.deploy.engines import Engine
+from unet_fast.errors import BackendError, InputError, InputTypeError
+from unet_fast.files import atomic_path
+from unet_fast.models import SegmentationModel
+
+if TYPE_CHECKING:
+    from unet_fast.run import Run
+
+ROUNDS = 5
+SLOW_TO_START = ("compile",)  # what auto leaves out on a CPU: it compiles for longer than the measurement may take
+
+
+def engine(
+    model: SegmentationModel | Run | str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    tile: int | None = None,
+    batch_size: int = 1,
+    device: str | torch.device | None = None,
+    announce: Callable[[str], None] = lambda text: None,
+) -> Engine:
+    """A network in an engine: callable, (N, C, H, W) -> logits, wherever a network can be applied.
+
+    Args:
+        model: a network, a run, or the path of a run folder, of an exported .zip or of an exported .onnx (which runs in
+            onnxruntime or openvino).
+        backend: "torch", "compile" (torch.compile), "cuda-graph", "onnxruntime", "openvino", or "auto": the fastest of those
+            installed, by a measurement of this network on this machine, remembered in the user's cache folder. On a CPU auto
+            leaves "compile" out, which compiles for longer than the measurement takes.
+        precision: "float32" or "bfloat16"; "auto" is what the run was trained in, where the device gains by it, and
+            float32 for a network that comes from no run.
+        tile: side of the output tiles that auto measures with; None: that of the run.
+        batch_size: tiles a call that auto measures with.
+        device: cpu, cuda or cuda:N; None: where the network is.
+        announce: is told in one line what auto measured and took.
+
+    Returns:
+        An :class:`unet_fast.deploy.engines.Engine`; its ``report()`` says what it is.
+
+    Raises:
+        InputError: an unknown backend or precision, a file that is no network.
+        BackendError: a library is missing (the message has the pip command), or the engine cannot do what was asked for.
+    """
+    source, settings, onnx = _source(model)
+    if onnx is not None and source is None:
+        return _of_onnx(onnx, backend, precision)
+    assert source is not None
+    description = Description.of(source, settings)
+    where = str(next(source.parameters()).device if device is None else device)
+    if precision == "auto":
+        from unet_fast.train.config import fast_bfloat16
+
+        reduced = settings is not None and settings.amp and fast_bfloat16(torch.device(where))
+        precision = "bfloat16" if reduced else "float32"
+    if backend == "auto":
+        side = tile or max(description.tile, 512)
+        backend = fastest(source, description, precision, where, side, batch_size, announce)
+    return engines.create(source, description, backend, precision, device=where)
+
+
+def _source(model: Any) -> tuple[SegmentationModel | None, Any, Path | None]:
+    """(network, settings of its run, ONNX file) of what :func:`engine` takes."""
+    if isinstance(model, SegmentationModel):
+        return model, None, None
+    if hasattr(model, "settings") and hasattr(model, "model"):
+        return model.model, model.settings, None
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        if path.suffix.lower() == ".onnx":
+            return None, None, path
+        from unet_fast.run import Run
+
+        run = Run.load(path)
+        return run.model, run.settings, None
+    raise InputTypeError(f"model is a {type(model).__name__}, expected a network, a run, or the path of one")
+
+
+def _of_onnx(path: Path, backend: str, precision: str) -> Engine:
+    """An ONNX file in an engine that takes it."""
+    from unet_fast.deploy.engines.onnxruntime import OnnxRuntimeEngine
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; check the path")
+    if backend in ("auto", "onnxruntime"):
+        if precision == "bfloat16":
+            raise BackendError("the engine onnxruntime computes in float32 only; ask for openvino")
+        return OnnxRuntimeEngine.of_file(path)
+    if backend == "openvino":
+        from unet_fast.deploy.engines.onnxruntime import read_description
+        from unet_fast.deploy.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(str(path), read_description(path), "float32" if precision == "auto" else precision)
+    raise BackendError(
+        f"the engine {backend} cannot run an ONNX file; use onnxruntime or openvino, or give the run folder"
+    )
+
+
+def fastest(
+    model: SegmentationModel,
+    description: Description,
+    precision: str,
+    device: str,
+    tile: int,
+    batch_size: int,
+    announce: Callable[[str], None],
+) -> str:
+    """The name of the fastest engine of ``precision`` for such tiles, measured here or remembered."""
+    geometry = description.geometry
+    side = geometry.covering_output(tile) + 2 * geometry.margin
+    names = [name for name, kind in engines.available(device) if kind == precision]
+    if torch.device(device).type == "cpu":
+        names = [name for name in names if name not in SLOW_TO_START]
+    key = _key(model, precision, device, side, batch_size, names)
+    known = _remembered()
+    if known.get(key, {}).get("best") in names:
+        best = str(known[key]["best"])
+        announce(f"engine: {best} {precision}, as measured here before: {_said(known[key]['milliseconds'])}")
+        return best
+    seconds = measure(model, description, names, precision, device, (batch_size, side))
+    best = min(seconds, key=lambda name: seconds[name])
+    figures = {name: round(1000 * value, 3) for name, value in seconds.items()}
+    announce(f"engine: {best} {precision}, measured at {batch_size} x {side} x {side} pixels: {_said(figures)}")
+    _remember(key, {"best": best, "milliseconds": figures})
+    return best
+
+
+def measure(
+    model: SegmentationModel,
+    description: Description,
+    names: list[str],
+    precision: str,
+    device: str,
+    shape: tuple[int, int],
+) -> dict[str, float]:
+    """Seconds a call, medians of interleaved rounds, of the engines ``names`` that run."""
+    batch, side = shape
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, int(description.model["in_channels"]), side, side, generator=generator).to(device)
+    made: dict[str, Engine] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = None
+        if any(name in ("onnxruntime", "openvino") for name in names):
+            onnx = engines.written(model, description, Path(folder))
+        for name in names:
+            made[name] = engines.create(model, description, name, precision, device=device, onnx=onnx)
+    for each in made.values():
+        timed(each, images)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(ROUNDS):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(timed(made[name], images))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def timed(network: Engine, images: torch.Tensor) -> float:
+    """Seconds of one call, the device's work included."""
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    began = time.perf_counter()
+    network(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - began
+
+
+def machine_name(device: str | torch.device) -> str:
+    """The processor, or the GPU."""
+    target = torch.device(device)
+    if target.type == "cuda":
+        return torch.cuda.get_device_name(target)
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cache_file() -> Path:
+    """Where measurements are remembered: ``$XDG_CACHE_HOME`` or ``~/.cache``, below that ``unet_fast/engines.json``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "unet_fast" / "engines.json"
+
+
+def _key(model: SegmentationModel, precision: str, device: str, side: int, batch: int, names: list[str]) -> str:
+    """Everything that the measurement depends on."""
+    versions = [torch.__version__, __version__]
+    for name in ("onnxruntime", "openvino"):
+        if name in names:
+            from importlib.metadata import version
+
+            versions.append(f"{name} {version(name)}")
+    text = json.dumps(
+        [model.config, precision, machine_name(device), torch.get_num_threads(), side, batch, names, versions]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        known = json.loads(cache_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(key: str, value: dict[str, Any]) -> None:
+    known = _remembered()
+    known[key] = value
+    try:
+        with atomic_path(cache_file()) as temporary:
+            temporary.write_text(json.dumps(known, indent=1) + "\n")
+    except OSError:
+        pass  # a home that cannot be written to: it is measured again next time
+
+
+def _said(milliseconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f} ms" for name, value in sorted(milliseconds.items(), key=lambda item: item[1]))

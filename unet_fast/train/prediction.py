@@ -1,0 +1,33 @@
+"""How a trained network is applied: the one place that turns a run's settings into a predictor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unet_fast.data import normalize
+from unet_fast.predict import Predictor
+from unet_fast.train.config import TrainConfig, fast_bfloat16
+
+SMALLEST_TILE = 512
+
+
+def predictor_of(model: torch.nn.Module, config: TrainConfig, **options: Any) -> Predictor:
+    """The :class:`unet_fast.predict.Predictor` of a network that was trained by ``config``.
+
+    Grey values are normalised as in training and continued beyond the image as in training (``config.border``);
+    bfloat16 is used where the run used it and the device gains by it; the threshold, and the versions that are averaged,
+    are those of the run. ``options`` overrides any of it; an option that is None counts as not given.
+    """
+    device = next(model.parameters()).device
+    settings: dict[str, Any] = {
+        "preprocess": normalize,
+        "tile": max(config.tile, SMALLEST_TILE),
+        "tta": config.tta,
+        "threshold": config.threshold,
+        "padding": config.border,
+        "amp": config.amp and fast_bfloat16(device),
+    }
+    settings.update({name: value for name, value in options.items() if value is not None})
+    return Predictor(model, **settings)
