@@ -1,7 +1,7 @@
 """Writes which of CUDA and Triton each op takes on a GPU, from the result files: ``python -m benchmarks.backends``.
 
-Every row of benchmarks/results that ends in ``(cuda)`` or ``(triton)`` counts that has its other half in the same case of
-the same file. An op takes the backend with the smaller geometric mean of times over all its cases; CUDA, which is called
+Every row of benchmarks/results whose backend is CUDA or Triton counts if it has its other half in the same case of the
+same file. An op takes the backend with the smaller geometric mean of times over all its cases; CUDA, which is called
 without a detour through Python, unless Triton is faster by more than the spread of such figures. What has no such
 rows is not in the table, and takes the CUDA library.
 """
@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS
+from benchmarks.record import RESULTS
 from unet_fast.ops import _backends
 
-NAME = re.compile(r"(?P<op>\w+)(?P<rest>.*) \((?P<backend>cuda|triton)\)")
 MARGIN = 1.03  # a smaller gain is not worth the detour
 # Ops without rows of their own, and the op that runs the same kernels.
 STANDS_FOR = {"up_conv_into": "up_conv_crop_concat", "bias_relu": "conv_bias_relu"}
@@ -28,7 +26,7 @@ STANDS_FOR = {"up_conv_into": "up_conv_crop_concat", "bias_relu": "conv_bias_rel
 def rows_of(found: Any) -> Iterator[dict[str, Any]]:
     """All rows of a result file or a report, however deep."""
     if isinstance(found, dict):
-        if {"case", "candidate", "median"} <= found.keys():
+        if {"case", "candidate", "median", "role"} <= found.keys():
             yield found
         found = list(found.values())
     if isinstance(found, list):
@@ -43,9 +41,8 @@ def ratios(results: Path) -> dict[str, list[float]]:
         content = json.loads(path.read_text())
         times: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
         for row in rows_of(content):
-            match = NAME.match(row["candidate"])
-            if match and match["op"] in _backends.KERNELS and row["median"]:
-                times[match["op"], match["rest"], row["case"]][match["backend"]] = row["median"]
+            if row.get("op") in _backends.KERNELS and row.get("backend") and row["median"]:
+                times[row["op"], row.get("variant", ""), row["case"]][row["backend"]] = row["median"]
         for (op, _, _), both in times.items():
             if len(both) == 2:
                 collected[op].append(both["triton"] / both["cuda"])

@@ -11,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import Options, Row, Suite, run
+from benchmarks.common import Options, Suite, run
+from benchmarks.dispatch import OURS
+from benchmarks.record import Row
 
 
 def main(options: Options) -> None:
@@ -30,7 +32,9 @@ def main(options: Options) -> None:
     for entry in measured:
         stats = entry["stats"]
         median, low, high = (1e3 * stats[key] for key in ("median", "q1", "q3"))
-        suite.rows.append(Row("smallest tensors", entry["params"]["name"], median, low, high, stats["median"] / first))
+        name, ratio = entry["params"]["name"], stats["median"] / first
+        role, op = ("ours", name) if name in OURS else ("peer", None)
+        suite.add(Row("smallest tensors", name, role, median, low, high, ratio, op=op))
     suite.finish()
 
 

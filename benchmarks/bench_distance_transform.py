@@ -14,9 +14,9 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks import peers
 from benchmarks.common import Candidate, Options, Suite, run, sweep
-from tests.instance_maps import voronoi_cells
-from tests.tolerances import DISTANCE
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import distance_transform
+from unet_fast.ops._tolerances import DISTANCE
 
 
 def far_zero(side: int) -> np.ndarray:
@@ -60,9 +60,9 @@ def main(options: Options) -> None:
     suite = Suite("distance_transform", options)
     small = options.side(512)
     for cells in (60, 600):
-        labels = voronoi_cells(rng, (small, small), cells, small * 4.0 / 512)
+        labels = crowded_cells(rng, (small, small), cells, small * 4.0 / 512)
         suite.measure(f"{small}x{small}, inside {cells} cells", candidates(options, (labels != 0).astype(np.uint8)))
-    sparse = voronoi_cells(rng, (small, small), 60, small * 30.0 / 512)
+    sparse = crowded_cells(rng, (small, small), 60, small * 30.0 / 512)
     suite.measure(f"{small}x{small}, between small cells", candidates(options, (sparse == 0).astype(np.uint8)))
     for side in (small, 2 * small, 4 * small):
         suite.measure(f"{side}x{side}, one far zero", candidates(options, far_zero(side), scipy=False))
@@ -78,7 +78,7 @@ def main(options: Options) -> None:
     suite.finish()
 
     def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
-        labels = voronoi_cells(rng, (side, side), side * side // 4096, 8.0)
+        labels = crowded_cells(rng, (side, side), side * side // 4096, 8.0)
         found = candidates(options, (labels != 0).astype(np.uint8), batch, scipy=False)
         return found, 5.0 * batch * side * side  # a byte read, a float written
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.common import Options, Suite, run
-from tests.tolerances import NETWORK_LOW_PRECISION
 from unet_fast import ops
+from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
 
 Function = Callable[..., Any]
 
@@ -95,7 +95,7 @@ def _entries(
 
 def main(options: Options) -> None:
     torch.manual_seed(0)
-    suite = Suite("junctions", options)
+    suite = Suite("junctions", options, picture=True)
     gpu = options.device == "cuda"
     width, side, small, batch = (64, 568, 392, 8) if gpu else (32, 312, 136, 1)
     if options.tiny:

@@ -14,9 +14,9 @@ from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
 from benchmarks.common import Candidate, Options, Suite, run, sweep
-from tests.instance_maps import two_distances, voronoi_cells
-from tests.tolerances import DISTANCE
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import nearest_two
+from unet_fast.ops._tolerances import DISTANCE
 
 
 def opencv_edt(mask: np.ndarray) -> np.ndarray:
@@ -44,18 +44,20 @@ def main(options: Options) -> None:
     rng = np.random.default_rng(0)
     suite = Suite("nearest_two", options)
     small = options.side(512)
-    few, many = (voronoi_cells(rng, (small, small), n, 4.0) for n in (60, 600))
+    few, many = (crowded_cells(rng, (small, small), n, 4.0) for n in (60, 600))
     tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
-    for result, truth in zip(nearest_two(tensors[0]), two_distances(few[None]), strict=True):
-        np.testing.assert_allclose(result.cpu(), truth, **DISTANCE)
+    for result, truth in zip(nearest_two(tensors[0]), np.partition(by_scipy(few), 1, axis=0)[:2], strict=True):
+        np.testing.assert_allclose(result[0].cpu(), truth, **DISTANCE)
     mask = (few != 0).astype(np.uint8)
     suite.measure(
         f"{small}x{small}",
         {
             "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
-            **options.ours("nearest_two, 60 cells", lambda: nearest_two(tensors[0])),
-            **options.ours("nearest_two, 600 cells", lambda: nearest_two(tensors[1])),
-            "unet_fast.numpy.nearest_two, 60 cells": Candidate(lambda: unet_fast.numpy.nearest_two(few), host=True),
+            **options.ours("nearest_two", lambda: nearest_two(tensors[0]), "60 cells"),
+            **options.ours("nearest_two", lambda: nearest_two(tensors[1]), "600 cells"),
+            "unet_fast.numpy.nearest_two, 60 cells": Candidate(
+                lambda: unet_fast.numpy.nearest_two(few), host=True, role="ours"
+            ),
         },
     )
     suite.measure(
@@ -75,7 +77,7 @@ def main(options: Options) -> None:
     suite.finish()
 
     def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
-        cells = voronoi_cells(rng, (side, side), side * side // 4096, 4.0)
+        cells = crowded_cells(rng, (side, side), side * side // 4096, 4.0)
         labels = torch.from_numpy(cells).expand(batch, -1, -1).contiguous().to(options.device)
         binary = (cells != 0).astype(np.uint8)
         opencv = Candidate(lambda: [opencv_edt(binary) for _ in range(batch)], host=True)

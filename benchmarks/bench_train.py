@@ -24,8 +24,9 @@ import torch.nn.functional as F
 
 import unet_fast as uf
 from benchmarks import peers
-from benchmarks.common import Options, Row, Suite, run
+from benchmarks.common import Options, Suite, run
 from benchmarks.memory import reset_peak, since_reset
+from benchmarks.record import Row
 from unet_fast import data
 from unet_fast.data import synthetic as images_of
 from unet_fast.train import TrainConfig, default_config, train
@@ -52,6 +53,7 @@ SETTINGS = {
     "cuda": [Settings({"batch_size": 8}, steps=300), Settings({"batch_size": 1}, steps=1000)],
     "cpu": [Settings({}), Settings({"base_channels": 32, "depth": 4, "padding": "valid", "tile": 196}, steps=12)],
 }
+OURS = "unet-fast train"
 TINY = Settings({"base_channels": 4, "depth": 2, "tile": 32}, side=64, steps=6)
 
 
@@ -190,7 +192,7 @@ def main(options: Options) -> None:
         pair = synthetic(settings, 4)
         config = settings.config(options.device, 1)
         ways: dict[str, Callable[[], float | None]] = {
-            "unet-fast train": lambda s=quick, p=pair: by_unet_fast(s, options.device, p),
+            OURS: lambda s=quick, p=pair: by_unet_fast(s, options.device, p),
             "eager torch, MONAI": lambda s=quick, p=pair: by_monai(s, options.device, p, None),
             "torch.compile, MONAI": lambda s=quick, p=pair: by_monai(s, options.device, p, options.compile),
         }
@@ -220,7 +222,21 @@ def add_rows(
             low, median, high = (config.batch_size / float(r) * 1e3 for r in np.percentile(found, [75, 50, 25]))
             first = first or median
             rate = config.batch_size / median * 1e3
-            suite.add(Row(case, name, median, low, high, median / first, None, "run", rate, peaks[name]))
+            suite.add(
+                Row(
+                    case,
+                    name,
+                    "ours" if name == OURS else "peer",
+                    median,
+                    low,
+                    high,
+                    median / first,
+                    method="run",
+                    images=config.batch_size,
+                    images_per_second=rate,
+                    peak_megabytes=peaks[name],
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import unet_fast as uf
 from benchmarks.common import Candidate, Options, Suite, run
-from tests.tolerances import NETWORK_LOW_PRECISION
 from unet_fast.models.fusion import AUTO
+from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
 
 # base channels, side, batch, bfloat16 autocast
 CPU = [(32, 188, 1, False), (32, 380, 1, True), (64, 572, 1, False)]
@@ -46,7 +46,7 @@ def plain_loss(net: Call, x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def main(options: Options) -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    suite = Suite("unet", options)
+    suite = Suite("unet", options, picture=True)
     gpu = options.device == "cuda"
     cases = TINY if options.tiny else GPU if gpu else CPU
     for case in cases if gpu else cases[: 1 if options.quick else None]:
@@ -78,10 +78,10 @@ def candidates(suite: Suite, ours: Call, plain: Call, compiled: Call | None) -> 
     found = {"plain": Candidate(plain, capture=False)}
     if compiled is not None:
         found["plain, torch.compile"] = Candidate(compiled, capture=False)
-    found["ours"] = Candidate(ours, capture=False)
+    found["ours"] = Candidate(ours, capture=False, role="ours")
     if suite.options.device == "cuda":
         found["plain, one graph"] = Candidate(plain)
-        found["ours, one graph"] = Candidate(ours)
+        found["ours, one graph"] = Candidate(ours, role="ours")
     return found
 
 

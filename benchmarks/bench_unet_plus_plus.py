@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.common import Options, Suite, run
+from benchmarks.common import Candidate, Options, Suite, run
 from unet_fast.models.plusplus import UNetPlusPlus
 
 
 def main(options: Options) -> None:
-    suite = Suite("unet_plus_plus", options)
+    suite = Suite("unet_plus_plus", options, picture=True)
     torch.manual_seed(0)
     full = UNetPlusPlus().to(options.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     fast = UNetPlusPlus(mode="fast").to(options.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -28,7 +28,9 @@ def main(options: Options) -> None:
         candidates = {}
         for name, network in networks.items():
             weights = sum(parameter.numel() for parameter in network.parameters())
-            candidates[f"{name}, {weights / 1e6:.2f} M weights"] = lambda network=network: network(images)
+            candidates[f"{name}, {weights / 1e6:.2f} M weights"] = Candidate(
+                lambda network=network: network(images), role="ours"
+            )
         suite.measure("1x1x256x256, channels-last, float32", candidates, rounds=9)
     suite.finish()
 

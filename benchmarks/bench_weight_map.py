@@ -17,9 +17,9 @@ from benchmarks import peers
 from benchmarks.bench_distance_transform import by_cupy
 from benchmarks.bench_nearest_two import opencv_edt
 from benchmarks.common import Candidate, Options, Suite, run, sweep
-from tests.instance_maps import voronoi_cells
-from tests.tolerances import WEIGHT_MAP
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import weight_map
+from unet_fast.ops._tolerances import WEIGHT_MAP
 
 
 def by_opencv(labels: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
     rng = np.random.default_rng(0)
     side = options.side(512)
-    few, many = (voronoi_cells(rng, (side, side), n, 4.0) for n in (60, 600))
+    few, many = (crowded_cells(rng, (side, side), n, 4.0) for n in (60, 600))
     mask = (few == 0).astype(np.uint8)
     tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
     batch = torch.stack([tensors[0][0]] * (16 if options.device == "cuda" else 8))
@@ -71,10 +71,12 @@ def main(options: Options) -> None:
         f"{side}x{side}",
         {
             "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
-            **options.ours("weight_map, 60 cells", lambda: weight_map(tensors[0])),
-            **options.ours("weight_map, 600 cells", lambda: weight_map(tensors[1])),
-            **options.ours("weight_map, 60 cells, sigma 20", lambda: weight_map(tensors[0], sigma=20.0)),
-            "unet_fast.numpy.weight_map, 60 cells": Candidate(lambda: unet_fast.numpy.weight_map(few), host=True),
+            **options.ours("weight_map", lambda: weight_map(tensors[0]), "60 cells"),
+            **options.ours("weight_map", lambda: weight_map(tensors[1]), "600 cells"),
+            **options.ours("weight_map", lambda: weight_map(tensors[0], sigma=20.0), "60 cells, sigma 20"),
+            "unet_fast.numpy.weight_map, 60 cells": Candidate(
+                lambda: unet_fast.numpy.weight_map(few), host=True, role="ours"
+            ),
         },
     )
     suite.measure(
@@ -99,7 +101,7 @@ def main(options: Options) -> None:
     suite.finish()
 
     def sizes(n: int, side: int) -> tuple[dict[str, Any], float]:
-        cells = voronoi_cells(rng, (side, side), side * side // 4096, 4.0)
+        cells = crowded_cells(rng, (side, side), side * side // 4096, 4.0)
         labels = torch.from_numpy(cells).expand(n, -1, -1).contiguous().to(options.device)
         binary = (cells == 0).astype(np.uint8)
         return {

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.common import Options, Suite, run, sweep
-from tests.tolerances import CROSS_ENTROPY
+from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast.ops import weighted_cross_entropy
+from unet_fast.ops._tolerances import CROSS_ENTROPY
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -66,7 +66,7 @@ def main(options: Options) -> None:
                 **options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors)),
                 "F.cross_entropy * weight": step(eager, *tensors),
                 "the same, torch.compile": step(options.compile(eager), *tensors),
-                "copy of the logits": lambda leaf=tensors[0]: leaf.detach().clone(),
+                "copy of the logits": Candidate(lambda leaf=tensors[0]: leaf.detach().clone(), role="floor"),
             },
             least_bytes=least,
         )

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import rows
+from benchmarks import plots, record, rows
 from benchmarks.memory import peak_megabytes
+from benchmarks.record import RESULTS, Row
 from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
 from unet_fast.ops import _backends, use_backend
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = (256, 512, 1024, 2048, 4096)
 BATCHES = (1, 4, 16, 64)
 COLUMNS = ("case", "candidate", "ms (median)", "quartiles", "ratio", "of limit", "images/s", "peak MB")
@@ -59,12 +57,13 @@ class Options:
         """torch.compile, by whose default backend it is measured; seconds are saved where nothing is."""
         return torch.compile(function, backend="eager") if self.tiny else torch.compile(function, **options)
 
-    def ours(self, name: str, call: Call) -> dict[str, Candidate]:
-        """``call`` on each compiled backend of the device: one on the CPU; CUDA and Triton on a GPU."""
+    def ours(self, op: str, call: Call, variant: str = "") -> dict[str, Candidate]:
+        """``call`` of an operator on each compiled backend of the device: one on the CPU; CUDA and Triton on a GPU."""
+        name = f"{op}, {variant}" if variant else op
+        own = {"role": "ours", "op": op, "variant": variant}
         if self.device != "cuda":
-            return {name: Candidate(call)}
-        op = name.split(",")[0].split(" ")[0]
-        return {f"{name} ({backend})": Candidate(call, backend) for backend in gpu_backends(op)}
+            return {name: Candidate(call, **own)}
+        return {f"{name} ({backend})": Candidate(call, backend, **own) for backend in gpu_backends(op)}
 
 
 def gpu_backends(op: str) -> list[str]:
@@ -80,22 +79,9 @@ class Candidate:
     backend: str | None = None
     host: bool = False  # it works on the host although a GPU is measured
     capture: bool = True  # False: another library's launches, or random host work, which no graph would hold
-
-
-@dataclass
-class Row:
-    """One candidate of one case; times in milliseconds, ``ratio`` = its median over that of the case's first candidate."""
-
-    case: str
-    candidate: str
-    median: float
-    low: float
-    high: float
-    ratio: float
-    share: float | None = None  # of the limit: time that a copy of the least bytes would take over the median
-    method: str = "timer"  # or "graph" or "events" on a GPU
-    images_per_second: float | None = None
-    peak_megabytes: float | None = None  # 10^6 bytes of tensors that the call held at once
+    role: str = "peer"  # as in a row, like what follows
+    op: str | None = None
+    variant: str = ""
 
 
 @dataclass
@@ -104,6 +90,7 @@ class Suite:
 
     name: str
     options: Options = field(default_factory=Options)
+    picture: bool = False  # whether its result file gets one
     rows: list[Row] = field(default_factory=list)
 
     def measure(
@@ -115,12 +102,13 @@ class Suite:
         seconds: float = 0.02,
         least_bytes: float | None = None,
         images: int | None = None,
+        side: int | None = None,
         peaks: bool = False,
     ) -> None:
         """Time the candidates of one case; the first is what the others are compared with.
 
         ``least_bytes``: what any implementation has to read and write, from which the share of the limit is computed.
-        ``images``: that a call works on, for the rate. ``peaks``: measure the memory of a call as well.
+        ``images``: that a call works on, for the rate; ``side``: theirs, in a sweep. ``peaks``: measure the memory of a call as well.
         """
         quick, tiny, device = self.options.quick, self.options.tiny, self.options.device
         rounds, seconds = (1, 0.0) if tiny else (min(rounds, 5) if quick else rounds, seconds)
@@ -147,10 +135,27 @@ class Suite:
         limit = least_bytes / bandwidth(self.options.device) * 1e3 if least_bytes else None
         for name, values in times.items():
             low, median, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
-            share = limit / median if limit and not entries[name].host else None
-            rate = images / median * 1e3 if images else None
-            method = clocks[name][1]
-            self.add(Row(case, name, median, low, high, median / first, share, method, rate, peak.get(name)))
+            entry = entries[name]
+            self.add(
+                Row(
+                    case,
+                    name,
+                    entry.role,
+                    median,
+                    low,
+                    high,
+                    median / first,
+                    op=entry.op,
+                    variant=entry.variant,
+                    backend=entry.backend,
+                    share=limit / median if limit and not entry.host else None,
+                    method=clocks[name][1],
+                    images=images,
+                    side=side,
+                    images_per_second=images / median * 1e3 if images else None,
+                    peak_megabytes=peak.get(name),
+                )
+            )
         # else the next sizes would be compiled for any size, and after eight of them not at all
         torch.compiler.reset()
         if device == "cuda":  # each graph holds the memory that it was captured with
@@ -161,12 +166,10 @@ class Suite:
     def add(self, row: Row) -> None:
         """Keep a row, and hand it on at once where somebody collects them."""
         self.rows.append(row)
-        rows.emit({"benchmark": self.name, **asdict(row)})
+        rows.emit({"benchmark": self.name, **record.fields(row)})
 
     def finish(self) -> None:
-        """Print the table; write the result file and its picture, unless somebody collects the rows or none is real."""
-        from benchmarks import plots
-
+        """Print the table; write the result file, and its picture, unless somebody collects the rows or none is real."""
         table = Table(*COLUMNS, title=self.name)
         previous = None
         for row in self.rows:
@@ -185,30 +188,22 @@ class Suite:
         if rows.collected() or self.options.tiny:
             return
         path = RESULTS / machine_name(self.options.device) / f"{self.name}{'.quick' if self.options.quick else ''}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result = {**conditions(self.options.device), "rows": [asdict(row) for row in self.rows]}
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"wrote {path} and {plots.draw(self.name, result, path.with_suffix('.png'))}", flush=True)
-
-
-def is_ours(candidate: str) -> bool:
-    """Whether the name of a candidate has one of our operators, or of the words for the whole, in it."""
-    return bool({*_backends.KERNELS, "unet_fast", "fused"} & set(re.findall(r"\w+", candidate)))
-
-
-def milliseconds(value: float) -> str:
-    """Three digits, or whole milliseconds."""
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+        result = {**conditions(self.options.device), "rows": [record.fields(row) for row in self.rows]}
+        record.write(path, result)
+        print(f"wrote {path}", flush=True)
+        if self.picture:
+            print(f"wrote {plots.draw(self.name, result, path.with_suffix('.png'))}", flush=True)
 
 
 def sweep(
     name: str, options: Options, most_pixels: int, make: Callable[[int, int], tuple[dict[str, Any], float | None]]
 ) -> None:
     """One result file over batches and sides: ``make(batch, side)`` gives the candidates and their least bytes."""
-    suite = Suite(f"{name}_sizes", options)
+    suite = Suite(f"{name}_sizes", options, picture=True)
     for batch, side in options.grid(most_pixels):
         candidates, least_bytes = make(batch, side)
-        suite.measure(f"{batch} x {side}x{side}", candidates, rounds=5, seconds=0.01, least_bytes=least_bytes)
+        case = f"{batch} x {side}x{side}"
+        suite.measure(case, candidates, rounds=5, seconds=0.01, least_bytes=least_bytes, images=batch, side=side)
     suite.finish()
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import RESULTS, conditions, machine_name
+from benchmarks.common import conditions, machine_name
+from benchmarks.record import RESULTS, write
 from unet_fast import data, recipes, train
 from unet_fast.evaluate import evaluate
 from unet_fast.run import Run
@@ -193,9 +194,8 @@ def main(arguments: list[str]) -> None:
             continue
         rows[:] = [row for row in rows if (row["system"], row["set"]) != (system, name)]
         rows.append(run(system, given.data / name, tiles))
-        path.parent.mkdir(parents=True, exist_ok=True)
         result = {**conditions("cpu"), "base_channels": BASE_CHANNELS, "tile": TILE, "rows": rows}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write(path, result)
         print(
             f"{number} of {len(todo)}: {system} on {name}: {_cell(rows[-1])}; {rows[-1]['seconds']:.0f} s", flush=True
         )

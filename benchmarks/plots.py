@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import is_ours, milliseconds
+from benchmarks.record import machine, milliseconds
 from unet_fast.plots._canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, new_figure, save
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, YELLOW, GREY)
-SWEEP = re.compile(r"(\d+) x (\d+)x\2$")
 
 
 def draw(name: str, result: dict[str, Any], path: Path) -> Path:
     """Write the picture of one result (see ``Suite.finish``); returns its path."""
     rows = result["rows"]
-    return (_sweep if rows and all(SWEEP.match(row["case"]) for row in rows) else _bars)(name, result, path)
+    return (_sweep if rows and all(row.get("side") for row in rows) else _bars)(name, result, path)
 
 
 def _caption(result: dict[str, Any]) -> str:
-    where = result["gpu"] or f"{result['processor']}, {result['threads']} threads"
-    return f"commit {result['commit']}, {where}, torch {result['torch']}"
+    return f"commit {result['commit']}, {machine(result)}, torch {result['torch']}"
 
 
 def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
@@ -40,7 +37,7 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
                 position,
                 row["median"],
                 0.7,
-                color=BLUE if is_ours(row["candidate"]) else GREY,
+                color=BLUE if row["role"] == "ours" else GREY,
                 xerr=spread,
                 error_kw={"lw": 1},
             )
@@ -67,22 +64,21 @@ def _sweep(name: str, result: dict[str, Any], path: Path) -> Path:
     figure = new_figure(1000, 520)
     axes = figure.add_subplot()
     candidates = list(dict.fromkeys(row["candidate"] for row in rows))
-    batches = sorted({int(SWEEP.match(row["case"])[1]) for row in rows})  # type: ignore[index]
+    batches = sorted({row["images"] for row in rows})
     for number, candidate in enumerate(candidates):
         for batch, line in zip(batches, ("-", "--", "-.", ":"), strict=False):
-            points = []
-            for row in rows:
-                match = SWEEP.match(row["case"])
-                assert match
-                if row["candidate"] == candidate and int(match[1]) == batch:
-                    points.append((int(match[2]), row["median"] * 1e6 / (batch * int(match[2]) ** 2)))
+            points = [
+                (row["side"], row["median"] * 1e6 / (batch * row["side"] ** 2))
+                for row in rows
+                if row["candidate"] == candidate and row["images"] == batch
+            ]
             if points:
                 x, y = zip(*sorted(points), strict=True)
                 label = f"{candidate}, batch {batch}"
                 axes.plot(x, y, line, marker="o", ms=3, color=COLOURS[number % len(COLOURS)], label=label)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    sides = sorted({int(SWEEP.match(row["case"])[2]) for row in rows})  # type: ignore[index]
+    sides = sorted({row["side"] for row in rows})
     axes.set_xticks(sides, [str(side) for side in sides])
     axes.set_xlabel("side of the images in pixels")
     axes.set_ylabel("ns a pixel")

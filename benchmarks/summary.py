@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import is_ours, milliseconds
+from benchmarks.record import machine, milliseconds
 from unet_fast.plots._canvas import BLUE, VERMILLION, new_figure, save
 
 LEFT_OUT = ("dispatch", "family")  # which have no peer for each case
-FLOOR = "copy of"  # candidates that are a limit and not a way to do the work
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ def comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
         results.append(result)
         for case in dict.fromkeys(row["case"] for row in result["rows"]):
             rows = [row for row in result["rows"] if row["case"] == case]
-            ours = [row for row in rows if is_ours(row["candidate"])]
-            peers = [row for row in rows if row not in ours and not row["candidate"].startswith(FLOOR)]
+            ours = [row for row in rows if row["role"] == "ours"]
+            peers = [row for row in rows if row["role"] == "peer"]
             if ours and peers:
                 best = min(peers, key=lambda row: row["median"])
                 found.append(Comparison(path.stem, case, ours[0]["median"], best["candidate"], best["median"]))
@@ -47,8 +46,7 @@ def conditions(results: list[dict[str, Any]]) -> str:
     """Commits, machine and versions of the results, as one sentence."""
     commits = ", ".join(sorted({result["commit"] for result in results}))
     last = results[-1]
-    where = last["gpu"] or f"{last['processor']}, {last['threads']} threads"
-    return f"Commit {commits}, {where}, torch {last['torch']}, Python {last['python']}."
+    return f"Commit {commits}, {machine(last)}, torch {last['torch']}, Python {last['python']}."
 
 
 def table(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import family, summary
-from benchmarks.common import RESULTS, milliseconds
+from benchmarks.record import RESULTS, machine, milliseconds
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -28,24 +28,24 @@ def table(result: dict[str, Any]) -> str:
     """One result file as Markdown, with its conditions below."""
     if "system" in result["rows"][0]:
         return family.table(result)
-    limit = any(row.get("share") is not None for row in result["rows"])
-    lines = [
-        "| case | candidate | ms (median) | quartiles | ratio |" + (" of the limit |" if limit else ""),
-        "|---|---|---:|---:|---:|" + ("---:|" if limit else ""),
-    ]
+    rows = result["rows"]
+    limit, peak = (any(row.get(name) is not None for row in rows) for name in ("share", "peak_megabytes"))
+    head = ["case", "candidate", "ms (median)", "quartiles", "ratio", *["of the limit"] * limit, *["peak MB"] * peak]
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     previous = None
-    for row in result["rows"]:
+    for row in rows:
         case = row["case"] if row["case"] != previous else ""
         previous = row["case"]
         low, median, high = (milliseconds(row[name]) for name in ("low", "median", "high"))
-        line = f"| {case} | {row['candidate']} | {median} | {low} - {high} | {row['ratio']:.2f} |"
+        cells = [case, row["candidate"], median, f"{low} - {high}", f"{row['ratio']:.2f}"]
         if limit:
-            share = row.get("share")
-            line += f" {'' if share is None else f'{share:.0%}'} |"
-        lines.append(line)
-    where = result["gpu"] or f"{result['processor']}, {result['threads']} threads"
+            cells.append(f"{row['share']:.0%}" if row.get("share") is not None else "")
+        if peak:
+            cells.append(f"{row['peak_megabytes']:.0f}" if row.get("peak_megabytes") is not None else "")
+        lines.append(f"| {' | '.join(cells)} |")
     copies = f"; the limit is a copy at {result['copy_bandwidth'] / 1e9:.1f} GB/s, read and written" if limit else ""
-    lines.append(f"\nCommit {result['commit']}, {where}, torch {result['torch']}, Python {result['python']}{copies}.")
+    conditions = f"Commit {result['commit']}, {machine(result)}, torch {result['torch']}, Python {result['python']}"
+    lines.append(f"\n{conditions}{copies}.")
     return "\n".join(lines) + "\n"
 
 

@@ -8,21 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import cKDTree
 
 
 def random_instances(rng: np.random.Generator, shape: Sequence[int], num_labels: int, density: float) -> np.ndarray:
     """Scattered pixels with random labels: everything from single dots to a full mosaic."""
     labels = rng.integers(1, num_labels + 1, size=shape)
     return (labels * (rng.random(shape) < density)).astype(np.int32)
-
-
-def voronoi_cells(rng: np.random.Generator, size: tuple[int, int], num_cells: int, gap: float) -> np.ndarray:
-    """(H, W) crowded cells with gaps of about ``gap`` pixels between them."""
-    pixels = np.indices(size).reshape(2, -1).T
-    distance, nearest = cKDTree(rng.random((num_cells, 2)) * size).query(pixels, k=2)
-    cells = np.where(distance[:, 1] - distance[:, 0] > gap, nearest[:, 0] + 1, 0)
-    return cells.reshape(size).astype(np.int32)
 
 
 def two_distances(labels: np.ndarray, spacing: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:

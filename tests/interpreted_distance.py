@@ -8,9 +8,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.instance_maps import random_instances, voronoi_cells
+from tests.instance_maps import random_instances
 from tests.tolerances import DISTANCE, EXACT, WEIGHT_MAP
 from unet_fast import reference
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import _backends, distance_transform, nearest_two, use_backend, weight_map
 
 SHAPES = [
@@ -53,7 +54,7 @@ def test_weights(class_weights, inside, rng):
 
 
 def test_crowded_cells_equal_the_cpp_kernels(rng):
-    labels = torch.from_numpy(voronoi_cells(rng, (24, 40), 8, 2.5)[None])
+    labels = torch.from_numpy(crowded_cells(rng, (24, 40), 8, 2.5)[None])
     results = nearest_two(labels), distance_transform(labels != 0), weight_map(labels, class_weights="balanced")
     with use_backend("cpp"):
         torch.testing.assert_close(results[0], nearest_two(labels), **EXACT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import backends
 from tests.devices import INTERPRETER, run_interpreted
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError
@@ -130,26 +128,6 @@ def test_triton_serves_gpus_without_the_cuda_library():
     )
     done = run_python(code, UNET_FAST_BACKEND="auto", TRITON_INTERPRET="0")
     assert done.stdout.strip() == "True", done.stderr
-
-
-def test_the_faster_backend_comes_from_the_result_files(tmp_path):
-    assert json.loads(_backends.MEASURED_FILE.read_text()) == backends.table(), "run: python -m benchmarks.backends"
-    rows = [
-        ("A", "crop_concat (cuda)", 2.0), ("A", "crop_concat (triton)", 1.0), ("A", "slice + torch.cat", 0.5),
-        ("B", "crop_concat (cuda)", 1.0), ("B", "crop_concat (triton)", 1.5),
-        ("A", "weight_map, 60 cells (cuda)", 1.0), ("A", "weight_map, 600 cells (triton)", 0.1),
-        ("A", "up_conv_crop_concat (cuda), peak 3 MB", 1.0), ("A", "up_conv_crop_concat (triton), peak 4 MB", 0.99),
-        ("A", "nearest_two, 60 cells (triton)", 1.0), ("A", "nearest_two, 60 cells (cuda)", 0.5),
-    ]  # fmt: skip
-    rows = [{"case": case, "candidate": candidate, "median": median} for case, candidate, median in rows]
-    (tmp_path / "card").mkdir()
-    (tmp_path / "card" / "gpu_check.json").write_text(json.dumps({"records": [{"rows": rows[:5]}, {"rows": rows[5:]}]}))
-    found = backends.table(tmp_path)
-    assert found["crop_concat"] == {"fastest": "triton", "triton over cuda": 0.866, "cases": 2}
-    assert "weight_map" not in found  # two different cases
-    assert found["nearest_two"]["fastest"] == "cuda"
-    # within the spread; and the op that runs the same kernels
-    assert found["up_conv_crop_concat"]["fastest"] == found["up_conv_into"]["fastest"] == "cuda"
 
 
 def test_reasons(monkeypatch):

@@ -15,10 +15,10 @@ from tests.instance_maps import (
     random_instances,
     real_instances,
     two_distances,
-    voronoi_cells,
 )
 from tests.tolerances import DISTANCE, EXACT
 from unet_fast import reference
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import nearest_two, use_backend
 
@@ -65,7 +65,7 @@ def test_adversarial_label_maps(name, place):
 
 
 def test_crowded_cells(place, rng):
-    check(np.stack([voronoi_cells(rng, (150, 201), n, 2.5) for n in (3, 60)]), place=place)
+    check(np.stack([crowded_cells(rng, (150, 201), n, 2.5) for n in (3, 60)]), place=place)
 
 
 @pytest.mark.parametrize("name", ["dsb2018-fluo520", "usiigaci", "dic-hela", "phc-u373"])
@@ -159,7 +159,7 @@ def test_many_small_images_equal_single_calls(rng):
 
 
 def test_number_of_threads_changes_nothing(rng):
-    labels = torch.from_numpy(voronoi_cells(rng, (90, 131), 20, 2.0)[None])
+    labels = torch.from_numpy(crowded_cells(rng, (90, 131), 20, 2.0)[None])
     before = torch.get_num_threads()
     results = []
     try:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import unet_fast.numpy
-from tests.instance_maps import random_instances, real_instances, voronoi_cells, weights_of
+from tests.instance_maps import random_instances, real_instances, weights_of
 from tests.tolerances import EXACT, WEIGHT_MAP
 from unet_fast import reference
+from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import DistanceWeightMap
 from unet_fast.ops import _backends, nearest_two, use_backend, weight_map
@@ -36,7 +37,7 @@ def check(labels: np.ndarray, place: str = "cpu", **options: object) -> None:
 
 
 def test_crowded_cells(place, rng):
-    labels = np.stack([voronoi_cells(rng, (150, 201), n, 2.5) for n in (3, 60)])
+    labels = np.stack([crowded_cells(rng, (150, 201), n, 2.5) for n in (3, 60)])
     check(labels, place)
     check(labels, place, inside=True, sigma=2.5)
 

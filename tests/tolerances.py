@@ -14,6 +14,7 @@ from unet_fast.ops._tolerances import (  # noqa: F401
     DISTANCE,
     EXACT,
     HEAD_GRADIENT,
+    NETWORK_LOW_PRECISION,
     WARP,
     WEIGHT_MAP,
 )
@@ -26,9 +27,6 @@ NETWORK_FLOAT32 = {"rtol": 1e-4, "atol": 1e-4}
 
 # The same in float64, gradients included.
 NETWORK_FLOAT64 = {"rtol": 1e-9, "atol": 1e-9}
-
-# A whole network in bfloat16 against float32, root mean square error over root mean square: 8 bits a layer, 10 layers.
-NETWORK_LOW_PRECISION = 0.03
 
 # A fused network's error against float64, over that of the plain network in the same precision: of one tensor, which may
 # be a bias of 8 numbers, and the mean over all; and the part of the value below which no error counts. The two round at

@@ -57,6 +57,16 @@ def _collect(slices: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarra
     return np.stack(images), np.stack(instances)
 
 
+def crowded_cells(rng: np.random.Generator, size: tuple[int, int], num_cells: int, gap: float) -> np.ndarray:
+    """Instances (H, W) int32, numbered from 1: Voronoi cells of random points, with gaps of about ``gap`` pixels."""
+    from scipy.spatial import cKDTree
+
+    pixels = np.indices(size).reshape(2, -1).T
+    distance, nearest = cKDTree(rng.random((num_cells, 2)) * size).query(pixels, k=2)
+    cells = np.where(distance[:, 1] - distance[:, 0] > gap, nearest[:, 0] + 1, 0)
+    return cells.reshape(size).astype(np.int32)
+
+
 def _check(num_images: int, size: tuple[int, int], seed: int) -> None:
     if num_images < 1:
         raise InputError(f"num_images is {num_images}, expected at least 1")

@@ -64,3 +64,6 @@ CONVOLUTION = {
 
 # Of the largest gradient: sums over pixels in float32, whose terms cancel, one rounding to the dtype, one when it is scaled.
 HEAD_GRADIENT = {torch.float64: 1e-11, torch.float32: 3e-5, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}
+
+# A whole network in bfloat16 against float32, root mean square error over root mean square: 8 bits a layer, 10 layers.
+NETWORK_LOW_PRECISION = 0.03

@@ -15,7 +15,7 @@ from unet_fast import data, models, nn, recipes
 from unet_fast.data import synthetic
 from unet_fast.train import LOSSES
 
-TEXT = (Path(__file__).parent.parent / "docs" / "family.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "family.md").read_text()
 
 
 def test_the_examples_of_the_page_run():
