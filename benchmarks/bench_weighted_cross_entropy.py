@@ -24,10 +24,9 @@ def eager(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> t
 
 
 def step(loss: Loss, leaf: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> Callable[[], None]:
-    logits = leaf.view_as(leaf)  # the loss of a network sees no leaf
-
     def run() -> None:
-        torch.autograd.grad(loss(logits, target, weight), logits)
+        # the loss of a network sees no leaf; made anew, since a graph captures no backward of what was made before it
+        torch.autograd.grad(loss(leaf.view_as(leaf), target, weight), leaf)
 
     return run
 

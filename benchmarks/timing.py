@@ -6,6 +6,7 @@ either; the overhead is measured apart (``benchmarks/bench_dispatch.py``).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,9 @@ def gpu_clock(call: Call, capture: bool = True) -> tuple[Clock, str]:
 
 
 def _capture(call: Call) -> torch.cuda.CUDAGraph | None:
+    # a stream has its own blocks of memory, and those of the streams before would stay theirs
+    gc.collect()
+    torch.cuda.empty_cache()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -191,13 +191,14 @@ def prefilter(coefficients, lines, n, stride, inner, step, BLOCK: tl.constexpr):
         power *= pole
     previous = 6.0 * total / (1.0 - power)
     tl.store(c, previous, mask=here)
-    before = previous
-    for k in range(1, n):
-        before = previous
+    for k in range(1, n - 1):
         previous = 6.0 * tl.load(c + k * stride, mask=here, other=0.0) + pole * previous
         tl.store(c + k * stride, previous, mask=here)
-    previous = pole / (pole * pole - 1.0) * (pole * before + previous)
-    tl.store(c + (n - 1) * stride, previous, mask=here)
+    # The last point stands outside of the loop: of two names for one value, as "the one before", Triton carries only one.
+    last = c + (n - 1) * stride
+    end = 6.0 * tl.load(last, mask=here, other=0.0) + pole * previous
+    previous = pole / (pole * pole - 1.0) * (pole * previous + end)
+    tl.store(last, previous, mask=here)
     for k in range(1, n):
         at = c + (n - 1 - k) * stride
         previous = pole * (previous - tl.load(at, mask=here, other=0.0))
