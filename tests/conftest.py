@@ -1,4 +1,4 @@
-"""Shared fixtures: fresh seeded draws, the real images where they are at hand, and memory that is never zero by luck."""
+"""Shared fixtures: fresh seeded draws, the real images where they are at hand, and fresh memory filled with NaN, so that nothing passes because it happened to be zero."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_weights_that_do_not_fit_are_refused(generator: torch.Generator, tmp_pat
         create(weights=saved("more.pth", {**state, "layer1.2.bn1.bias": torch.zeros(64)}))
     short = {name: value for name, value in state.items() if not name.startswith("layer4.1.conv2")}
     with pytest.raises(
-        InputError, match=f"short.pth lacks 'layer4.1.conv2.weight' .* not of this encoder; .*{address}"
+        InputError, match=f"short.pth lacks 'layer4.1.conv2.weight' .* does not belong to this encoder; .*{address}"
     ):
         create(weights=saved("short.pth", short))
     with pytest.raises(InputError, match=r"'conv1.weight' of shape \(64, 1, 7, 7\), this encoder needs \(8, 1, 7, 7\)"):

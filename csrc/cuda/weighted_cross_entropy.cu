@@ -1,5 +1,5 @@
 // One thread takes a few pixels next to each other, up to 16 bytes of logits a class, and holds all their logits in
-// registers: loss and gradient come from one read. Two, three and four classes are templates. More classes pass through
+// registers: loss and gradient come from one read. Kernels for two, three and four classes are instantiated separately. More classes pass through
 // a running softmax, one pixel a thread: channels-last through shared memory, planar ones read a second time for the
 // gradient, mostly from the caches, since a warp takes 128 bytes of a class and a block comes back to them at once.
 //

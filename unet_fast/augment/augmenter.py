@@ -22,7 +22,7 @@ Maps = TypeVar("Maps", torch.Tensor, Sequence[torch.Tensor])
 class Augmenter:
     """Cut random, turned, flipped, deformed tiles out of images, with the labels that belong to them.
 
-    Everything happens on the device of the images, without waiting for the host, and is decided by ``generator`` alone.
+    Everything happens on the device of the images, without waiting for the host. The result depends on ``generator`` alone.
 
     Args:
         input_size: side, or (h, w), of the image tiles in pixels: the network's input.
@@ -35,8 +35,8 @@ class Augmenter:
         flips: flip either axis with probability 1/2.
         quarter_turns: turn by 0, 90, 180 or 270 degrees more; with flips, the 8 symmetries of the square, equally often
             and, without rotation and deformation, free of interpolation.
-        affine: move three points of the image (at a third of its shorter side from the centre) by up to so many pixels
-            on either axis, uniform, and the image with them by the affine map that they define; 0 for none.
+        affine: move three points of the image (at a third of its shorter side from the centre) by up to this many pixels
+            along either axis, uniformly, and the image by the affine map that they define; 0 for none.
         elastic_sigma: standard deviation, in pixels, of the Gaussian displacement of each control point; 0 for none.
         elastic_grid: control points (gh, gw) *over the source image*, from border to border. The paper's 3 x 3 on
             512 px means one every 256 px; larger images need more points for the same deformation.
@@ -150,7 +150,7 @@ class Augmenter:
     ) -> parameters.Drawn:
         """The random numbers of ``count`` tiles of images of ``image_size`` (H, W), for :meth:`apply`.
 
-        So that several processes can draw the tiles of all of them alike, and each make its own.
+        Several processes can so draw the same numbers for the tiles of all of them, and each make only its own tiles.
         """
         height, width = image_size
         matrix = parameters.draw_matrix(
@@ -173,7 +173,7 @@ class Augmenter:
         return parameters.Drawn(matrix, displacement, tables)
 
     def apply(self, images: torch.Tensor, labels: Maps, drawn: parameters.Drawn) -> tuple[torch.Tensor, Maps]:
-        """One tile from each image, by random numbers of :meth:`draw`, one of which is there for each; see :meth:`__call__`."""
+        """One tile from each image, with the random numbers that :meth:`draw` gave for it; see :meth:`__call__`."""
         maps: list[torch.Tensor] = self._check(images, labels, None)
         tile, warped = self._warp(images, maps, drawn)
         return tile, _like(labels, warped)
@@ -242,7 +242,7 @@ class Augmenter:
 
 
 def _refuse_nan(lowest: torch.Tensor) -> None:
-    """Raise for NaN among the least values of tiles: a look at values, which a GPU would have to be waited for."""
+    """Raise for NaN among the smallest values of tiles. Reading them means waiting on a GPU, so this is for the CPU."""
     if bool(lowest.isnan().any()):
         raise InputError("images contains NaN (seen in a tile); replace it, for example by the mean of the image")
 

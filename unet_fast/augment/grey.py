@@ -1,7 +1,7 @@
 """Random grey-value curves: the intensity augmentation of the U-Net's authors.
 
-A curve maps the interval 0..1 to itself, roughly. It starts at a black point and ends at a white point; twice, a point
-is inserted in the middle of every segment, at a height that keeps the slope on both sides between two limits. The five
+A curve maps the interval 0..1 to itself, roughly. It starts at a black point and ends at a white point; then, twice,
+a point is inserted in the middle of every segment, at a height that keeps the slope on both sides between two limits. The five
 points are the control points of a cubic B-spline with straight ends, which smooths the curve and keeps its end points
 and, being an average of the segments, its limits of slope: grey values are never reversed.
 """
@@ -56,7 +56,7 @@ def value_range(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def apply_tables(images: torch.Tensor, tables: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Send the values of (N, C, H, W) images through tables (N, C, T), where 0..1 stands for low..high (N, C).
+    """Map the values of (N, C, H, W) images through tables (N, C, T), where 0..1 stands for low..high (N, C).
 
     Between two entries of a table the curve is straight. An image of one value stays as it is.
     """

@@ -35,19 +35,20 @@ SomeLabels = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Kind = Annotated[
-    str | None, typer.Option("--label-kind", help="mask, classes or instances; found out from the labels if not given.")
+    str | None, typer.Option("--label-kind", help="mask, classes or instances. Default: detected from the labels.")
 ]
 IgnoreIndex = Annotated[
     int | None,
     typer.Option(
-        "--ignore-index", help="Label of pixels that count nowhere. Default: 255 beside class numbers, if it occurs."
+        "--ignore-index",
+        help="Label of pixels to leave out of the loss and of all scores. Default: 255 beside class numbers, if it occurs.",
     ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="A folder of a data set: ISBI 2012, Cell Tracking Challenge, DRIVE, Data Science Bowl 2018, or images/ with "
+        help="The folder of a data set: ISBI 2012, Cell Tracking Challenge, DRIVE, Data Science Bowl 2018, or images/ with "
         "labels/, masks/ or instances/.",
     ),
 ]
@@ -63,7 +64,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(help="Budget as time, validation included. Default: as the recipe says, or 30 on a GPU, 10 on a CPU."),
 ]
-Steps = Annotated[int | None, typer.Option(help="Budget as optimizer steps (a run that can be repeated exactly).")]
+Steps = Annotated[int | None, typer.Option(help="Budget as optimizer steps; such a run can be repeated exactly.")]
 
 
 def say(text: str) -> None:

@@ -17,10 +17,10 @@ from unet_fast.errors import BackendError
 @app.command(epilog="Example: `unet-fast bench weight_map elastic_warp --quick`")
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Operators, or unet, dispatch, ...; all by default.")
+        list[str] | None, typer.Argument(help="Operators, or unet, dispatch and so on. Default: all.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    quick: Annotated[bool, typer.Option("--quick", help="Few rounds and sizes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and sizes.")] = False,
 ) -> None:
     """Time the operators against their peers; writes tables, JSON and pictures to benchmarks/results."""
     root = Path(__file__).parents[2]

@@ -18,13 +18,14 @@ from unet_fast.errors import InputError
 )
 def evaluate(
     prediction: Annotated[
-        Path, typer.Option(help="What predict wrote: probabilities, labels or instances; a TIFF or a folder of them.")
+        Path,
+        typer.Option(help="What predict wrote: probabilities, labels or instances, as a TIFF or a folder of TIFFs."),
     ],
     labels: SomeLabels = None,
-    images: Annotated[Path | None, typer.Option(help="The images, shown in the picture.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The images, to show them in the picture.")] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="Field of view: where it is 0 nothing counts. --data finds that of DRIVE itself."),
+        typer.Option(help="Field of view; pixels where it is 0 are left out. --data finds that of DRIVE by itself."),
     ] = None,
     data: Data = None,
     slices: Annotated[
@@ -64,7 +65,9 @@ def preview(
     images: SomeImages = None,
     labels: SomeLabels = None,
     data: Data = None,
-    recipe: Annotated[str | None, typer.Option(help="A name of `unet-fast recipes`: as it would train.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A name of `unet-fast recipes`, to show what it would train on.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
     tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
     elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
@@ -91,7 +94,7 @@ def preview(
 
 @app.command(epilog="Example: `unet-fast info`")
 def info() -> None:
-    """Print versions, what was built, and which backend each op uses and why."""
+    """Print versions, what was built, and which backend each operator uses and why."""
     from unet_fast.info import print_info
 
     print_info()

@@ -27,7 +27,8 @@ _OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".json", ".gif
 def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of train.")],
     out: Annotated[
-        Path, typer.Option(help="TIFF to write, or a folder for a TIFF an image, whose sizes may then differ.")
+        Path,
+        typer.Option(help="TIFF to write, or a folder for one TIFF per image; the images may then differ in size."),
     ],
     images: SomeImages = None,
     data: Data = None,
@@ -35,9 +36,9 @@ def predict(
         str, typer.Option(help="probabilities (of the foreground), labels, or instances (numbered objects).")
     ] = "probabilities",
     threshold: Annotated[
-        float | None, typer.Option(help="Of the foreground, for labels and instances. Default: as the run says.")
+        float | None, typer.Option(help="Threshold of the foreground, for labels and instances. Default: the run's.")
     ] = None,
-    min_size: Annotated[int, typer.Option(help="Instances of fewer pixels are removed.")] = 20,
+    min_size: Annotated[int, typer.Option(help="Remove instances of fewer pixels.")] = 20,
     slices: Annotated[
         str | None, typer.Option(help="Only these images, such as 20:25; of --data also sequence:02.")
     ] = None,
@@ -46,7 +47,7 @@ def predict(
         int | None,
         typer.Option(
             help="8 to average over flips and quarter turns, 7 for seven of these (as many rotated inputs as the paper "
-            "averages), 1 for neither. Default: as the run says."
+            "averages), 1 for none. Default: the run's."
         ),
     ] = None,
     device: Device = "auto",

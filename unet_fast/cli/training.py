@@ -46,7 +46,7 @@ def demo(
     "`unet-fast train --images A.tif --labels B.tif --out RUN --val 20:25 --recipe em`"
 )
 def train(
-    out: Annotated[Path, typer.Option(help="Run folder to create, or to go on with (--resume).")],
+    out: Annotated[Path, typer.Option(help="Run folder to create, or to continue (--resume).")],
     data: Data = None,
     images: SomeImages = None,
     labels: SomeLabels = None,
@@ -57,44 +57,52 @@ def train(
     minutes: Minutes = None,
     steps: Steps = None,
     epochs: Epochs = None,
-    model: Annotated[str | None, typer.Option(help="Network; an unknown name lists all. Default: unet.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Network; an unknown name gets the list of all. Default: unet.")
+    ] = None,
     base_channels: Annotated[int | None, typer.Option(help="Channels of the first level.")] = None,
     depth: Annotated[int | None, typer.Option(help="Number of down-samplings.")] = None,
     tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
     padding: Annotated[str | None, typer.Option(help="valid or same convolutions.")] = None,
     norm: Annotated[str | None, typer.Option(help="batch, instance or group normalisation.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="At the end of the contracting path.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout at the end of the contracting path.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Local file with weights of a unet-resnet encoder to start from.")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="Loss; an unknown name lists all.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Loss; an unknown name gets the list of all.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam, or sgd with momentum 0.99.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd.")] = None,
     schedule: Annotated[str | None, typer.Option(help="polynomial, step, exponential or constant.")] = None,
-    decay: Annotated[float | None, typer.Option(help="Factor of the step and the exponential schedule.")] = None,
-    decay_steps: Annotated[int | None, typer.Option(help="Steps between the factors of the exponential one.")] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="Factor by which the step and the exponential schedule lower the rate.")
+    ] = None,
+    decay_steps: Annotated[
+        int | None, typer.Option(help="Steps between two such factors of the exponential schedule.")
+    ] = None,
     w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map; 0: off.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
     elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
-    rotation: Annotated[float | None, typer.Option(help="Turn by up to so many degrees.")] = None,
+    rotation: Annotated[float | None, typer.Option(help="Rotate by up to this many degrees.")] = None,
     quarter_turns: Annotated[
         bool | None,
         typer.Option("--quarter-turns/--no-quarter-turns", help="With flips: the 8 symmetries of a square."),
     ] = None,
-    affine: Annotated[float | None, typer.Option(help="Move three points by up to so many pixels; 0: off.")] = None,
-    best_by: Annotated[str | None, typer.Option(help="Keep the network with the best score or the least loss.")] = None,
+    affine: Annotated[float | None, typer.Option(help="Move three points by up to this many pixels; 0: off.")] = None,
+    best_by: Annotated[
+        str | None, typer.Option(help="Keep the network with the best score or the lowest loss.")
+    ] = None,
     amp: Annotated[
-        bool | None, typer.Option("--amp/--no-amp", help="bfloat16; on where the hardware gains by it.")
+        bool | None, typer.Option("--amp/--no-amp", help="bfloat16. Default: on where it makes the hardware faster.")
     ] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")] = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
     device: Device = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
 ) -> None:
     """Train a network on labelled images and write a run folder."""
     from unet_fast import recipes
@@ -206,19 +214,21 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show the settings o
 
 @app.command(epilog="Example: `unet-fast compare --data FOLDER --models unet,unet-bn,unet++ --minutes 5 --out COMPARE`")
 def compare(
-    models: Annotated[str, typer.Option(help="Names of networks or recipes, joined by commas.")],
+    models: Annotated[str, typer.Option(help="Names of networks or recipes, separated by commas.")],
     out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the plot.")] = Path("compare"),
     data: Data = None,
     images: SomeImages = None,
     labels: SomeLabels = None,
     val: Val = None,
     minutes: Annotated[float | None, typer.Option(help="Training time of each network.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each, instead of --minutes.")] = None,
-    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level, of all.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Number of down-samplings, of all that have the choice.")] = None,
-    tile: Annotated[int | None, typer.Option(help="Least side of an output tile in pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of each network, instead of --minutes.")] = None,
+    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level, for all networks.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Number of down-samplings, for all networks that have this option.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Smallest side of an output tile in pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes; from the labels if not given.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")] = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
     device: Device = "auto",

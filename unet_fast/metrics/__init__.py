@@ -1,11 +1,9 @@
 """Scores for segmentations: NumPy arrays or torch tensors in, one file a metric.
 
-The function that bears a metric's name returns a plain ``float``. Where there is more to tell, a second
-function returns it
-in a small frozen dataclass: :func:`pixel_scan`, :func:`rand_scan` (threshold, curve, slices),
-:func:`v_rand_scores`, :func:`v_info_scores` (split and merge), or as an array: :func:`dice_per_class`,
-:func:`iou_per_class`, :func:`seg_per_object`, :func:`warping_error_per_slice`. Errors are lower the better,
-scores higher the better.
+The function that has a metric's name returns a plain ``float``. Where there is more to know, a second function returns
+a small frozen dataclass (:func:`pixel_scan`, :func:`rand_scan`: threshold, curve, slices; :func:`v_rand_scores`,
+:func:`v_info_scores`: split and merge) or an array (:func:`dice_per_class`, :func:`iou_per_class`,
+:func:`seg_per_object`, :func:`warping_error_per_slice`). For errors lower is better, for scores higher is better.
 """
 
 from __future__ import annotations

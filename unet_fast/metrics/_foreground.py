@@ -38,7 +38,7 @@ def thin_borders(instances: NDArray[Any]) -> NDArray[np.int32]:
 
         distance = scipy.ndimage.distance_transform_edt(instances == 0)
         seeds = instances > 0
-        distance[seeds] = np.arange(-seeds.sum(), 0)  # so that the order of equals does not hang on the heap
+        distance[seeds] = np.arange(-seeds.sum(), 0)  # so that the order of equals does not depend on the heap
         skimage.segmentation.watershed(distance, markers=instances, watershed_line=True)
     """
     labels = np.ascontiguousarray(instances, dtype=np.int32)

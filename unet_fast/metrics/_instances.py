@@ -33,7 +33,7 @@ def components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def compact(labels: NDArray[Any]) -> NDArray[np.int64]:
-    """The same instances under small numbers (0 stays 0), so that a label may serve as an index."""
+    """The same instances renumbered with small numbers (0 stays 0), so that a label can serve as an index."""
     if labels.size == 0 or int(labels.max()) <= labels.size:
         return labels.astype(np.int64)
     values = np.unique(labels)
@@ -55,7 +55,7 @@ def to_instances(labels: NDArray[Any], kind: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class InstancePair:
-    """Checked input of an instance metric: either ``probabilities`` or ``predicted`` is there."""
+    """Checked input of an instance metric: either ``probabilities`` or ``predicted`` is given."""
 
     truth: NDArray[Any]
     probabilities: NDArray[Any] | None

@@ -70,7 +70,7 @@ def v_info(
 
         split = I(S, T) / H(S),   merge = I(S, T) / H(T),   V = I(S, T) / (0.5 H(S) + 0.5 H(T))
 
-    Predicted background inside the true foreground counts as cells of one pixel each, which is dear here:
+    Predicted background inside the true foreground counts as cells of one pixel each, which lowers the score a lot:
     leave ``thin`` on for probability maps. Slices count together. Arguments and errors as
     :func:`unet_fast.metrics.v_rand`.
     """

@@ -1,4 +1,4 @@
-"""Warping error: the mismatches that no deformation of the truth can explain, so splits, mergers, holes and specks.
+"""Warping error: the mismatches that no deformation of the truth can explain, which are splits, mergers, holes and specks.
 
 The truth is deformed towards the prediction by flipping *simple* pixels, whose flip changes no topology. A
 pixel with the eight neighbours ``a b c / d . e / f g h`` is simple when the 4-connected components of the
@@ -23,7 +23,7 @@ from unet_fast.numpy import kernels
 
 
 def warp_truth(probabilities: NDArray[Any], truth: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
-    """``truth`` (H, W) deformed, without a change of topology, as near to ``probabilities > threshold`` as it gets."""
+    """``truth`` (H, W) deformed as close to ``probabilities > threshold`` as it gets without changing its topology."""
     wanted = probabilities > probabilities.dtype.type(threshold)
     distance = np.abs(probabilities.astype(np.float64) - truth)
     return np.asarray(kernels().flip_simple_pixels(wanted, distance, truth))
@@ -48,7 +48,7 @@ def warping_error(prediction: ArrayLike, truth: ArrayLike, *, threshold: float =
 
     Each slice, padded by one pixel of 0: pixels where ``prediction > threshold`` and truth differ are visited
     by falling ``|prediction - truth|``, equal ones row by row; one that is simple in its 3x3 neighbourhood is
-    flipped in the truth; this repeats until the count of mismatches stays. Error = mismatches left / (H * W),
+    flipped in the truth; this is repeated until the number of mismatches no longer changes. Error = mismatches left / (H * W),
     mean over slices. Shifted borders cost nothing.
 
     Args:

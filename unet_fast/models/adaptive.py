@@ -26,8 +26,8 @@ class UNetBN(SegmentationModel):
     Depth: as many levels are used as the image can be halved, at most ``depth`` and never more than
     log2(min(H, W)); the levels that are left out keep their weights. Multiples of ``2**depth`` use all levels and
     resize nothing; the tiles of :class:`~unet_fast.predict.OverlapTile` are such multiples, so the result does not
-    depend on the tiling. An image given to the network itself, smaller than ``2**depth`` or with an odd level, goes
-    another way through it than its tiles, and differs.
+    depend on the tiling. An image that is given to the network directly and is smaller than ``2**depth``, or has an
+    odd size at some level, uses other levels than its tiles would, so its result differs.
 
     Args:
         in_channels: channels of the images.
@@ -35,7 +35,7 @@ class UNetBN(SegmentationModel):
         base_channels: channels of the first level; each level below has twice as many.
         depth: the largest number of halvings.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are the faster way on the device of the images. The parameters and what is computed stay the same.
+            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank or channel count, an empty image, or in

@@ -72,9 +72,10 @@ class SegmentationModel(nn.Module):
 
     @property
     def tile_dependence(self) -> str | None:
-        """Why tiles of an image cannot be exactly the whole image, as a clause without subject; ``None`` if they are.
+        """Why predicting in tiles cannot give exactly the result of the whole image; ``None`` if it does.
 
-        It says what the network takes from its whole input, whose part a tile is.
+        A clause without a subject, for a message: what the network computes from its whole input, of which a tile is only a
+        part.
         """
         if any(isinstance(module, nn.InstanceNorm2d | nn.GroupNorm) for module in self.modules()):
             return "normalises by the statistics of its input"
@@ -180,7 +181,7 @@ class SingleHeadModel(SegmentationModel):
         """
         if self.num_classes < 2:
             raise InputError(
-                "this network has one output channel, read through a sigmoid; a softmax over it means nothing: "
+                "this network has one output channel, read through a sigmoid; a softmax over it would be meaningless; "
                 "give the network num_classes=2 or use unet_fast.nn.BCEWithLogitsLoss"
             )
         features = self.features(images)

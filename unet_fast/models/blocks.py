@@ -73,13 +73,13 @@ class ConvBlock(nn.Sequential):
         return self._run(x, len(self), fusion)
 
     def before_relu(self, x: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor | None]:
-        """What the last ReLU is applied to, in two summands: a map and a bias (C,), or None for no bias."""
+        """What the last ReLU is applied to, as two terms: a map, and a bias (C,) or None."""
         last = self[-2]
         if not fusible_convolution(last, JoinConv2d):
             return self._run(x, len(self) - 1, fusion), None
         x = self._run(x, len(self) - 2, fusion)
-        # on the CPU the convolution adds the bias for nothing, and without one half precision need not be widened; on a
-        # GPU torch's convolution would add it in a pass of its own
+        # on the CPU the convolution adds the bias for free, and half precision need not be widened; on a GPU torch's
+        # convolution would add it in a pass of its own
         inside, left = (None, last.bias) if x.is_cuda else (last.bias, None)
         return nn.functional.conv2d(x, _kernel(last), inside, padding=int(last.padding[0])), left
 
@@ -105,8 +105,8 @@ class ConvBlock(nn.Sequential):
 class JoinConv2d(nn.Conv2d):
     """A valid 3x3 convolution of [skip, up] whose weights are kept for [up, skip].
 
-    The fused crop and concatenation puts the skip first. Turning the weights round, which are small beside the maps,
-    computes the same as turning the maps round, and the stored order stays the one of the source.
+    The fused crop and concatenation puts the skip first. Reordering the weights, which are small beside the maps,
+    computes the same as reordering the maps, and the stored order stays that of the source.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, skip_channels: int) -> None:
@@ -244,8 +244,8 @@ def contract(
 ) -> tuple[list[Tensor | SkipBuffer], Tensor]:
     """Run the :class:`Down` levels; return their skips, from the finest on, and the last pooled map.
 
-    ``bottom`` and ``ups``, from the coarsest to the finest, are what will follow: they tell how large a skip will be
-    wanted, and how many channels will stand behind it.
+    ``bottom`` and ``ups``, from the coarsest to the finest, are what follows; they determine how large each skip needs to
+    be, and how many channels will be written behind it.
     """
     downs, after = [level for level in levels if isinstance(level, Down)], [up for up in ups if isinstance(up, Up)]
     sizes: list[tuple[int, ...] | None] = [None] * len(downs)

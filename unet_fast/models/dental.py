@@ -23,8 +23,8 @@ class UNetDental(SegmentationModel):
     of the expanding path, (N, num_classes, H / 2**l, W / 2**l) for l = 1 ... depth - 1. The auxiliary heads cost
     nothing in eval mode.
 
-    Known of the source: the 7 classes, the 4x4 kernels of the up-convolutions, zero padding where the U-Net mirrors,
-    and softmax losses on the low-resolution levels of the expanding path. Its text was not to be had; the rest is a
+    Known from the source: the 7 classes, the 4x4 kernels of the up-convolutions, zero padding where the U-Net mirrors,
+    and softmax losses on the low-resolution levels of the expanding path. Its text was not available; the rest is a
     suggestion, not a fact: stride 2 and padding 1 of the up-convolutions (exact doubling), 1x1 auxiliary heads on every
     level but the finest, meant for targets reduced by nearest neighbour, and the widths of the U-Net (64 to 1024).
 
@@ -34,7 +34,7 @@ class UNetDental(SegmentationModel):
         base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are the faster way on the device of the images. The parameters and what is computed stay the same.
+            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``

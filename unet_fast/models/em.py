@@ -20,12 +20,12 @@ class UNetEM(SingleHeadModel):
 
     Images (N, in_channels, H, W) -> logits (N, num_classes, H - 188, W - 188) at depth 4: 700 -> 512, 16k + 188 -> 16k.
 
-    The source mirrors 512 x 512 to 700 x 700, pads its convolutions with zeros and puts out 512 x 512; how these sizes
-    fit is not told. Here the image carries a mirrored margin of 94 pixels on each side (training tiles and
-    :class:`~unet_fast.predict.OverlapTile` bring it), which the output loses: padded by another 2 zeros on each side,
-    700 becomes 704, which can be halved four times, and of the 704 pixels that come out the central 512 are kept. None
-    of those depends on a zero: 94 is what the valid convolutions of the U-Net (92) and of the two more (2) take off. So
-    the layers below are computed without any padding, which gives the same values and gradients for less work.
+    The source mirrors 512 x 512 to 700 x 700, pads its convolutions with zeros and returns 512 x 512; it does not say
+    how these sizes fit together. Here the image has a mirrored margin of 94 pixels on each side, which training tiles
+    and :class:`~unet_fast.predict.OverlapTile` add and the output loses. With 2 more zeros on each side, 700 becomes
+    704, which can be halved four times, and the central 512 of the 704 output pixels are kept. None of them depends on
+    a zero, because the valid convolutions of the U-Net take off 92 pixels and the two additional ones 2, which makes
+    94. So the layers below use no padding at all, which gives the same values and gradients for less work.
 
     Args:
         in_channels: channels of the images.
@@ -33,7 +33,7 @@ class UNetEM(SingleHeadModel):
         base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are the faster way on the device of the images. The parameters and what is computed stay the same.
+            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``

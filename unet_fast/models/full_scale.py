@@ -40,7 +40,7 @@ class UNet3Plus(SegmentationModel):
     1x1 convolution to 2 channels, global maximum, sigmoid. In training mode its logits are returned for a loss of their
     own (channel 0: none, channel 1: some) and gate nothing, so it learns, which an argmax would prevent. In eval mode
     the foreground probabilities are multiplied by ``gates[:, 1]``, expressed as logits again. The decision concerns the
-    input as a whole, so tiles of an image have one each, and overlap-tile warns of it.
+    whole input, so each tile of an image makes its own, and overlap-tile warns about that.
 
     Args:
         in_channels: channels of the images.
@@ -49,8 +49,8 @@ class UNet3Plus(SegmentationModel):
         depth: number of halvings.
         deep_supervision: whether every decoder scale has a head, or the finest one only.
         classification: whether to build the classification-guided module.
-        fused: run ReLU and pooling of the encoder as one operator: True, False, or "auto" for where that is the faster
-            way on the device of the images. The parameters and what is computed stay the same.
+        fused: run ReLU and pooling of the encoder as one operator: True, False, or "auto" for where that is
+            faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size, or in training mode a

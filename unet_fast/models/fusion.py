@@ -1,7 +1,7 @@
-"""Which junctions of a network run as fused operators, and on which device that is the faster way.
+"""Which junctions of a network run as fused operators, and on which device that is faster.
 
-A network computes the same either way, with the same parameters: fusion is how, not what. So it is no part of a
-network's ``config``, and can be changed at any time: ``net.fused = False``.
+A network computes the same either way, with the same parameters. So fusion is not part of a network's ``config``, and can
+be changed at any time: ``net.fused = False``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _has_kernel(op: str, device_type: str) -> bool:
 
 
 def untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether ``module`` is still one of these kinds and nobody listens to its calls, so that it may be bypassed.
+    """Whether ``module`` is still one of these kinds and no hook listens to its calls, so that it may be bypassed.
 
     Layers that were replaced (low-rank adapters, quantised ones) or carry hooks are called as they are.
     """
@@ -107,5 +107,5 @@ def fusible_up_convolution(layer: nn.Module) -> bool:
 
 
 def is_active(dropout: nn.Module) -> bool:
-    """Whether this dropout does something, or somebody listens to it."""
+    """Whether this dropout does something, or a hook listens to it."""
     return not untouched(dropout, nn.Dropout) or (dropout.training and getattr(dropout, "p", 0.0) > 0)

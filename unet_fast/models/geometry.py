@@ -26,7 +26,7 @@ class Geometry:
         receptive_radius: an output pixel depends on no input pixel farther away than this.
         zero_padded: whether zeros pad the input, which an output within ``receptive_radius`` of the border sees.
         any_from: inputs from this size on are legal whether they are steps or not (the network resizes its maps);
-            ``None`` where only steps are. Tiles still come in steps, as other sizes shift the pooling.
+            ``None`` where only steps are. Tiles still come in steps, because other sizes would shift the pooling.
     """
 
     step: int
@@ -102,7 +102,7 @@ def unet_geometry(
 ) -> Geometry:
     """The :class:`Geometry` of a U-Net with ``depth`` halvings and ``convolutions`` 3x3 convolutions a level.
 
-    With valid convolutions a block of c of them loses l = 2c pixels. If the lowest block puts out u pixels, the input
+    With valid convolutions a block of c of them loses l = 2c pixels. If the lowest block returns u pixels, the input
     is ``2**depth * (u + l) + l * (2**depth - 1)`` and the output ``2**depth * u - l * (2**depth - 1)``: for depth 4
     and c = 2 that is 16k + 60 -> 16k - 124 with k = u + 4 >= 8, and 92 pixels are lost on each side. Zero-padded
     ("same") convolutions keep the size, which must be divisible by 2**depth; ``smallest_bottom`` then bounds the

@@ -1,4 +1,4 @@
-"""Networks with several heads: what they return while training, and how they become one map of logits."""
+"""Networks with several heads: what they return in training, and how that becomes one map of logits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mean_logits(heads: tuple[Tensor, ...]) -> Tensor:
     """The logits whose probabilities are the mean of those of ``heads``, (N, K, H, W) each.
 
     Sigmoid for K = 1, softmax otherwise. Computed from log-probabilities in float32 (float64 for float64), so that
-    sure pixels neither overflow nor lose their order; returned in the dtype of the heads.
+    confident pixels neither overflow nor lose their order; returned in the dtype of the heads.
     """
     stacked = _wide(torch.stack(heads))
     if stacked.shape[2] == 1:

@@ -38,8 +38,8 @@ class UNetPlusPlus(SegmentationModel):
     pruned is neither allocated nor computed.
 
     The idea is under a pending patent of Arizona State University, and the authors' code is licensed for non-commercial
-    use. This is an implementation of its own, written from a description; whoever uses it commercially should have the
-    patent looked into.
+    use. This is an independent implementation, written from a description; if you use it commercially, have the patent
+    checked.
 
     Args:
         in_channels: channels of the images.
@@ -51,7 +51,7 @@ class UNetPlusPlus(SegmentationModel):
         prune: level 1 ... depth to prune to; ``None`` for the full network.
         norm: ``None``, "batch", "instance" or "group", between each 3x3 convolution and its ReLU.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are the faster way on the device of the images. The parameters and what is computed stay the same.
+            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -79,7 +79,7 @@ class UNetPlusPlus(SegmentationModel):
             if prune > depth:
                 raise InputError(f"prune is {prune}, expected None or a level from 1 to the depth, {depth}")
         last = depth if prune is None else prune
-        # the farthest way through the nodes is that of a U-Net: a lateral step instead of a level sees less. The
+        # the longest path through the nodes is that of a U-Net: a lateral step sees less than another level would. The
         # statistics of an instance need more than one pixel, also at the lowest level
         geometry = unet_geometry(last, "same", smallest_bottom=2 if norm == "instance" else 1)
         options = {
@@ -131,7 +131,7 @@ class UNetPlusPlus(SegmentationModel):
         return HeadOutputs(logits, tuple(auxiliary)) if self.training else mean_logits((logits, *auxiliary))
 
     def pruned(self, level: int) -> UNetPlusPlus:
-        """A network of its own, pruned to ``level``, with copies of this one's weights, its dtype, device and mode."""
+        """A new network, pruned to ``level``, with copies of this one's weights, its dtype, device and mode."""
         weight = next(self.parameters())
         arguments = {key: value for key, value in self.config.items() if key != "name"}
         small = UNetPlusPlus(**{**arguments, "prune": level})

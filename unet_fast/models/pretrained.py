@@ -20,12 +20,12 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], where: str) -
     """Load a torchvision ``state_dict`` into ``encoder``; its classifier (``fc``) is left out.
 
     The first convolution adapts to another number of channels than 3: each of C channels gets the sum of the three
-    colours' weights divided by C, so that C equal channels give what a grey picture in three colours gave (one channel:
-    the sum).
+    colours' weights divided by C, so that C equal channels give what a grey image stored as RGB would give (one
+    channel: the sum).
 
     Args:
         encoder: a :class:`~unet_fast.models.resnet.ResNetEncoder`.
-        path: a .safetensors file, or a .pth / .pt file, which is read without running anything that is in it.
+        path: a .safetensors file, or a .pth / .pt file, which is read without running any code in it.
         where: address of a suitable file, for the messages.
 
     Raises:
@@ -48,7 +48,7 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], where: str) -
     for problem, names in (("lacks", missing), ("has unknown", unknown)):
         if names:
             raise InputError(
-                f"{file} {problem} {names[0]!r} (and {len(names) - 1} more names), so it is not of this encoder; "
+                f"{file} {problem} {names[0]!r} (and {len(names) - 1} more names), so it does not belong to this encoder; "
                 f"{_advice(where)}"
             )
     if other:

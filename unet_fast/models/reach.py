@@ -1,4 +1,4 @@
-"""How far an output pixel sees: the span of pixels that it needs, followed backwards through the layers of a network.
+"""The receptive field: the span of pixels that an output pixel needs, followed backwards through the layers of a network.
 
 A span is (first, last) along one axis, both included, on the grid of one level. Each function takes the span of a
 layer's output and returns the span of its input; borders are ignored, so the answer holds for every image.

@@ -28,7 +28,7 @@ class UNetResNet(SingleHeadModel):
     ``encoder`` has the names and shapes of torchvision's network less ``fc``, so
     ``net.encoder.load_state_dict(torchvision_state, strict=False)`` works as well as ``weights``. Pretrained weights
     expect images of about zero mean and unit deviation, which :func:`unet_fast.data.normalize` gives. The receptive
-    field is several hundred pixels wide; overlap-tile computes as much context, most of which matters little.
+    field is several hundred pixels wide; overlap-tile therefore computes that much context, most of which matters little.
 
     Args:
         in_channels: channels of the images; other than 3, pretrained weights of the first convolution are summed over
@@ -38,8 +38,8 @@ class UNetResNet(SingleHeadModel):
         weights: path of a local file with torchvision's weights (.safetensors, .pth); ``None`` draws them from N(0, 2
             / N). Nothing is downloaded. Not part of ``config``: the weights are in the ``state_dict``.
         fused: run the decoder's up-convolutions and concatenations, and the head within ``loss``, as fused operators:
-            True, False, or "auto" for those that are the faster way on the device of the images. The parameters and
-            what is computed stay the same.
+            True, False, or "auto" for those that are faster on the device of the images. Parameters and results stay
+            the same.
 
     Raises:
         InputError: an argument out of range, a weights file that is missing (with the address to get it from),

@@ -42,7 +42,7 @@ class UNet(SingleHeadModel):
         dropout: probability of dropping an element of the lowest level's output, the end of the contracting path;
             0 to less than 1.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are the faster way on the device of the images. The parameters and what is computed stay the same.
+            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size (the nearest legal

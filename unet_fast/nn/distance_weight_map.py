@@ -35,7 +35,7 @@ class DistanceWeightMap(torch.nn.Module):
         fixed = None if class_weights is None or isinstance(class_weights, str) else class_weights
         buffer = None if fixed is None else torch.as_tensor(fixed, dtype=torch.float32).detach().clone()
         self.register_buffer("class_weights", buffer)
-        # bad options are told now, with the words of the op, rather than in the first step of a training run
+        # bad options raise here, with the operator's own message, rather than in the first step of a training run
         given = class_weights if isinstance(class_weights, str) else buffer
         ops.weight_map(
             torch.zeros((0, 1, 1), dtype=torch.int32, device=None if buffer is None else buffer.device),

@@ -1,4 +1,4 @@
-"""Elastic deformation as a module: a random field for each sample in training, nothing but the crop in evaluation."""
+"""Elastic deformation as a module: a random field for each sample in training, only the crop in evaluation."""
 
 from __future__ import annotations
 

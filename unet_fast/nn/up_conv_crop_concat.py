@@ -8,7 +8,7 @@ from unet_fast.ops import up_conv_crop_concat
 
 
 class UpConvCropConcat(nn.ConvTranspose2d):
-    """2x2, stride-2 transposed convolution and its concatenation behind the centre-cropped skip, each written once.
+    """2x2, stride-2 transposed convolution, written straight behind the centre-cropped skip into the concatenated map.
 
     ``forward(x, skip)``: (N, C_in, h, w) and (N, C, H, W) with H >= 2h, W >= 2w -> (N, C + C_out, 2h, 2w), in the order
     [skip, up]; see :func:`unet_fast.ops.up_conv_crop_concat` for layouts, dtypes and errors. Parameters and

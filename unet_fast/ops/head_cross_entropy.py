@@ -145,7 +145,9 @@ def _check(
     if pixel_weight.shape != pixels:
         raise InputError(f"pixel_weight has shape {tuple(pixel_weight.shape)}, expected {tuple(pixels)}")
     if pixel_weight.requires_grad and torch.is_grad_enabled():
-        raise InputError("pixel_weight requires gradients, which this loss does not have; pass pixel_weight.detach()")
+        raise InputError(
+            "pixel_weight requires gradients, but this loss computes none for it; pass pixel_weight.detach()"
+        )
 
 
 _DIFFERENTIABLE = (0, 1, 3, 4)  # of the operator's arguments: features, feature_bias, weight, bias

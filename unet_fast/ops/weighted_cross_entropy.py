@@ -103,7 +103,7 @@ def _check(
     if weight.shape != pixels:
         raise InputError(f"weight has shape {tuple(weight.shape)}, expected {tuple(pixels)}, that of the target")
     if weight.requires_grad and torch.is_grad_enabled():
-        raise InputError("weight requires gradients, which this loss does not have; pass weight.detach()")
+        raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
 
 
 def _fake(

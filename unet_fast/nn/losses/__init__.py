@@ -1,8 +1,8 @@
 """Losses as functions; the modules beside them are also in :mod:`unet_fast.nn`.
 
 All take ``(logits, target, weight=None)`` with one channel (sigmoid) or several (softmax), weights per pixel and an
-``ignore_index``, compute in float32 (float64 for float64 logits), neither synchronise with a GPU nor change shapes by
-values. The cross-entropy of the U-Net itself is :func:`unet_fast.ops.weighted_cross_entropy`.
+``ignore_index``. They compute in float32 (float64 for float64 logits), never synchronise with a GPU, and their shapes
+never depend on values. The cross-entropy of the U-Net itself is :func:`unet_fast.ops.weighted_cross_entropy`.
 """
 
 from __future__ import annotations

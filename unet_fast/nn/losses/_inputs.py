@@ -1,6 +1,6 @@
-"""What every loss does first: check its arguments, and cut ignored pixels off before anything is computed.
+"""What every loss does first: check its arguments, and mask ignored pixels before anything is computed.
 
-Nothing here changes a shape by a value or reads a value back from a GPU, so the losses run under
+No shape here depends on a value and no value is read back from a GPU, so the losses run under
 ``torch.compile(fullgraph=True)`` and inside CUDA graphs.
 """
 
@@ -101,7 +101,7 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
     checks.check_dtype("weight", weight, checks.FLOATING)
     checks.check_same_device("logits", logits, "weight", weight)
     if weight.requires_grad and torch.is_grad_enabled():
-        raise InputError("weight requires gradients, which this loss does not have; pass weight.detach()")
+        raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
 
 
 def _spatial(name: str, value: Tensor, pixels: torch.Size, binary: bool) -> Tensor:
@@ -127,7 +127,7 @@ def _ignored(target: Tensor, ignore_index: int) -> Tensor:
 
 
 def _check_values(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Look for labels outside the classes, where a look is free of a synchronisation and no graph is being traced."""
+    """Look for labels outside the classes, where that needs no synchronisation and no graph is being traced."""
     if torch.compiler.is_compiling() or type(target) is not Tensor or target.device.type != "cpu":
         return
     largest = max(num_classes - 1, 1)

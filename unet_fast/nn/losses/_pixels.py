@@ -1,4 +1,4 @@
-"""What the losses of single pixels share: cross-entropies, weights by class, and reductions."""
+"""What the pixel-wise losses share: cross-entropies, class weights, and reductions."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def focal_log_dice_loss(
     """``alpha * focal - log(dice)``: a scalar, 0 for a perfect prediction.
 
     Args:
-        alpha: how much the focal loss counts, at least 0. The source gives no number; with 10 both parts are of one
-            size.
+        alpha: how much the focal loss counts, at least 0. The source gives no number; with 10 both parts are of
+            similar size.
         smooth: above 0, so that the logarithm is finite where nothing is right.
         the others: as for :func:`~unet_fast.nn.losses.focal_loss` and :func:`~unet_fast.nn.losses.dice_loss`; the weights per pixel go to both. The logarithm is
             taken of every Dice coefficient (of each sample or the batch, and of each class), then averaged.
