@@ -109,64 +109,87 @@ def train(
     from unet_fast import train as training
 
     chosen = None if recipe is None else recipes.get(recipe)
-    source = Source(data, images, labels, label_kind_of(label_kind), num_classes, ignore_index)
+    config = training.read_config(out) if resume and (out / "config.json").exists() else None
+    resumed = config is not None
+    kind = label_kind_of(label_kind) or (None if config is None else config.data.get("kind"))
+    source = Source(data, images, labels, kind, num_classes, ignore_index)
     say(source.describe())
-    resumed = resume and (out / "config.json").exists()
-    if resumed:
-        config = training.read_config(out)
-        validation, test = config.data["validation_slices"], config.data.get("test_slices", [])
-    else:
+    network: dict[str, Any] = {
+        "model": model,
+        "base_channels": base_channels,
+        "depth": depth,
+        "padding": padding,
+        "norm": norm,
+        "dropout": dropout,
+    }
+    settings: dict[str, Any] = {
+        "encoder_weights": None if weights is None else str(weights),
+        "tile": tile,
+        "loss": loss,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "learning_rate": lr,
+        "momentum": momentum,
+        "schedule": schedule,
+        "decay": decay,
+        "decay_steps": decay_steps,
+        "w0": w0,
+        "sigma": sigma,
+        "elastic_sigma": elastic_sigma,
+        "rotation": rotation,
+        "quarter_turns": quarter_turns,
+        "affine": affine,
+        "best_by": best_by,
+        "amp": amp,
+        "checkpoint_steps": checkpoint_steps,
+        "seed": seed,
+    }
+    if config is None:
         validation, test = source.held_out(val, chosen)
+    else:
+        training.check_same_data(config, source.all, out)
+        validation, test = config.data.get("validation_slices", []), config.data.get("test_slices", [])
+        if val is not None and sorted(source.held_out(val, chosen)[0]) != sorted(validation):
+            raise InputError(
+                f"--val is {val}, but the run in {out} holds out {validation or 'no images'}, which cannot be changed when it "
+                "goes on; leave it out, or choose another --out"
+            )
     fitting, held_out = source.split(validation, test)
-    if epochs is None and chosen is not None and minutes is None and steps is None:
+    if epochs is None and chosen is not None and minutes is None and steps is None and config is None:
         epochs = chosen.epochs
     if epochs is not None and (minutes is not None or steps is not None):
         raise InputError("--epochs is given together with --minutes or --steps; set one budget")
     if epochs is not None:
-        default_batch = config.batch_size if resumed else batch_size or (chosen.batch_size if chosen else None)
+        size = batch_size or (config.batch_size if config is not None else chosen.batch_size if chosen else None)
         per_epoch = (chosen.tiles_per_epoch if chosen else None) or len(fitting)
-        if default_batch is None:
-            default_batch = training.default_config(device, steps=1).batch_size
-        steps = training.steps_for(epochs, per_epoch, default_batch)
-    if resumed:
-        budget: dict[str, Any] = {"minutes": minutes, "steps": steps}
+        steps = training.steps_for(epochs, per_epoch, size or training.default_config(device, steps=1).batch_size)
+    if config is not None:
         if minutes is not None or steps is not None:
-            config = replace(config, **budget)
+            config = replace(config, minutes=minutes, steps=steps)
+        if device != "auto":
+            settings["device"] = str(training.resolve_device(device))
+        if chosen is not None:
+            of_recipe = {name: value for name, value in chosen.settings().items() if settings.get(name) is None}
+            other = [name for name, value in of_recipe.items() if name != "tile" and getattr(config, name) != value]
+            if other:
+                say(f"--recipe {chosen.name} is not used when a run goes on, which keeps its own {', '.join(other)}")
+        config = training.changed(config, {**network, **settings}, out, say)
     else:
         config = training.default_config(
             device,
             recipe=chosen,
-            model=model,
             in_channels=fitting.images.shape[1],
             num_classes=fitting.num_classes,
             minutes=minutes,
             steps=steps,
-            base_channels=base_channels,
-            depth=depth,
-            padding=padding,
-            norm=norm,
-            dropout=dropout,
-            encoder_weights=None if weights is None else str(weights),
-            tile=tile,
-            loss=loss,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            learning_rate=lr,
-            momentum=momentum,
-            schedule=schedule,
-            decay=decay,
-            decay_steps=decay_steps,
-            w0=w0,
-            sigma=sigma,
-            elastic_sigma=elastic_sigma,
-            rotation=rotation,
-            quarter_turns=quarter_turns,
-            affine=affine,
-            best_by=best_by,
-            amp=amp,
-            checkpoint_steps=checkpoint_steps,
-            seed=seed,
-            data={**source.described, "validation_slices": validation, "test_slices": test},
+            data={
+                **source.described,
+                "fingerprint": training.fingerprint(source.all),
+                "validation_slices": validation,
+                "test_slices": test,
+            },
+            **network,
+            **settings,
         )
     if held_out is None and val is None and not resumed:
         advice = "; --val 0 holds the first one out" if len(source) > 1 else ""

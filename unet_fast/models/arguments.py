@@ -5,14 +5,18 @@ from __future__ import annotations
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.blocks import NORMS
 
+_DEEPEST = 12  # the lowest level of a network with 64 channels then has 262,144
+
 
 def check_counts(**counts: int) -> None:
-    """Raise unless every value is an int of at least 1."""
+    """Raise unless every value is an int of at least 1; ``depth`` is 12 at most."""
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputTypeError(f"{name} is {value!r}, expected an int")
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
+        if name == "depth" and value > _DEEPEST:
+            raise InputError(f"depth is {value}, expected at most {_DEEPEST}")
 
 
 def check_norm(norm: str | None) -> None:

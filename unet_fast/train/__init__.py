@@ -8,16 +8,20 @@ from unet_fast.train.defaults import default_config, describe, legal_tile, steps
 from unet_fast.train.loop import Summary, train
 from unet_fast.train.losses import LOSSES
 from unet_fast.train.pictures import write_preview
+from unet_fast.train.resume import changed, check_same_data, fingerprint
 from unet_fast.train.run_folder import load_model, read_config
 
 __all__ = [
     "LOSSES",
     "Summary",
     "TrainConfig",
+    "changed",
+    "check_same_data",
     "default_config",
     "default_validation",
     "describe",
     "fast_bfloat16",
+    "fingerprint",
     "hold_out",
     "legal_tile",
     "load_model",

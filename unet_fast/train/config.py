@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
+import sys
+import types
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("polynomial", "step", "exponential", "constant")
 BEST_BY = ("score", "loss")
 TTA = (1, 7, 8)
+_MOST_CHANNELS = 65536
+_LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, sys.float_info.max
 _TUPLES = ("betas", "elastic_grid", "head_weights")
 
 
@@ -102,6 +108,7 @@ class TrainConfig:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_types()
         if (self.minutes is None) == (self.steps is None):
             raise InputError(f"minutes is {self.minutes} and steps is {self.steps}; set exactly one of them")
         for name in (
@@ -137,6 +144,19 @@ class TrainConfig:
         checks.check_choice("optimizer", self.optimizer, OPTIMIZERS)
         checks.check_choice("schedule", self.schedule, SCHEDULES)
 
+    def _check_types(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if not _is_of(value, hints[item.name]):
+                expected = str(item.type).replace(" | ", " or ")
+                raise InputError(f"{item.name} is {_short(value)}, expected {expected}")
+        for name, kind in (("name", str), ("in_channels", int), ("num_classes", int)):
+            value = self.model.get(name)
+            if not _is_of(value, kind) or (isinstance(value, int) and not 1 <= value <= _MOST_CHANNELS):
+                expected = "a name" if kind is str else f"a number from 1 to {_MOST_CHANNELS}"
+                raise InputError(f"{name} of the model is {_short(value)}, expected {expected}")
+
     @property
     def num_classes(self) -> int:
         """Output channels of the network."""
@@ -152,6 +172,8 @@ class TrainConfig:
         """Read what :meth:`save` wrote. Raises ``InputError`` when the file is no such record."""
         try:
             values = json.loads(path.read_text())
+            if not isinstance(values, dict):
+                raise InputError(f"it holds {_short(values)}, expected a record")
             known = {item.name for item in dataclasses.fields(cls)}
             unknown = sorted(set(values) - known)
             if unknown:
@@ -160,8 +182,44 @@ class TrainConfig:
                 if values.get(name) is not None:
                     values[name] = tuple(values[name])
             return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # an InputError is a ValueError
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # an InputError is a ValueError
             raise InputError(f"{path} is not the config.json of a training run ({error})") from error
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a type of :class:`TrainConfig`: finite numbers, no truth value for a number."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if hint is type(None):
+        return value is None
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_of(value, each) for each in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        wanted = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        return len(value) == len(wanted) and all(map(_is_of, value, wanted))
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(float(value)) <= _LARGEST_FLOAT
+    if hint is int:
+        return (
+            isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= _LARGEST_INTEGER
+        )
+    return isinstance(value, hint)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def fast_bfloat16(device: torch.device) -> bool:

@@ -23,7 +23,7 @@ from unet_fast.train.run_folder import CHECKPOINT, CONFIG, PREVIEW, MetricsLog
 from unet_fast.train.signals import Interruption
 from unet_fast.train.speed import Speed
 from unet_fast.train.trainer import Trainer
-from unet_fast.train.validation import Validation, predict_pair, validate
+from unet_fast.train.validation import NOTHING_COUNTS, Validation, cannot_judge, predict_pair, validate
 from unet_fast.train.writer import CheckpointWriter
 
 LOG_ROWS = 100  # rows of metrics.csv in a whole run, besides those of validations
@@ -140,6 +140,8 @@ class _Run:
         self.speed = Speed(trainer)
         self.last_loss = math.nan
         self.best: Validation | None = None
+        self.blind = None if validation is None else cannot_judge(validation, trainer.config.best_by)
+        self._said_infinite = False
         self.finished = False  # whether the last row of the log is that of the end of the budget
         self._preview: Callable[[Path], Path] | None = None
 
@@ -147,13 +149,17 @@ class _Run:
         trainer, config = self.trainer, self.config
         if resume and (self.folder / CHECKPOINT).exists():
             trainer.load(self.folder / CHECKPOINT)
-            self.log.keep_until(trainer.step)
+            if not self.log.keep_until(trainer.step):
+                kept = len(self.log.rows)
+                self.announce(f"{self.log.path} is damaged; its first {kept} rows are kept, the others are gone")
             self.best = _best_so_far(self.folder)
             self.finished = trainer.progress() >= 1 and self.log.ends_with(trainer.step)
             self.announce(f"going on after step {trainer.step} ({trainer.seconds:.0f} s)")
         else:
             self._preview = pictures.preview(trainer)
         before = trainer.step
+        if self.blind is not None:
+            self.announce(f"{self.blind}: they cannot choose the best weights, so the last ones are kept")
         by_steps = config.steps is not None
         total = float(config.steps or 0) if by_steps else float(config.minutes or 0) * 60
         with Interruption() as interruption, self.writer:
@@ -197,7 +203,7 @@ class _Run:
             done = trainer.progress()
             text = None
             due = int(done * config.validations) > turn and done < 1
-            if due or int(done * LOG_ROWS) > row:
+            if due or (int(done * LOG_ROWS) > row and done < 1):  # the last row comes with the last validation
                 row, turn = int(done * LOG_ROWS), int(done * config.validations)
                 self._log(validate=due)
                 text = f"loss {self.last_loss:.4f}" + self._best_text()
@@ -235,13 +241,20 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         trainer = self.trainer
         model = trainer.evaluated_model()
-        if self.validation is None:
+        blind = self.blind
+        if self.validation is None or blind == NOTHING_COUNTS:
             run_folder.save_model(self.folder, model, {"step": trainer.step})
             return {}
         began = time.monotonic()
         scores = validate(predict_pair(model, self.config, self.validation), self.validation, trainer.loss.loss)
         criterion = scores.loss if self.config.best_by == "loss" else scores.criterion
-        if criterion < trainer.best:
+        if blind is not None or not math.isfinite(criterion):
+            if blind is None and not self._said_infinite:
+                self._said_infinite = True
+                self.announce(f"the validation of step {trainer.step} gives {criterion}, which chooses no weights")
+            if self.best is None:  # the last weights are better than none
+                run_folder.save_model(self.folder, model, {"step": trainer.step})
+        elif criterion < trainer.best or self.best is None:
             trainer.best, self.best = criterion, scores
             run_folder.save_model(self.folder, model, {"step": trainer.step, **asdict(scores)})
         # a budget in minutes includes the last validation

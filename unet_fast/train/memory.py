@@ -18,21 +18,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    # the last is an operator of ours, which hears of the allocator of a CPU only that it failed
+    failed = "aten::empty" in text and "API call failed" in text
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text or failed
+    )
 
 
 def explain_out_of_memory(config: TrainConfig, attempt: Callable[[TrainConfig], None]) -> InputError:
-    """The error that names the largest batch at this tile, and the largest tile at this batch, that fit.
+    """The error that names, on a GPU, the largest batch at this tile, and the largest tile at this batch, that fit.
+
+    On a CPU nothing is tried: a system that promises more memory than it has ends the process that uses it.
 
     Args:
         config: what did not fit.
         attempt: does one step of a configuration; raises out of memory where it does not fit.
     """
+    what = f"out of memory on {config.device}: {config.batch_size} tiles of {config.tile} px a step do not fit"
+    if not config.device.startswith("cuda"):
+        return InputError(f"{what}; use a smaller --tile or --batch-size")
 
     def fits(changed: TrainConfig) -> bool:
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         try:
             attempt(changed)
         except (RuntimeError, MemoryError) as error:
@@ -55,8 +63,7 @@ def explain_out_of_memory(config: TrainConfig, attempt: Callable[[TrainConfig], 
         options += [] if tile is None else [f"--tile {tile}"]
         advice = f"{' or '.join(options)} fits"
     return InputError(
-        f"out of memory on {config.device}: {config.batch_size} tiles of {config.tile} px a step do not fit; "
-        + (advice or "nor does one of the smallest tiles: use a smaller network (--base-channels)")
+        f"{what}; " + (advice or "nor does one of the smallest tiles: use a smaller network (--base-channels)")
     )
 
 

@@ -39,7 +39,7 @@ def preview(trainer: Trainer) -> Callable[[Path], Path]:
 
 def results(folder: Path, rows: list[dict[str, float]], validation: data.Pair | None, device: torch.device) -> None:
     """loss.png, and overlay.png of the best network."""
-    if rows:
+    if any("loss" in row or "val_loss" in row for row in rows):
         plots.loss_curve(rows, folder / run_folder.LOSS_CURVE)
     if validation is None or not (folder / run_folder.WEIGHTS).exists():
         return

@@ -82,14 +82,23 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
     check_finite(path, tensors)
     if config.threshold is None:
         config = replace(config, threshold=float(state.get("threshold", 0.5)))
-    model = models.create(**config.model)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path} does not fit the network of {CONFIG} ({first})") from error
+        with torch.device("meta"):  # nothing is allocated for a network that the weights do not fit
+            expected = models.create(**config.model).state_dict()
+    except (TypeError, RuntimeError, OverflowError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the network of {Path(folder) / CONFIG} cannot be made ({first[:200]})") from error
+    differing = [name for name in expected.keys() | tensors.keys() if not _same(expected.get(name), tensors.get(name))]
+    if differing:
+        raise InputError(f"{path} does not fit the network of {CONFIG} (first at {min(differing)})")
+    model = models.create(**config.model)
+    model.load_state_dict(tensors)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return model.to(device).eval(), config
+
+
+def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape == other.shape and one.dtype == other.dtype
 
 
 def save_model(folder: Path, model: torch.nn.Module, state: dict[str, Any]) -> None:
@@ -104,15 +113,22 @@ class MetricsLog:
         self.path = folder / METRICS
         self.rows: list[dict[str, float]] = []
 
-    def keep_until(self, step: int) -> None:
-        """Read the rows of an interrupted run up to ``step``; later ones will be computed again."""
+    def keep_until(self, step: int) -> bool:
+        """Read the rows of an interrupted run up to ``step``; later ones will be computed again.
+
+        False where the file is damaged, of which only the rows before the damage are kept.
+        """
         if not self.path.exists():
-            return
-        with self.path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                values = {key: float(text) for key, text in row.items() if text}
-                if values.get("step", step + 1) <= step:
-                    self.rows.append(values)
+            return True
+        try:
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file, strict=True):
+                    values = {key: float(text) for key, text in row.items() if text}
+                    if values["step"] <= step:
+                        self.rows.append(values)
+        except (ValueError, TypeError, KeyError, csv.Error):
+            return False
+        return True
 
     def ends_with(self, step: int) -> bool:
         """Whether the last row is that of ``step``."""

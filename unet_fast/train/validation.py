@@ -33,6 +33,22 @@ class Validation:
         return 1 - self.dice if self.rand_error is None else (self.pixel_error + self.rand_error) / 2
 
 
+NOTHING_COUNTS = "no pixel of the validation images counts"
+
+
+def cannot_judge(pair: data.Pair, best_by: str) -> str | None:
+    """Why scores of these images say nothing about which network is better, as a clause; None where they do."""
+    counted = pair.labels if pair.ignored is None else pair.labels[~pair.ignored]
+    if counted.size == 0:
+        return NOTHING_COUNTS
+    if best_by == "loss":
+        return None
+    foreground = int(np.count_nonzero(counted))
+    if foreground == 0:
+        return "the validation images show background only"
+    return "the validation images show foreground only" if foreground == counted.size else None
+
+
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
     """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
     return predictor_of(model, config, tta=1, tile=max(config.tile, TILE))(pair.images)
