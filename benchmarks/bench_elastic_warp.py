@@ -88,6 +88,28 @@ def by_kornia(image: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     cv2.setNumThreads(torch.get_num_threads())
+
+    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
+        images = torch.rand(batch, 1, side, side, device=options.device)
+        maps = torch.randint(0, 60, images.shape, dtype=torch.uint8, device=options.device)
+        field = 10 * torch.randn(batch, 2, 3, 3, device=options.device)
+        pixels = torch.from_numpy(np.mgrid[:side, :side].astype(np.float32)).to(options.device)
+
+        def call() -> Any:
+            return elastic_warp((images, maps), field, interpolation=INTERPOLATION)
+
+        found = options.ours("elastic_warp", call)
+        if options.device == "cpu":
+            arrays = [array[:, 0].numpy() for array in (images, maps)]
+            coarse, fine = field.permute(0, 2, 3, 1).numpy(), pixels.numpy()
+            found["OpenCV resize + 2 remap"] = Candidate(
+                lambda: [by_opencv(i, m, p, fine) for i, m, p in zip(*arrays, coarse, strict=True)]
+            )
+        found["torch interpolate + 2 grid_sample"] = Candidate(lambda: by_grid_sample(images, maps, field, pixels))
+        return found, 2 * 5.0 * images.numel()
+
+    sweep("elastic_warp", options, 1 << (28 if options.device == "cuda" else 24), sizes)
+
     rng = np.random.default_rng(0)
     points = rng.normal(0, 10, (3, 3, 2)).astype(np.float32)
     side = options.side(512)
@@ -133,27 +155,6 @@ def main(options: Options) -> None:
         least_bytes=2 * (4 + 1) * side * side,
     )
     suite.finish()
-
-    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
-        images = torch.rand(batch, 1, side, side, device=options.device)
-        maps = torch.randint(0, 60, images.shape, dtype=torch.uint8, device=options.device)
-        field = 10 * torch.randn(batch, 2, 3, 3, device=options.device)
-        pixels = torch.from_numpy(np.mgrid[:side, :side].astype(np.float32)).to(options.device)
-
-        def call() -> Any:
-            return elastic_warp((images, maps), field, interpolation=INTERPOLATION)
-
-        found = options.ours("elastic_warp", call)
-        if options.device == "cpu":
-            arrays = [array[:, 0].numpy() for array in (images, maps)]
-            coarse, fine = field.permute(0, 2, 3, 1).numpy(), pixels.numpy()
-            found["OpenCV resize + 2 remap"] = Candidate(
-                lambda: [by_opencv(i, m, p, fine) for i, m, p in zip(*arrays, coarse, strict=True)]
-            )
-        found["torch interpolate + 2 grid_sample"] = Candidate(lambda: by_grid_sample(images, maps, field, pixels))
-        return found, 2 * 5.0 * images.numel()
-
-    sweep("elastic_warp", options, 1 << (28 if options.device == "cuda" else 24), sizes)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,14 @@ def problem(
 
 def main(options: Options) -> None:
     torch.manual_seed(0)
+
+    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
+        tensors, least = problem(options, batch, 2, side, torch.float32, torch.contiguous_format)
+        ours = options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors))
+        return {**ours, "F.cross_entropy * weight": step(eager, *tensors)}, least
+
+    sweep("weighted_cross_entropy", options, 1 << (30 if options.device == "cuda" else 24), sizes)
+
     suite, side = Suite("weighted_cross_entropy", options), options.side(512)
     many = 64 if options.device == "cuda" else 4
     for batch, classes, dtype, layout in (
@@ -70,13 +78,6 @@ def main(options: Options) -> None:
             least_bytes=least,
         )
     suite.finish()
-
-    def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
-        tensors, least = problem(options, batch, 2, side, torch.float32, torch.contiguous_format)
-        ours = options.ours("weighted_cross_entropy", step(weighted_cross_entropy, *tensors))
-        return {**ours, "F.cross_entropy * weight": step(eager, *tensors)}, least
-
-    sweep("weighted_cross_entropy", options, 1 << (30 if options.device == "cuda" else 24), sizes)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     scale = ("--device", device, *(("--tiny",) if tiny else ("--quick",)))
     module = "benchmarks.gpu_check"
 
-    def bench(name: str, limit: float, *options: str) -> Item:
-        return Item(name, (python, "-m", "benchmarks", name, *scale, *options), limit)
+    def bench(name: str, limit: float, *options: str, label: str = "") -> Item:
+        return Item(label or name, (python, "-m", "benchmarks", name, *scale, *options), limit)
 
     sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
-        bench("unet", 95),
+        bench("unet", 55, *(() if tiny else ("--batches", "8"))),
+        bench("unet", 45, *(() if tiny else ("--batches", "1")), label="unet_1"),
         bench("train", 40),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 15),
         bench("junctions", 35),
@@ -74,7 +75,7 @@ def build(device: str, jobs: int, architecture: str) -> Item:
         loaded = "from unet_fast.ops import _library; assert _library.CPU.error is None, _library.CPU.error"
         return Item("build", (sys.executable, "-c", loaded), 30, vital=True)
     variables = {"MAX_JOBS": str(jobs), "UNET_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
-    return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 70, variables, vital=True)
+    return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 65, variables, vital=True)
 
 
 def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[Item]:
