@@ -55,7 +55,7 @@ SAID = {
     "batch-norm": "Dice: HeLa 0.46, U373 0.41, DRIVE 0.34",
     "pretrained-encoder": "Dice: HeLa 0.67, U373 0.76, DRIVE 0.82",
     "keras": "EM: accuracy 0.919",
-    "dental": "its text is not to be had",
+    "dental": "its text is not available",
     "unet++": "EM: accuracy 0.917; its four heads 0.878, 0.886, 0.891, 0.894",
     "unet3+": "EM: accuracy 0.923 after 18 epochs",
     DEFAULTS: "-",

@@ -252,7 +252,7 @@ def test_slices_errors(tmp_path: Path, stack: tuple[np.ndarray, np.ndarray, np.n
         draw(images, truth, probabilities * np.nan, out)
     with pytest.raises(InputError, match=r"expected a non-empty \(N, H, W\) and"):
         draw(images[0], truth[0], probabilities[0], out)
-    with pytest.raises(InputError, match=r"scores of 'Rand error' have shape \(2,\), expected one a slice, \(3,\)"):
+    with pytest.raises(InputError, match=r"scores of 'Rand error' have shape \(2,\), expected one per slice, \(3,\)"):
         plots.worst_best(images, truth, probabilities, {"Rand error": [1, 2]}, out)
     with pytest.raises(InputError, match="scores is empty"):
         plots.worst_best(images, truth, probabilities, {}, out)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unet_fast.errors import InputError
 from unet_fast.metrics._inputs import check_probabilities, check_same_shape, is_mask, label_stack
-from unet_fast.metrics._instances import to_instances
+from unet_fast.metrics._instances import compact
 
 # data.detect_kind allows class maps of 64 classes; a uint8 prediction that stays below cannot be told from one
 _LARGEST_CLASS = 63
@@ -25,14 +25,14 @@ class Prediction:
     instances: NDArray[Any] | None  # (N, H, W) integer
     shown: NDArray[Any]  # what the picture shows: foreground, or (N, K, H, W)
 
-    def without(self, outside: NDArray[np.bool_]) -> Prediction:
-        """The same with background ``outside`` (N, H, W)."""
-        foreground = np.where(outside, self.foreground.dtype.type(0), self.foreground)
-        classes, instances = (None if x is None else np.where(outside, 0, x) for x in (self.classes, self.instances))
+    def without(self, ignored: NDArray[np.bool_]) -> Prediction:
+        """The same with background where ``ignored`` (N, H, W)."""
+        foreground = np.where(ignored, self.foreground.dtype.type(0), self.foreground)
+        classes, instances = (None if x is None else np.where(ignored, 0, x) for x in (self.classes, self.instances))
         shown = foreground
         if self.shown.ndim == 4:
             background = np.arange(self.shown.shape[1])[:, None, None] == 0
-            shown = np.where(outside[:, None], background, self.shown).astype(self.shown.dtype)
+            shown = np.where(ignored[:, None], background, self.shown).astype(self.shown.dtype)
         return Prediction(foreground, classes, instances, shown)
 
 
@@ -89,7 +89,7 @@ def interpret(array: NDArray[Any], truth: NDArray[Any], kind: str, num_classes: 
         return Prediction(foreground, None, None, foreground)
     if kind == "instances" or _look_like_instances(array):
         hard = (array != 0).astype(np.float32)
-        return Prediction(hard, None, to_instances(array, "instances"), hard)
+        return Prediction(hard, None, np.stack([compact(values) for values in array]), hard)
     raise InputError(
         f"prediction holds integers up to {largest} of dtype {array.dtype}, which are neither probabilities (0..255), "
         f"nor a mask (0/1 or 0/255), nor instances; expected one of these for labels of kind {kind!r}"

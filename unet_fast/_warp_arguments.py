@@ -1,4 +1,4 @@
-"""The arguments of elastic_warp that are no arrays, checked alike for torch and for NumPy; imports neither."""
+"""The arguments of elastic_warp that are not arrays, with one check for torch and NumPy; imports neither."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def check_integer_fill(index: int, dtype: str, fill: float, low: int, high: int)
 
 
 def check_integer_interpolation(index: int, dtype: str, kind: int) -> None:
-    """Raise when integers would be interpolated: labels between two labels mean nothing."""
+    """Raise when integers would be interpolated: a value between two labels is meaningless."""
     if INTERPOLATIONS[kind] != "nearest":
         raise InputError(
             f"inputs[{index}] has dtype {dtype}, which {INTERPOLATIONS[kind]!r} interpolation would blend into values "
-            "that mean nothing if these are labels; use interpolation 'nearest' (a tuple gives one name for each "
+            "that are meaningless if these are labels; use interpolation 'nearest' (a tuple gives one name for each "
             "input), or convert an image to floating point first"
         )
 
@@ -110,8 +110,8 @@ def check_shapes(
         )
     if displacement[0] != n:
         raise InputError(
-            f"displacement has batch size {displacement[0]} but the inputs have {n}; every sample has a field of its "
-            "own (displacement.expand repeats one)"
+            f"displacement has batch size {displacement[0]} but the inputs have {n}; each sample needs its own field "
+            "(displacement.expand repeats one)"
         )
     if FIELDS[field] == "bspline_smooth" and (displacement[2] < 4 or displacement[3] < 4):
         raise InputError(

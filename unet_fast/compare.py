@@ -38,12 +38,12 @@ class Row:
         pixel_error, rand_error, dice: of the best network on the validation images; ``rand_error`` is None for several
             classes.
         parameters: of the network, all trained.
-        gflop: 1e9 floating-point operations, multiply and add counted apart, of one forward pass that puts out one tile.
+        gflop: 1e9 floating-point operations, multiply and add counted separately, of one forward pass that returns one tile.
         tile, batch_size: output side in pixels and tiles a step, to which ``gflop`` and the times refer.
         ms_per_step: median time of a training step in a process of its own, augmentation included.
         ms_per_image: median time of predicting one validation image, tiles included, without averaging over versions.
-        memory_mb: what a process that trains takes more at its peak than before it built the network (host memory on a
-            CPU, device memory on a GPU); None where the system does not tell.
+        memory_mb: how much more memory a process that trains takes at its peak than before it built the network (host memory on a
+            CPU, device memory on a GPU); None where the system does not report it.
         steps, seconds: done in training.
     """
 
@@ -85,7 +85,7 @@ def compare_models(
         out: gets a run folder for each network, too. The table grows with every network that is done.
         minutes, steps: the budget of each.
         settings: other arguments of :func:`unet_fast.train.default_config`; options that a network does not have
-            (``depth`` of a ResNet) are left out for it, and ``tile`` is rounded up to what it can put out.
+            (``depth`` of a ResNet) are left out for it, and ``tile`` is rounded up to a size that it can return.
         announce: called with lines worth reading.
 
     Returns:
@@ -160,9 +160,9 @@ def _measured(
 
 
 def forward_gflop(network: dict[str, Any], tile: int) -> float:
-    """1e9 floating-point operations of a forward pass that puts out ``tile`` x ``tile`` pixels; nothing is computed.
+    """1e9 floating-point operations of a forward pass that returns ``tile`` x ``tile`` pixels; nothing is computed.
 
-    Multiply and add count apart. Convolutions and matrix products count, the rest is left out, as in
+    Multiply and add are counted separately. Convolutions and matrix products count, the rest is left out, as in
     ``torch.utils.flop_counter``.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -190,7 +190,7 @@ def _prediction_ms(model: torch.nn.Module, config: TrainConfig, validation: data
 def measure_steps(config: TrainConfig, shape: tuple[int, ...], num_classes: int) -> tuple[float, float | None]:
     """(milliseconds a training step, peak memory in MB or None) of a configuration on images (C, H, W) of noise.
 
-    Taken in a fresh process, whose peak is that of this network alone.
+    Measured in a fresh process, so that the peak is that of this network alone.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -222,7 +222,7 @@ def _measure_in_child(sender: Any, config: TrainConfig, shape: tuple[int, ...], 
     kind: Any = "classes" if num_classes > 2 else "mask"
     pair = data.Pair(rng.random((1, *shape), dtype=np.float32), labels, kind, num_classes, ["noise"])
     ready = prepare(pair, device, balance=False)
-    # what the first step of any network loads is not this network's
+    # what the first step of any network loads does not belong to this one
     Trainer(_warm_up(config, pair), ready).train_step()
     before = _peak_mb(device, restart=True)
     trainer = Trainer(config, ready)

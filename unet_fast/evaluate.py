@@ -24,8 +24,9 @@ from unet_fast import metrics
 from unet_fast._predicted import Prediction, interpret
 from unet_fast.errors import InputError
 from unet_fast.files import refuse_overwrite
-from unet_fast.metrics._inputs import as_array, check_kind, check_same_shape, is_mask, label_stack
-from unet_fast.metrics._instances import components
+from unet_fast.labels import IGNORED, check_kind, components
+from unet_fast.metrics._inputs import as_array, check_same_shape, is_mask, label_stack
+from unet_fast.metrics._instances import KINDS
 from unet_fast.report import Report, SliceScores, print_report
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from unet_fast.data.stacks import PathLike
 
 __all__ = ["Report", "SliceScores", "evaluate", "evaluate_dataset", "evaluate_files", "print_report"]
-
-_IGNORED = -1
 
 
 def evaluate(
@@ -61,7 +60,7 @@ def evaluate(
         kind: ``"mask"``, ``"classes"``, ``"instances"``, or ``"auto"``: classes where ``num_classes`` is above 2 (or
             the prediction has more than 2 channels), a mask where the labels hold one non-zero value, else instances.
         num_classes: K of class labels; default: the channels of the prediction, or as many as occur.
-        names: one a slice, for the table; default 0, 1, ...
+        names: one per slice, for the table; default 0, 1, ...
         images: ``(N, C, H, W)`` or ``(N, H, W)``, only for the picture.
         ignored: boolean, the shape of ``labels``: pixels that no score counts, such as those outside a field of view.
         picture: path of a PNG with the worst and best slices.
@@ -90,9 +89,9 @@ def evaluate(
         raise InputError(f"names has {len(names)} entries, expected one for each of the {len(truth)} slices")
 
     foreground = predicted.foreground
-    # pixels that do not count are background in both, to which only what counts background has to be told
-    marked = truth if outside is None else np.where(outside, _IGNORED, truth.astype(np.int64))
-    pixel = metrics.pixel_scan(foreground, marked, ignore_index=_IGNORED)
+    # pixels that do not count are background in both; only the scores that count background need to know which they are
+    marked = truth if outside is None else np.where(outside, IGNORED, truth.astype(np.int64))
+    pixel = metrics.pixel_scan(foreground, marked, ignore_index=IGNORED)
     rand = metrics.rand_scan(predicted.instances if predicted.instances is not None else foreground, truth, kind=kind)
     best = metrics.best_threshold(foreground, truth, metric="dice")
     if predicted.instances is not None:
@@ -103,10 +102,10 @@ def evaluate(
     if predicted.classes is not None:
         compared, true_classes = predicted.classes, marked
     else:
-        compared, true_classes = foreground, np.where(marked == _IGNORED, _IGNORED, marked != 0)
+        compared, true_classes = foreground, np.where(marked == IGNORED, IGNORED, marked != 0)
     if predicted.classes is None:
         num_classes = 2
-    options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": _IGNORED}
+    options: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORED}
     counted = 1.0 if outside is None else 1 - outside.mean(axis=(1, 2))
     dice, iou = (f(compared, true_classes, **options) for f in (metrics.dice_per_class, metrics.iou_per_class))
     per_slice = [
@@ -367,7 +366,7 @@ def _check_ignored(ignored: ArrayLike | None, truth: NDArray[Any]) -> NDArray[np
 
 
 def _kind_of(truth: NDArray[Any], kind: str, num_classes: int | None) -> tuple[str, int]:
-    check_kind(kind)
+    check_kind(kind, KINDS)
     if kind == "auto":
         if num_classes is not None and num_classes > 2:
             kind = "classes"

@@ -20,7 +20,7 @@ except ImportError:  # Windows has no such locks; leftovers stay there
     fcntl = None  # type: ignore[assignment]
 
 _MARK = ".unet-fast-"
-_GRACE_SECONDS = 60  # an empty file may have been made this moment, and not be locked yet
+_GRACE_SECONDS = 60  # an empty file may have been created this moment and not be locked yet
 _protected: set[tuple[int, int]] | None = None
 
 
@@ -122,7 +122,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def protecting_inputs() -> Iterator[None]:
     """Until the end of the block, :func:`atomic_path` refuses to replace what :func:`reading` was told of.
 
-    Files are told apart by device and number, so that no other path, link or case of letters leads around it.
+    Files are identified by device and inode, so that no other path, link or spelling of the name gets around it.
     """
     global _protected
     before, _protected = _protected, set()
@@ -142,7 +142,7 @@ def reading(path: Path) -> None:
 
 def _refuse_protected(target: Path) -> None:
     if _protected and _identity(target) in _protected:
-        raise InputError(f"{target} is one of the files that are read, and would be written over; choose another --out")
+        raise InputError(f"{target} is one of the files that are read, and would be overwritten; choose another --out")
 
 
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from unet_fast.errors import InputError
+from unet_fast.labels import check_kind
 
 # as a newcomer needs them
 _ORDER = ("demo", "preview", "train", "predict", "evaluate", "recipes", "compare", "info", "bench")
@@ -74,7 +74,6 @@ def say(text: str) -> None:
 
 def label_kind_of(text: str | None) -> Any:
     """``--label-kind``, checked."""
-    kinds = ("mask", "classes", "instances")
-    if text is not None and text not in kinds:
-        raise InputError(f"--label-kind is {text!r}, expected one of {', '.join(kinds)}")
+    if text is not None:
+        check_kind(text, name="--label-kind")
     return text

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_fast.data.label_kinds import KINDS, MAX_CLASS, Kind, distinct, kind_of, shown
+from unet_fast.data.label_kinds import MAX_CLASS, distinct, kind_of, shown
 from unet_fast.errors import InputError
+from unet_fast.labels import Kind, check_kind
 from unet_fast.notes import note
 
 MAX_CLASSES = 1024  # a network puts out a channel for each
@@ -75,8 +76,8 @@ def decide(
     ``kind``, ``num_classes`` and ``ignore_index`` are what the user says; the rest is found out, and what is not sure is
     said by a note.
     """
-    if kind is not None and kind not in KINDS:
-        raise InputError(f"kind is {kind!r}, expected one of {', '.join(map(repr, KINDS))}")
+    if kind is not None:
+        check_kind(kind)
     if num_classes is not None and not 2 <= num_classes <= MAX_CLASSES:
         raise InputError(
             f"num_classes is {num_classes}, expected at least 2 (background and one class), at most {MAX_CLASSES}"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
 from unet_fast.errors import InputError
-
-Kind = Literal["mask", "classes", "instances"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from unet_fast.labels import Kind
 
 # The rule of detect_kind. Up to four values are rather classes (a crop may show each class once); class numbers beyond
 # 63 are unheard of in class maps, while grey-coded masks and photographs given by mistake have them.

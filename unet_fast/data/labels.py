@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unet_fast.data.label_codes import Coding, decide
-from unet_fast.data.label_kinds import KINDS, Kind, detect_kind
+from unet_fast.data.label_kinds import detect_kind
 from unet_fast.data.stacks import PathLike, Stack, list_images, load_stack
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.labels import KINDS, Kind, check_kind, components
 
 __all__ = [
     "KINDS",
@@ -99,21 +100,18 @@ def to_instances(labels: np.ndarray, kind: Kind) -> np.ndarray:
         return labels.astype(np.int32)
     out = np.zeros(labels.shape, np.int32)
     if kind == "mask":
-        from scipy import ndimage
-
         for image, target in zip(labels, out, strict=True):
-            ndimage.label(image, output=target)
+            target[...] = components(image)
     else:
-        from skimage.measure import label as components
+        from skimage.measure import label as components_of_each_value
 
         for image, target in zip(labels, out, strict=True):
-            target[...] = components(image, background=0, connectivity=1)
+            target[...] = components_of_each_value(image, background=0, connectivity=1)
     return out
 
 
 def _checked(labels: np.ndarray, kind: str) -> np.ndarray:
-    if kind not in KINDS:
-        raise InputError(f"kind is {kind!r}, expected one of {', '.join(map(repr, KINDS))}")
+    check_kind(kind)
     labels = np.asarray(labels)
     if labels.ndim != 3:
         raise InputError(f"labels have {labels.ndim} dimensions, shape {labels.shape}; expected (N, H, W)")

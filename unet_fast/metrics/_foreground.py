@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unet_fast.labels import components
 from unet_fast.metrics._inputs import check_thresholds
-from unet_fast.metrics._instances import components, instance_pair, overlaps
+from unet_fast.metrics._instances import instance_pair, overlaps
 from unet_fast.metrics._scan import STEP_TENTHS, best_index, scan_slices
 from unet_fast.numpy import distance_transform, kernels
 

@@ -6,15 +6,12 @@ tensors on any device; torch itself is not imported for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.errors import InputError, InputTypeError
-
-KINDS = ("auto", "mask", "classes", "instances")
 
 # Rounding in a softmax, or in a mean over tiles, may leave a probability this far outside [0, 1].
 _SLACK = 1e-4
@@ -105,12 +102,6 @@ def check_thresholds(thresholds: ArrayLike) -> NDArray[np.float64]:
             f"thresholds is {thresholds!r}, expected increasing numbers in [0, 1], such as 0.0, 0.1, ... 1.0"
         )
     return array
-
-
-def check_kind(kind: str, choices: Sequence[str] = KINDS) -> None:
-    """Raise unless ``kind`` names a way to read labels."""
-    if kind not in choices:
-        raise InputError(f"kind is {kind!r}, expected one of {', '.join(repr(choice) for choice in choices)}")
 
 
 def is_mask(labels: NDArray[Any]) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from unet_fast import labels
+from unet_fast.labels import components
 from unet_fast.metrics._inputs import (
     as_array,
     as_stack,
-    check_kind,
     check_labels,
     check_same_shape,
     is_mask,
@@ -19,38 +20,32 @@ from unet_fast.metrics._inputs import (
     probability_stack,
 )
 
+KINDS = ("auto", *labels.KINDS)
+
 # A dense table is quicker than sorting as long as it is not much larger than the slice itself.
 _DENSE_CELLS_A_PIXEL = 8
 
 
-def components(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """4-connected components of a 2-D mask, numbered from 1."""
-    from scipy import ndimage
-
-    labels = np.empty(mask.shape, dtype=np.int32)
-    ndimage.label(mask, output=labels)  # SciPy's default structure joins the four edge neighbours only
-    return labels
-
-
-def compact(labels: NDArray[Any]) -> NDArray[np.int64]:
+def compact(values: NDArray[Any]) -> NDArray[np.int64]:
     """The same instances renumbered with small numbers (0 stays 0), so that a label can serve as an index."""
-    if labels.size == 0 or int(labels.max()) <= labels.size:
-        return labels.astype(np.int64)
-    values = np.unique(labels)
-    values = values[values > 0]
-    return np.where(labels > 0, np.searchsorted(values, labels) + 1, 0)
+    if values.size == 0 or int(values.max()) <= values.size:
+        return values.astype(np.int64)
+    known = np.unique(values)
+    known = known[known > 0]
+    return np.where(values > 0, np.searchsorted(known, values) + 1, 0)
 
 
-def to_instances(labels: NDArray[Any], kind: str) -> NDArray[Any]:
-    """``(N, H, W)`` labels as instances, slice by slice.
+def scored_instances(values: NDArray[Any], kind: str) -> NDArray[Any]:
+    """``(N, H, W)`` labels as the instances that a metric of the foreground scores, slice by slice.
 
-    ``"mask"`` and ``"classes"``: the 4-connected components of everything but 0. ``"instances"``: as they
-    are. ``"auto"``: instances when there are two or more different non-zero labels, else a mask.
+    ``"mask"`` and ``"classes"``: the 4-connected components of everything but 0, since a prediction of the foreground
+    cannot tell classes apart (:func:`unet_fast.data.to_instances`, for training, keeps those of each class apart).
+    ``"instances"``: as they are. ``"auto"``: instances when there are two or more different non-zero labels, else a mask.
     """
-    check_kind(kind)
-    if kind == "instances" or (kind == "auto" and not is_mask(labels)):
-        return np.stack([compact(labels_of_slice) for labels_of_slice in labels])
-    return np.stack([components(labels_of_slice != 0) for labels_of_slice in labels])
+    labels.check_kind(kind, KINDS)
+    if kind == "instances" or (kind == "auto" and not is_mask(values)):
+        return np.stack([compact(values_of_slice) for values_of_slice in values])
+    return np.stack([components(values_of_slice != 0) for values_of_slice in values])
 
 
 @dataclass(frozen=True)
@@ -65,14 +60,14 @@ class InstancePair:
 def instance_pair(prediction: ArrayLike, truth: ArrayLike, kind: str, ignore_index: int | None) -> InstancePair:
     """Check both arguments of an instance metric; ignored pixels become true label 0, which no metric counts."""
     array = as_stack("prediction", as_array("prediction", prediction))
-    labels = label_stack("truth", truth, ignore_index)
-    check_same_shape("prediction", array, "truth", labels)
+    values = label_stack("truth", truth, ignore_index)
+    check_same_shape("prediction", array, "truth", values)
     if ignore_index is not None:
-        labels = np.where(labels == ignore_index, 0, labels)
-    instances = to_instances(labels, kind)
+        values = np.where(values == ignore_index, 0, values)
+    instances = scored_instances(values, kind)
     if array.dtype.kind == "f":
         return InstancePair(instances, probability_stack("prediction", array), None)
-    return InstancePair(instances, None, to_instances(check_labels("prediction", array), "auto"))
+    return InstancePair(instances, None, scored_instances(check_labels("prediction", array), "auto"))
 
 
 @dataclass(frozen=True)

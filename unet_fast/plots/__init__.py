@@ -2,7 +2,7 @@
 
 Drawn by matplotlib's object interface on an Agg canvas: no display, no global state. Each function takes plain arrays,
 writes one file in one step (a reader never sees half of it) and returns its path. Colours come from the Okabe-Ito
-palette and from perceptually even maps, so that they differ for colour-blind readers, too.
+palette and from perceptually uniform maps, so that colour-blind readers can tell them apart, too.
 """
 
 from __future__ import annotations

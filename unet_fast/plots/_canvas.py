@@ -53,7 +53,7 @@ def save(figure: Figure, out: str | os.PathLike[str]) -> Path:
 
 
 def plain(text: str) -> str:
-    """``text`` as it is drawn, letter by letter: a ``$`` begins no formula, and what is no character is an escape."""
+    """``text`` as it is drawn, letter by letter: a ``$`` starts no formula, and what is not a character becomes an escape."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text).replace("$", "\\$")
 
@@ -83,7 +83,7 @@ def as_pictures(name: str, images: ArrayLike) -> NDArray[Any]:
 
 
 def line_width(shape: tuple[int, int]) -> int:
-    """Width in image pixels of a line that is still seen when an image of this shape shrinks to a panel."""
+    """Width in image pixels of a line that stays visible when an image of this shape shrinks to a panel."""
     return max(1, round(1.75 * max(shape) / PANEL))
 
 

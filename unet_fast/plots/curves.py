@@ -45,7 +45,7 @@ def _column(rows: list[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian mean over about a fiftieth of the curve: without lag, and at the ends over the points that are there."""
+    """Gaussian mean over about a fiftieth of the curve: without lag, and at the ends over the points that exist."""
     from scipy.ndimage import gaussian_filter1d
 
     width = max(len(values) / 50, 1)
@@ -59,7 +59,7 @@ def loss_curve(source: str | os.PathLike[str] | Rows, out: str | os.PathLike[str
     Args:
         source: path of a CSV file with a header, or rows as mappings; keys ``step``, ``seconds``, ``loss``, ``lr``,
             ``val_loss``, ``val_pixel_error``, ``val_rand_error``, and ``loss_head_1`` and so on for the heads of a
-            network with several. Only ``step`` has to be there; what is missing or empty is left out, and so is a
+            network with several. Only ``step`` is required; what is missing or empty is left out, and so is a
             panel with nothing to show.
         out: path of the PNG.
 
@@ -175,7 +175,7 @@ def _mark_best(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colou
 
 
 def _scale_losses(axes: Axes, losses: NDArray[np.float64]) -> None:
-    """Limits that single spikes do not stretch; a logarithmic axis, with plain numbers, where the loss falls far."""
+    """Limits that ignore single spikes; a logarithmic axis, with plain numbers, where the loss falls by a large factor."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     low, high = (float(value) for value in np.quantile(losses, (0.002, 0.998)))

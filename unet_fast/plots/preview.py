@@ -1,4 +1,4 @@
-"""What the network is shown: augmented tiles, their labels and their weight maps."""
+"""What the network sees: augmented tiles, their labels and their weight maps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast.errors import InputError
+from unet_fast.labels import IGNORED
 from unet_fast.metrics._inputs import as_array, check_labels, is_mask
 from unet_fast.plots._canvas import (
     LABEL_COLOURS,
@@ -41,7 +42,7 @@ def preview(
     *,
     grids: ArrayLike | None = None,
 ) -> Path:
-    """One row a tile: input, labelled part with contours, weight map, the deformed grid.
+    """One row per tile: input, labelled part with contours, weight map, the deformed grid.
 
     Where the input is larger than the labels (valid convolutions), the first column frames the output.
 
@@ -60,7 +61,7 @@ def preview(
         OSError: ``out`` cannot be written.
     """
     pictures = as_pictures("images", images)[:MAX_ROWS]
-    maps = check_labels("labels", as_array("labels", labels), ignore_index=-100)[:MAX_ROWS]
+    maps = check_labels("labels", as_array("labels", labels), ignore_index=IGNORED)[:MAX_ROWS]
     space = pictures.shape[:3]
     if maps.ndim != 3 or len(maps) != len(pictures) or maps.shape[1] > space[1] or maps.shape[2] > space[2]:
         raise InputError(

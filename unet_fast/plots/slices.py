@@ -1,4 +1,4 @@
-"""Predictions beside the truth: where a network is right, and in which way it is wrong."""
+"""Predictions beside the truth: where a network is right, and how it is wrong elsewhere."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def overlay(
     max_slices: int = 5,
     ignored: ArrayLike | None = None,
 ) -> Path:
-    """One row a slice: image, truth as contours, probability, and the map of errors, with the scores of the slice.
+    """One row per slice: image, truth as contours, probability, and the map of errors, with the scores of the slice.
 
     Args:
         images: ``(N, C, H, W)`` or ``(N, H, W)``, any scale; None leaves the column out.
@@ -153,8 +153,8 @@ def overlay(
         probabilities: of the foreground ``(N, H, W)``, or of K classes ``(N, K, H, W)``; floating point in [0, 1].
         out: path of the PNG.
         threshold: foreground is ``probability > threshold`` (K > 2 classes: the most probable class counts).
-        names: one a slice, default ``slice 0``, ``slice 1``, ...
-        max_slices: of a longer stack, so many evenly spaced slices are shown.
+        names: one per slice, default ``slice 0``, ``slice 1``, ...
+        max_slices: of a longer stack, this many evenly spaced slices are shown.
         ignored: boolean, the shape of ``truth``: pixels that no score counts, marked as such in the map of errors.
 
     Returns:
@@ -194,7 +194,7 @@ def worst_best(
 
     Args:
         images, truth, probabilities, out, threshold, names, ignored: as in :func:`overlay`.
-        scores: errors by name, one a slice each: ``{"Rand error": (N,), ...}``, lower is better. The first one ranks,
+        scores: errors by name, one per slice each: ``{"Rand error": (N,), ...}``, lower is better. The first one ranks,
             all are printed; slices whose first score is NaN are not ranked (all are, when it is NaN everywhere).
 
     Raises:
@@ -205,7 +205,7 @@ def worst_best(
     n = len(slices.truth)
     for name, values in errors.items():
         if values.shape != (n,):
-            raise InputError(f"scores of {name!r} have shape {values.shape}, expected one a slice, ({n},)")
+            raise InputError(f"scores of {name!r} have shape {values.shape}, expected one per slice, ({n},)")
     if not errors:
         raise InputError("scores is empty, expected at least one list of errors to rank the slices by")
     ranking = next(iter(errors.values()))

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-# what describes a recipe but is no setting of a run
+# what describes a recipe but is not a setting of a run
 _NOT_SETTINGS = frozenset(("name", "source", "said", "ours", "model", "options", "split", "epochs", "tiles_per_epoch"))
 
 
@@ -15,13 +15,13 @@ _NOT_SETTINGS = frozenset(("name", "source", "said", "ours", "model", "options",
 class Recipe:
     """How one system of the literature was trained.
 
-    Every field that is no text describes the run: the network and its options, then settings of
+    Every field that is not text describes the run: the network and its options, then settings of
     :class:`unet_fast.train.TrainConfig` under the same names, with values that the recipes share as defaults.
 
     Attributes:
         name: what ``unet-fast train --recipe`` calls it.
         source: the system.
-        said: what its description says of the training.
+        said: what its description says about the training.
         ours: what the description leaves open and this recipe decides.
         model, options: the network, see :func:`unet_fast.models.create`.
         split: parts of the images for training, validation and test, in this order; they sum up to 1.

@@ -9,7 +9,7 @@ from unet_fast.recipes.base import Recipe
 
 @dataclass(frozen=True)
 class Dental(Recipe):
-    """The U-Net for seven classes of bitewing radiographs; its text was not to be had."""
+    """The U-Net for seven classes of bitewing radiographs; its text was not available."""
 
     name: str = "dental"
     source: str = "U-Net for dental X-ray images"

@@ -12,9 +12,7 @@ from unet_fast import data
 from unet_fast.augment import parameters
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
-
-IGNORED = -100  # the ignore_index of all losses
-
+from unet_fast.labels import IGNORED
 
 # kept as they are stored, two bytes a pixel at most, and normalised on the way into a tile; a wider image becomes float32
 _KEPT = ("uint8", "int8", "int16", "uint16", "float16")

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from unet_fast import data, plots
+from unet_fast.labels import IGNORED
 from unet_fast.train import run_folder
 from unet_fast.train.config import TrainConfig, resolve_device
-from unet_fast.train.dataset import IGNORED, prepare
+from unet_fast.train.dataset import prepare
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import all_classes, predict_pair
 

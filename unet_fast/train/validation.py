@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from unet_fast import data, metrics
+from unet_fast.labels import IGNORED
 from unet_fast.train.config import TrainConfig
-from unet_fast.train.dataset import IGNORED
 from unet_fast.train.losses import logits_of
 from unet_fast.train.prediction import predictor_of
 
