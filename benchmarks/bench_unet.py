@@ -83,6 +83,8 @@ def candidates(suite: Suite, ours: Call, plain: Call, compiled: Call | None) -> 
     found["ours"] = Candidate(ours, capture=False, role="ours")
     if suite.options.device == "cuda":
         found["plain, one graph"] = Candidate(plain)
+        if compiled is not None:
+            found["plain, torch.compile, one graph"] = Candidate(compiled)
         found["ours, one graph"] = Candidate(ours, role="ours")
     return found
 

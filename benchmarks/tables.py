@@ -1,8 +1,8 @@
 """Writes the tables of the README and of docs/ from the result files: ``python -m benchmarks.tables``.
 
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end -->``; NAME is a machine's folder below benchmarks/results and
-the name of a benchmark, such as ``cpu-x86_64-2/weight_map``, or ``summary`` for one line a case of all of them. What is not in a
-result file cannot get into a table.
+the name of a benchmark, such as ``cpu-x86_64-2/weight_map``, or ``summary`` for one line a case of all of them, or items of the
+report from a machine with a GPU, such as ``nvidia-h100/gpu_check:unet+train``. What is not in a result file cannot get into a table.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def table(result: dict[str, Any]) -> str:
-    """One result file as Markdown, with its conditions below."""
+def items(report: dict[str, Any], names: list[str]) -> str:
+    """The rows of some items of a report (see ``benchmarks/gpu_check``), with the commits that they were measured at."""
+    chosen = [item for item in report["items"] if item["name"] in names and item["rows"]]
+    rows = [row for item in chosen for row in item["rows"]]
+    commits = ", ".join(sorted({item["commit"] for item in chosen}))
+    return table({**report, "rows": rows, "commit": commits}, rates=True)
+
+
+def table(result: dict[str, Any], *, rates: bool = False) -> str:
+    """One result file as Markdown, with its conditions below; ``rates``: with the images a second."""
     if "system" in result["rows"][0]:
         return family.table(result)
     rows = result["rows"]
     limit, peak = (any(row.get(name) is not None for row in rows) for name in ("share", "peak_megabytes"))
-    head = ["case", "candidate", "ms (median)", "quartiles", "ratio", *["of the limit"] * limit, *["peak MB"] * peak]
+    rates = rates and any(row.get("images_per_second") is not None for row in rows)
+    head = ["case", "candidate", "ms (median)", "quartiles", "ratio"]
+    head += ["of the limit"] * limit + ["peak MB"] * peak + ["images/s"] * rates
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     previous = None
     for row in rows:
@@ -42,6 +52,8 @@ def table(result: dict[str, Any]) -> str:
             cells.append(f"{row['share']:.0%}" if row.get("share") is not None else "")
         if peak:
             cells.append(f"{row['peak_megabytes']:.0f}" if row.get("peak_megabytes") is not None else "")
+        if rates:
+            cells.append(f"{row['images_per_second']:.0f}" if row.get("images_per_second") is not None else "")
         lines.append(f"| {' | '.join(cells)} |")
     copies = f"; the limit is a copy at {result['copy_bandwidth'] / 1e9:.1f} GB/s, read and written" if limit else ""
     conditions = f"Commit {result['commit']}, {machine(result)}, torch {result['torch']}, Python {result['python']}"
@@ -52,11 +64,11 @@ def table(result: dict[str, Any]) -> str:
 def text_for(name: str) -> str:
     """The table that belongs at a place of this name."""
     path = RESULTS / name
-    return (
-        summary.table(path.parent)
-        if path.name == "summary"
-        else table(json.loads(path.with_suffix(".json").read_text()))
-    )
+    if path.name == "summary":
+        return summary.table(path.parent)
+    stem, _, chosen = path.name.partition(":")
+    result = json.loads((path.parent / f"{stem}.json").read_text())
+    return items(result, chosen.split("+")) if chosen else table(result)
 
 
 def main() -> None:
