@@ -44,3 +44,7 @@ GREY_CURVE = {"rtol": 0.0, "atol": 1e-5}
 
 # A loss, in float32 with float32 sums (float64 for float64), against NumPy in float64; pytest.approx's names.
 LOSS = {torch.float64: {"rel": 1e-9, "abs": 1e-10}, torch.float32: {"rel": 2e-5, "abs": 2e-6}}
+
+# Winograd's convolution and its gradients, root mean square error over root mean square: float32 (6e-8) times what the
+# transforms of F(4x4, 3x3) amplify (about 5), times what sums of some hundred terms add.
+WINOGRAD_ERROR = 3e-6

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from unet_fast.models.fusion import PLAIN, Fusion, fusible_convolution, fusible_up_convolution, is_active, untouched
 from unet_fast.nn.crop_concat import CropConcat
-from unet_fast.ops import conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
+from unet_fast.nn.folding import can_fold, folded
+from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
+from unet_fast.ops._convolution import by_winograd
 
 PADDINGS = ("valid", "same")
 NORMS = ("batch", "instance", "group")
@@ -75,31 +77,45 @@ class ConvBlock(nn.Sequential):
     def before_relu(self, x: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor | None]:
         """What the last ReLU is applied to, as two terms: a map, and a bias (C,) or None."""
         last = self[-2]
-        if not fusible_convolution(last, JoinConv2d):
+        if not (x.is_cuda and fusible_convolution(last, JoinConv2d)):
             return self._run(x, len(self) - 1, fusion), None
+        # the CPU's convolution adds the bias for nothing; on a GPU it would add it in a pass of its own
         x = self._run(x, len(self) - 2, fusion)
-        # on the CPU the convolution adds the bias for free, and half precision need not be widened; on a GPU torch's
-        # convolution would add it in a pass of its own
-        inside, left = (None, last.bias) if x.is_cuda else (last.bias, None)
-        return nn.functional.conv2d(x, _kernel(last), inside, padding=int(last.padding[0])), left
+        return nn.functional.conv2d(x, _kernel(last), None, padding=int(last.padding[0])), last.bias
 
     def _run(self, x: Tensor, count: int, fusion: Fusion) -> Tensor:
-        """The first ``count`` layers."""
+        """The first ``count`` layers, each convolution with what can follow it in one operator."""
         index = 0
         while index < count:
-            layer = self[index]
-            if (
-                fusion.convolutions
-                and index + 1 < count
-                and untouched(self[index + 1], nn.ReLU)
-                and fusible_convolution(layer, JoinConv2d)
-            ):
-                x = conv_bias_relu(x, _kernel(layer), layer.bias, padding=int(layer.padding[0]))
-                index += 2
-            else:
+            layer, rest = self[index], list(self)[index + 1 : count]
+            if not (fusion.convolutions and fusible_convolution(layer, JoinConv2d)):
                 x = layer(x)
                 index += 1
+                continue
+            weight, bias = layer.weight, layer.bias
+            index += 1
+            if rest and not x.is_cuda and can_fold(norm := rest[0], layer):
+                weight, bias = folded(norm, layer)
+                rest, index = rest[1:], index + 1
+            active = bool(rest) and untouched(rest[0], nn.ReLU)
+            index += active
+            x = _convolve(x, layer, weight, bias, active)
         return x
+
+
+def _convolve(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, active: bool) -> Tensor:
+    """The convolution of ``layer`` with these numbers, and a ReLU where it is ``active``."""
+    padding = int(layer.padding[0])
+    if isinstance(layer, JoinConv2d):
+        maps = [x[:, layer.skip_channels :], x[:, : layer.skip_channels]]
+        if by_winograd(maps, weight, padding):
+            return conv3x3(maps, weight, bias, activation="relu" if active else None)
+        weight = layer.turned(weight)
+    if active:
+        return conv_bias_relu(x, weight, bias, padding=padding)
+    if layer.kernel_size == (3, 3) and padding in (0, 1):
+        return conv3x3(x, weight, bias, padding=padding)
+    return nn.functional.conv2d(x, weight, bias, padding=padding)
 
 
 class JoinConv2d(nn.Conv2d):
@@ -117,12 +133,14 @@ class JoinConv2d(nn.Conv2d):
         """(N, C_skip + C_up, H, W) -> (N, C_out, H - 2, W - 2)."""
         return nn.functional.conv2d(x, _kernel(self), self.bias)
 
+    def turned(self, weight: Tensor) -> Tensor:
+        """Weights for [up, skip] in the order [skip, up]."""
+        return weight.roll(self.skip_channels, 1)
 
-def _kernel(layer: nn.Module) -> Tensor:
+
+def _kernel(layer: nn.Conv2d) -> Tensor:
     """The weights of a convolution, in the order of the channels that it is given."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight.roll(layer.skip_channels, 1) if isinstance(layer, JoinConv2d) else weight
+    return layer.turned(layer.weight) if isinstance(layer, JoinConv2d) else layer.weight
 
 
 class SkipBuffer(NamedTuple):

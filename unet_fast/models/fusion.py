@@ -48,7 +48,7 @@ FULL = Fusion(convolutions=True, contracting=True, expanding=True, head=True)
 #
 # CUDA: all, because each moves fewer bytes than the layers it replaces, which is what bounds them on a GPU; a measurement
 #   that says otherwise has the last word.
-AUTO = {"cpu": Fusion(convolutions=False, contracting=True, expanding=True, head=True), "cuda": FULL}
+AUTO = {"cpu": FULL, "cuda": FULL}
 
 
 def check_fused(fused: bool | str) -> bool | str:

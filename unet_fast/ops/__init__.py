@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from unet_fast.ops._backends import use_backend
+from unet_fast.ops._convolution import use_convolution
 from unet_fast.ops.bias_relu import bias_relu
+from unet_fast.ops.conv3x3 import conv3x3
 from unet_fast.ops.conv_bias_relu import conv_bias_relu
 from unet_fast.ops.crop_concat import crop_concat
 from unet_fast.ops.distance_transform import distance_transform
@@ -18,6 +20,7 @@ from unet_fast.ops.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
     "bias_relu",
+    "conv3x3",
     "conv_bias_relu",
     "crop_concat",
     "distance_transform",
@@ -28,6 +31,7 @@ __all__ = [
     "up_conv_crop_concat",
     "up_conv_into",
     "use_backend",
+    "use_convolution",
     "weight_map",
     "weighted_cross_entropy",
 ]

@@ -67,3 +67,6 @@ HEAD_GRADIENT = {torch.float64: 1e-11, torch.float32: 3e-5, torch.float16: 2e-3,
 
 # A whole network in bfloat16 against float32, root mean square error over root mean square: 8 bits a layer, 10 layers.
 NETWORK_LOW_PRECISION = 0.03
+
+# Of the largest gradient. In float32 the transforms of F(4x4, 3x3) amplify a rounding about five times.
+WINOGRAD_GRADIENT = GRADIENT | {torch.float32: 3e-5}

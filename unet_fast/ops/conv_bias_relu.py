@@ -15,8 +15,9 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _convolution, _record, _tensors
 from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
+from unet_fast.ops.conv3x3 import run
 
 
 def conv_bias_relu(
@@ -32,8 +33,9 @@ def conv_bias_relu(
         padding: rows and columns of zeros around the image.
 
     Returns:
-        (N, K, H + 2 * padding - kh + 1, W + 2 * padding - kw + 1). NaN stays NaN. On the CPU the convolution adds the
-        bias and one pass in place applies the ReLU, bit for bit what torch's layers give; on a GPU that pass does both.
+        (N, K, H + 2 * padding - kh + 1, W + 2 * padding - kw + 1). NaN stays NaN. On the CPU :func:`conv3x3` does it by
+        Winograd's algorithm where that is faster; else torch's convolution adds the bias and one pass in place applies
+        the ReLU, bit for bit what torch's layers give; on a GPU that pass does both.
         The backward masks the incoming gradient with the output (which the next layer keeps anyway) and sums it for the
         bias in one pass, before the two products of the convolution's own backward. Second derivatives raise;
         ``unet_fast.reference.conv_bias_relu`` has them.
@@ -70,6 +72,8 @@ def conv_bias_relu(
         bias = _tensors.wide_bias(bias, x, weight.shape[0])
     if _backends.choose("conv_bias_relu", x.device.type) == "reference":
         return reference.conv_bias_relu(x, weight, bias, padding=padding)
+    if _convolution.by_winograd([x], weight, padding):
+        return run([x], weight, bias, padding, "relu")
     return torch.ops.unet_fast.conv_bias_relu(x, weight, bias, padding)
 
 

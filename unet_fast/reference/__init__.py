@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unet_fast.reference.bias_relu import bias_relu
+from unet_fast.reference.conv3x3 import conv3x3
 from unet_fast.reference.conv_bias_relu import conv_bias_relu
 from unet_fast.reference.crop_concat import crop_concat
 from unet_fast.reference.distance_transform import distance_transform
@@ -17,6 +18,7 @@ from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
 
 __all__ = [
     "bias_relu",
+    "conv3x3",
     "conv_bias_relu",
     "crop_concat",
     "distance_transform",

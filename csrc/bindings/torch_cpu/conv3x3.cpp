@@ -1,0 +1,199 @@
+// Winograd's convolution over tensors. Maps lie channels-last for the kernels; others are copied, and the result is copied back.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "bindings/junction_call.h"
+#include "cpu/winograd.h"
+
+namespace uf::bindings {
+namespace {
+
+using winograd::Activation;
+using winograd::Level;
+using winograd::Source;
+
+constexpr int64_t kHeader = 16;  // floats in front of transformed weights: the level that they are for
+
+// Numbers of the tensors, spread over all of them, as one: other tensors give another one. It finds what a version counter
+// does not see, such as an optimizer that writes through .data.
+int64_t fingerprint_cpu(std::vector<Tensor> tensors) {
+  constexpr int64_t kSamples = 512;
+  uint64_t hash = 14695981039346656037u;
+  for (const Tensor& tensor : tensors) {
+    const Tensor dense = torch::stable::contiguous(tensor, layout_of(tensor));
+    const auto* bytes = static_cast<const unsigned char*>(dense.const_data_ptr());
+    const int64_t size = static_cast<int64_t>(dense.element_size()), step = std::max<int64_t>(1, dense.numel() / kSamples);
+    for (int64_t i = 0; i < dense.numel(); i += step) {
+      uint64_t number = 0;
+      std::memcpy(&number, bytes + i * size, static_cast<size_t>(size));
+      hash = (hash ^ number) * 1099511628211u;
+    }
+  }
+  return static_cast<int64_t>(hash);
+}
+
+winograd::Taps taps_of(const Tensor& weight) {
+  return {static_cast<const float*>(weight.const_data_ptr()), weight.stride(0), weight.stride(1), weight.stride(2),
+          weight.stride(3)};
+}
+
+// For the gradient of the input: in and out change places, and the kernel is turned round.
+winograd::Taps turned(const winograd::Taps& taps) {
+  return {taps.data + 2 * (taps.y_step + taps.x_step), taps.in_step, taps.out_step, -taps.y_step, -taps.x_step};
+}
+
+void check(const Tensor& weight, const std::vector<int64_t>& channels) {
+  int64_t sum = 0;
+  for (const int64_t count : channels) sum += count;
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) == sum && weight.size(2) == 3 && weight.size(3) == 3,
+                  "conv3x3: weight must have shape (K, ", sum, ", 3, 3)");
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float, "conv3x3: tensors must be float32");
+}
+
+std::vector<int64_t> channels_of(const std::vector<Tensor>& inputs) {
+  std::vector<int64_t> channels;
+  for (const Tensor& input : inputs) channels.push_back(input.size(1));
+  return channels;
+}
+
+// The map itself where its channels are next to each other, else a channels-last copy.
+Tensor channels_innermost(const Tensor& map) {
+  STD_TORCH_CHECK(map.dim() == 4 && map.scalar_type() == ScalarType::Float, "conv3x3: maps must be (N, C, H, W) float32");
+  if (map.numel() == 0 || map.size(1) == 1 || map.stride(1) == 1) return map;
+  return torch::stable::contiguous(map, MemoryFormat::ChannelsLast);
+}
+
+Source source_of(const Tensor& map) {
+  return {static_cast<const float*>(map.const_data_ptr()), nullptr, map.size(1), map.stride(0), map.stride(2),
+          map.stride(3)};
+}
+
+winograd::Target target_of(const Tensor& map) {
+  return {static_cast<float*>(map.mutable_data_ptr()), map.size(1), map.stride(0), map.stride(2), map.stride(3)};
+}
+
+std::vector<Tensor> all_innermost(const std::vector<Tensor>& maps) {
+  std::vector<Tensor> result;
+  for (const Tensor& map : maps) {
+    result.push_back(channels_innermost(map));
+    STD_TORCH_CHECK(map.size(0) == maps[0].size(0) && map.size(2) == maps[0].size(2) && map.size(3) == maps[0].size(3),
+                    "conv3x3: inputs must have one batch, height and width");
+  }
+  return result;
+}
+
+// A map of this shape that the kernels can write.
+Tensor new_map(const Tensor& like, const std::vector<int64_t>& shape) {
+  return new_tensor(like, shape, std::nullopt, MemoryFormat::ChannelsLast);
+}
+
+Tensor in_layout(const Tensor& map, MemoryFormat format) {
+  return format == MemoryFormat::ChannelsLast ? map : torch::stable::contiguous(map, format);
+}
+
+Tensor conv3x3_weights_cpu(const Tensor& weight_in, std::vector<int64_t> channels) {
+  check(weight_in, channels);
+  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
+  const Level level = winograd::best_level();
+  const std::vector<int64_t> out_channels = {weight.size(0)};
+  const Tensor result = new_tensor(weight, {kHeader + winograd::weight_floats(level, channels, out_channels)});
+  auto* floats = static_cast<float*>(result.mutable_data_ptr());
+  std::fill_n(floats, kHeader, static_cast<float>(level));
+  winograd::transform_weights(level, taps_of(weight), channels, out_channels, floats + kHeader, torch_parallel());
+  return result;
+}
+
+// Whether these are transformed weights of this shape for this level.
+bool fits(const Tensor& transformed, const Tensor& weight, const std::vector<int64_t>& channels, Level level) {
+  return transformed.numel() == kHeader + winograd::weight_floats(level, channels, {weight.size(0)}) &&
+         *static_cast<const float*>(transformed.const_data_ptr()) == static_cast<float>(level);
+}
+
+Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight_in, std::optional<Tensor> bias_in,
+                   std::optional<Tensor> transformed, int64_t padding, int64_t activation, double slope) {
+  const std::vector<int64_t> channels = channels_of(inputs);
+  check(weight_in, channels);
+  const MemoryFormat format = layout_of(inputs[0]);
+  const std::vector<Tensor> maps = all_innermost(inputs);
+  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
+  const std::optional<Tensor> bias = dense_bias(bias_in, maps[0], weight.size(0), "conv3x3");
+  winograd::Convolution work = {{}, {}, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding, nullptr,
+                                static_cast<Activation>(activation), static_cast<float>(slope)};
+  const Tensor out = new_map(maps[0], {work.batch, weight.size(0), work.out_height(), work.out_width()});
+  if (out.numel() == 0) return in_layout(out, format);
+  for (const Tensor& map : maps) work.sources.push_back(source_of(map));
+  work.targets.push_back(target_of(out));
+  work.bias = static_cast<const float*>(data_or_null(bias));
+  const Level level = winograd::best_level();
+  const bool ready = transformed.has_value() && fits(*transformed, weight, channels, level);
+  const Tensor weights = ready ? *transformed : conv3x3_weights_cpu(weight, channels);
+  winograd::convolve(level, work, static_cast<const float*>(weights.const_data_ptr()) + kHeader, torch_parallel());
+  return in_layout(out, format);
+}
+
+// The gradients of the inputs, of the weight and of the bias; those that are not wanted are empty.
+std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tensor> inputs, const Tensor& weight_in,
+                                         std::optional<Tensor> out_in, int64_t padding, double slope, bool want_inputs,
+                                         bool want_weight, bool want_bias) {
+  const std::vector<int64_t> channels = channels_of(inputs);
+  check(weight_in, channels);
+  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
+  const Level level = winograd::best_level();
+  std::optional<Tensor> out;
+  Tensor grad = channels_innermost(grad_in);
+  if (out_in.has_value()) {
+    // gradient and mask are read together, so they must lie in one way
+    out = channels_innermost(*out_in);
+    if (strides(*out) != strides(grad)) {
+      out = torch::stable::contiguous(*out_in, MemoryFormat::ChannelsLast);
+      grad = torch::stable::contiguous(grad_in, MemoryFormat::ChannelsLast);
+    }
+  }
+  Source gradient = source_of(grad);
+  if (out.has_value()) gradient.mask = static_cast<const float*>(out->const_data_ptr());
+  std::vector<Tensor> results;
+  const auto none = [&] { return new_tensor(grad, {0}); };  // results must not share memory
+
+  std::vector<Tensor> grad_inputs;
+  for (const Tensor& input : inputs) grad_inputs.push_back(want_inputs ? new_map(grad, sizes(input)) : none());
+  if (want_inputs && grad.numel() > 0) {
+    winograd::Convolution back = {{gradient}, {}, grad.size(0), grad.size(2), grad.size(3), 2 - padding, nullptr};
+    back.mask_slope = static_cast<float>(slope);
+    for (const Tensor& target : grad_inputs) back.targets.push_back(target_of(target));
+    const Tensor weights = new_tensor(grad, {winograd::weight_floats(level, {weight.size(0)}, channels)});
+    auto* floats = static_cast<float*>(weights.mutable_data_ptr());
+    winograd::transform_weights(level, turned(taps_of(weight)), {weight.size(0)}, channels, floats, torch_parallel());
+    winograd::convolve(level, back, floats, torch_parallel());
+  }
+  for (size_t i = 0; i < inputs.size(); ++i)
+    results.push_back(want_inputs ? in_layout(grad_inputs[i], layout_of(inputs[i])) : grad_inputs[i]);
+
+  const Tensor grad_weight = want_weight ? new_tensor(weight, sizes(weight), std::nullopt, layout_of(weight)) : none();
+  const Tensor grad_bias = want_bias ? new_tensor(weight, {weight.size(0)}) : none();
+  if (want_weight || want_bias) {
+    const std::vector<Tensor> maps = all_innermost(inputs);
+    // the sums of the bias fall out of the transforms for the weight's gradient, which is then computed in any case
+    const Tensor sums = want_weight ? grad_weight : new_tensor(weight, sizes(weight), std::nullopt, layout_of(weight));
+    winograd::TapGradient work = {{}, gradient, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding,
+                                  static_cast<float>(slope), static_cast<float*>(sums.mutable_data_ptr()),
+                                  sums.stride(0), sums.stride(1), sums.stride(2), sums.stride(3),
+                                  want_bias ? static_cast<float*>(grad_bias.mutable_data_ptr()) : nullptr};
+    for (const Tensor& map : maps) work.sources.push_back(source_of(map));
+    winograd::tap_gradient(level, work, torch_parallel());
+  }
+  results.push_back(grad_weight);
+  results.push_back(grad_bias);
+  return results;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
+  m.impl("conv3x3", TORCH_BOX(&conv3x3_cpu));
+  m.impl("fingerprint", TORCH_BOX(&fingerprint_cpu));
+  m.impl("conv3x3_weights", TORCH_BOX(&conv3x3_weights_cpu));
+  m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward_cpu));
+}
+
+}  // namespace uf::bindings

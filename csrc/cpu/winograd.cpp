@@ -1,0 +1,206 @@
+// Plans and parallel loops of Winograd's convolution; the arithmetic is in winograd_isa.h. Results do not depend on the number
+// of threads: every sum runs over the same numbers in the same order however the work is divided.
+#include "cpu/winograd.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+
+#include "cpu/huge_pages.h"
+#include "cpu/winograd_kernels.h"
+
+namespace uf::winograd {
+namespace {
+
+const Kernels& kernels_of(Level level) {
+  const Kernels* found = level == Level::kAvx512 ? avx512_kernels() : level == Level::kAvx2 ? avx2_kernels() : nullptr;
+  return found ? *found : *plain_kernels();
+}
+
+int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+int64_t filled_sum(const std::vector<int64_t>& channels, int64_t lanes) {
+  return std::accumulate(channels.begin(), channels.end(), int64_t{0},
+                         [&](int64_t sum, int64_t count) { return sum + up_to(count, lanes); });
+}
+
+template <class Map>
+std::vector<int64_t> channels_of(const std::vector<Map>& maps) {
+  std::vector<int64_t> channels;
+  for (const Map& map : maps) channels.push_back(map.channels);
+  return channels;
+}
+
+// Memory that a thread keeps from one call to the next: fresh pages cost more than what is computed in them.
+float* scratch(int64_t floats) {
+  static thread_local std::unique_ptr<float[]> memory;
+  static thread_local int64_t size = 0;
+  constexpr int64_t kAlign = 16;
+  if (size < floats + kAlign) {
+    memory = fresh_array<float>(floats + kAlign);
+    size = floats + kAlign;
+    std::fill_n(memory.get(), size, 0.0f);
+  }
+  const auto address = reinterpret_cast<uintptr_t>(memory.get());
+  return memory.get() + (up_to(static_cast<int64_t>(address), 64) - static_cast<int64_t>(address)) / 4;
+}
+
+Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t panels, int64_t tiles, int64_t threads,
+                      int64_t out_bytes) {
+  // measured: small blocks keep both transformed maps in the second-level cache; with many channels the weights, which
+  // are read once a block, count for more
+  const int64_t wished = depth <= 32 ? 32 : depth <= 96 ? 16 : depth <= 192 ? 28 : 50;
+  int64_t blocks = (tiles + wished - 1) / wished;
+  if (blocks < 4 * threads) blocks = std::min(tiles, up_to(blocks, threads));
+  const int64_t count = (tiles + blocks - 1) / blocks;
+  const int64_t groups = (count + kernels.max_rows - 1) / kernels.max_rows;
+  const int64_t rows = (count + groups - 1) / groups;
+  constexpr int64_t kStreams = 2 << 20;
+  return {rows * groups, rows, std::min<int64_t>(panels, depth <= 32 ? 1 : 2), out_bytes > kStreams};
+}
+
+}  // namespace
+
+Level best_level() {
+  const char* wish = std::getenv("UNET_FAST_CPU_LEVEL");
+  const bool plain = wish && std::strcmp(wish, "plain") == 0, avx2 = wish && std::strcmp(wish, "avx2") == 0;
+  if (!plain && !avx2 && avx512_kernels()) return Level::kAvx512;
+  return !plain && avx2_kernels() ? Level::kAvx2 : Level::kPlain;
+}
+
+int64_t weight_floats(Level level, const std::vector<int64_t>& in_channels, const std::vector<int64_t>& out_channels) {
+  const int64_t lanes = kernels_of(level).lanes;
+  return kPoints * filled_sum(in_channels, lanes) * filled_sum(out_channels, lanes);
+}
+
+void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>& in_channels,
+                       const std::vector<int64_t>& out_channels, float* out, const Parallel& parallel) {
+  const Kernels& kernels = kernels_of(level);
+  const int64_t lanes = kernels.lanes, depth = filled_sum(in_channels, lanes);
+  struct Unit {  // a panel of a group of output channels
+    int64_t first, channel, count, width;
+    float* to;
+  };
+  std::vector<Unit> units;
+  int64_t first = 0;
+  for (const int64_t count : out_channels) {
+    for (int64_t c = 0; c < count; c += 2 * lanes) {
+      units.push_back({first, c, count, std::min(2 * lanes, up_to(count - c, lanes)), out});
+      out += kPoints * depth * units.back().width;
+    }
+    first += count;
+  }
+  parallel(static_cast<int64_t>(units.size()), std::max<int64_t>(1, 256 / depth), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Unit& unit = units[static_cast<size_t>(i)];
+      Taps source = taps;
+      source.data += unit.first * taps.out_step;
+      float* to = unit.to;
+      for (const int64_t count : in_channels) {
+        kernels.weights(source, count, unit.channel, unit.count, static_cast<int>(unit.width / lanes), to,
+                        depth * unit.width);
+        source.data += count * taps.in_step;
+        to += up_to(count, lanes) * unit.width;
+      }
+    }
+  });
+}
+
+void convolve(Level level, const Convolution& work, const float* weights, const Parallel& parallel) {
+  const Kernels& kernels = kernels_of(level);
+  const int64_t lanes = kernels.lanes, depth = filled_sum(channels_of(work.sources), lanes);
+  Run run = {&work, nullptr, {}, depth, (work.out_height() + kOut - 1) / kOut, (work.out_width() + kOut - 1) / kOut};
+  const int64_t tiles = work.batch * run.tiles_y * run.tiles_x;
+  std::vector<Panel> panels;
+  int64_t channels = 0;
+  for (const Target& target : work.targets) {
+    for (int64_t c = 0; c < target.channels; c += 2 * lanes) {
+      const int64_t width = std::min(2 * lanes, up_to(target.channels - c, lanes));
+      panels.push_back({&target, c, weights, work.bias ? work.bias + channels + c : nullptr, static_cast<int>(width / lanes)});
+      weights += kPoints * depth * width;
+    }
+    channels += target.channels;
+  }
+  if (tiles == 0 || panels.empty()) return;
+  run.panels = panels.data();
+  const auto count = static_cast<int64_t>(panels.size());
+  run.blocking = blocking_for(kernels, depth, count, tiles, parallel.threads(),
+                              work.batch * channels * work.out_height() * work.out_width() * 4);
+  // where there are fewer blocks than threads, several threads share one, each with panels of its own
+  const int64_t blocks = (tiles + run.blocking.tiles - 1) / run.blocking.tiles;
+  const int64_t shares = std::clamp<int64_t>(parallel.threads() / blocks, 1, count);
+  parallel(blocks * shares, 1, [&](int64_t begin, int64_t end) {
+    float* memory = scratch(run.scratch(kernels.lanes));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t block = unit / shares, share = unit % shares;
+      kernels.convolve(run, block * run.blocking.tiles, std::min(tiles, (block + 1) * run.blocking.tiles),
+                       count * share / shares, count * (share + 1) / shares, memory);
+    }
+  });
+}
+
+// In parts of as many tiles as the second-level cache holds the transforms of. First all threads transform the tiles of a
+// part, then each takes some blocks of taps and adds up their products; the results wait for the last part. Where the
+// whole work is one part, as at the deep levels of a network, no sums are kept at all.
+void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel) {
+  const Kernels& kernels = kernels_of(level);
+  const int64_t lanes = kernels.lanes, out_height = work.height + 2 * work.padding - 2,
+                out_width = work.width + 2 * work.padding - 2;
+  TapRun run = {};
+  run.work = &work;
+  run.depth = filled_sum(channels_of(work.sources), lanes);
+  run.width = up_to(work.gradient.channels, lanes);
+  run.tiles_y = (out_height + kOut - 1) / kOut;
+  run.tiles_x = (out_width + kOut - 1) / kOut;
+  const int64_t tiles = work.batch * run.tiles_y * run.tiles_x, chunks = (tiles + kChunk - 1) / kChunk;
+  if (tiles == 0) {
+    // the gradient of nothing; steps of a dense tensor, so its numbers are one after the other
+    int64_t in_channels = 0;
+    for (const Source& source : work.sources) in_channels += source.channels;
+    std::fill_n(work.taps, 9 * in_channels * work.gradient.channels, 0.0f);
+    if (work.bias) std::fill_n(work.bias, work.gradient.channels, 0.0f);
+    return;
+  }
+  const int64_t blocks = run.depth / kernels.tap_rows * ((run.width + 2 * lanes - 1) / (2 * lanes));
+  const int64_t block_floats = kPoints * kernels.tap_rows * 2 * lanes;
+
+  constexpr int64_t kPart = 3 << 17, kWhole = 15 << 20;  // floats
+  const int64_t floats = kPoints * (run.depth + run.width) * kChunk;  // of a chunk
+  const bool whole = floats * chunks <= kWhole && blocks >= 3 * parallel.threads() && blocks * block_floats > kPart;
+  int64_t part = whole ? chunks : std::clamp<int64_t>(kPart / floats, 1, chunks) * parallel.threads();
+  part = std::min(part, chunks);
+  run.room = part * kChunk;
+  const bool one = part >= chunks;
+  const int64_t in_floats = kPoints * run.in_step(), out_floats = kPoints * run.out_step();
+  run.in = scratch(in_floats + out_floats + (one ? 0 : blocks * block_floats) + (work.bias ? chunks * run.width : 0));
+  run.out = run.in + in_floats;
+  float* next = run.out + out_floats;
+  if (!one) {
+    run.sums = next;
+    next += blocks * block_floats;
+  }
+  if (work.bias) {
+    run.bias_sums = next;
+    std::fill_n(next, chunks * run.width, 0.0f);
+  }
+  for (run.first = 0; run.first < tiles; run.first += run.room) {
+    run.count = std::min(run.room, tiles - run.first);
+    run.adds = run.first > 0;
+    const int64_t first_chunk = run.first / kChunk;
+    parallel((run.count + kChunk - 1) / kChunk, 1, [&](int64_t begin, int64_t end) {
+      kernels.tap_inputs(run, first_chunk + begin, first_chunk + end);
+    });
+    parallel(blocks * (one ? 1 : 3), 1, [&](int64_t begin, int64_t end) { kernels.tap_products(run, begin, end); });
+  }
+  if (!one) parallel(blocks, 1, [&](int64_t begin, int64_t end) { kernels.tap_results(run, begin, end); });
+  if (work.bias)
+    for (int64_t c = 0; c < work.gradient.channels; ++c) {
+      double sum = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += run.bias_sums[chunk * run.width + c];
+      work.bias[c] = static_cast<float>(sum);
+    }
+}
+
+}  // namespace uf::winograd

@@ -1,0 +1,88 @@
+// What an instruction set offers to csrc/cpu/winograd.cpp.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/winograd.h"
+
+namespace uf::winograd {
+
+constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;  // pixels along a side of a tile: of the output, of the input
+
+// Up to two vectors of output channels of one target, which are computed together.
+struct Panel {
+  const Target* target;
+  int64_t channel;  // the first, of the target
+  const float* weights;
+  const float* bias;  // null: 0
+  int vectors;
+};
+
+// A block of tiles is transformed, multiplied with a group of panels, and transformed back, all in the second-level
+// cache. Rows are tiles that the inner product keeps in registers.
+struct Blocking {
+  int64_t tiles, rows, panels;
+  bool streams;  // past the caches, as the output is larger than they are
+};
+
+struct Run {
+  const Convolution* work;
+  const Panel* panels;
+  Blocking blocking;
+  int64_t depth;  // input channels, each source's filled up to whole vectors
+  int64_t tiles_y, tiles_x;
+
+  int64_t padded_tiles() const { return (blocking.tiles + blocking.rows - 1) / blocking.rows * blocking.rows; }
+  // floats from one of the 36 points to the next; not a multiple of 4096 bytes, so that they share no cache set
+  int64_t in_step() const { return padded_tiles() * depth + 16; }
+  int64_t out_step(int lanes) const { return blocking.panels * padded_tiles() * 2 * lanes + 16; }
+  int64_t scratch(int lanes) const { return kPoints * (in_step() + out_step(lanes)); }
+};
+
+// A part of the gradient of the taps, which is computed in blocks of `tap_rows` input channels times a panel of two vectors of
+// output channels: see tap_gradient in winograd.cpp.
+struct TapRun {
+  const TapGradient* work;
+  int64_t depth, width;  // input and output channels, filled up to whole vectors
+  int64_t tiles_y, tiles_x;
+  int64_t first, count, room;  // tiles whose transforms lie in `in` and `out`, and how many there is room for
+  float *in, *out;
+  float* sums;       // kPoints sums for each block, or null: one part is all there is
+  float* bias_sums;  // null, or `width` sums for each chunk of the work
+  bool adds;         // to the sums of earlier parts
+
+  int64_t in_step() const { return room * depth + 16; }
+  int64_t out_step() const { return room * width + 16; }
+};
+constexpr int64_t kChunk = 32;  // tiles that one sum in registers runs over; always the same ones, so sums are too
+
+struct Kernels {
+  int lanes;     // floats of a vector
+  int max_rows;  // tiles of the inner product
+  int64_t tap_rows;
+  // weights of a panel, from channel `out` of its group on, for all inputs of one source
+  void (*weights)(const Taps& taps, int64_t count_in, int64_t out, int64_t count_out, int vectors, float* to,
+                  int64_t point_step);
+  void (*convolve)(const Run& run, int64_t first_tile, int64_t end_tile, int64_t first_panel, int64_t end_panel,
+                   float* scratch);
+  // transforms the tiles of these chunks
+  void (*tap_inputs)(const TapRun& run, int64_t first_chunk, int64_t end_chunk);
+  // products at these points; of units that are blocks where run.sums is null, else thirds of their points
+  void (*tap_products)(const TapRun& run, int64_t first_unit, int64_t end_unit);
+  void (*tap_results)(const TapRun& run, int64_t first_block, int64_t end_block);
+};
+
+const Kernels* plain_kernels();
+const Kernels* avx2_kernels();    // null where the processor lacks AVX2 and FMA
+const Kernels* avx512_kernels();  // null where the processor lacks AVX-512
+
+// The points 0, 5/8, -5/8, 3/2, -3/2 and infinity, at which the polynomials of a tile and of a kernel are multiplied. The
+// largest error is a quarter of that of the usual 0, 1, -1, 2, -2. G evaluates the three taps of a kernel's row there, and
+// divides by what the interpolation needs: g(p) / prod(p - q) over the other finite points q.
+struct Points {
+  static constexpr double a = 0.625, b = 1.5, a2 = a * a, b2 = b * b;
+  static constexpr double at_zero = 1 / (a2 * b2);
+  static constexpr double at_a = 1 / (2 * a2 * (a2 - b2)), at_b = 1 / (2 * b2 * (b2 - a2));
+};
+
+}  // namespace uf::winograd

@@ -1,0 +1,289 @@
+"""conv3x3 against float64: values, gradients, layouts, instruction sets, kept weights, NaN, threads, registration, input."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.tolerances import CONVOLUTION, WINOGRAD_ERROR
+from unet_fast import reference
+from unet_fast.errors import InputError, InputTypeError
+from unet_fast.nn import ConvReLU
+from unet_fast.ops import _convolution, conv3x3, use_convolution
+
+LEVELS = ("plain", "avx2", "avx512")  # those that the processor lacks run as the next one below
+ACTIVATIONS = (None, "relu", "leaky_relu")
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    monkeypatch.setenv("UNET_FAST_CPU_LEVEL", request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def winograd():
+    with use_convolution("winograd"):
+        yield
+
+
+def draw(generator, *shape, last=True):
+    tensor = torch.randn(shape, generator=generator)
+    return tensor.contiguous(memory_format=torch.channels_last) if last and len(shape) == 4 else tensor
+
+
+def rms(tensor):
+    return tensor.double().square().mean().sqrt().item()
+
+
+def scale(tensor):
+    """What the errors of a sum of as many random terms, of which some cancel, are compared with."""
+    return max(rms(tensor), 1e-30)
+
+
+# batch, input channels, output channels, height, width, padding: full and ragged vectors, tiles that borders cut, a single
+# tile, fewer pixels than a tile
+SHAPES = [
+    (1, 32, 32, 22, 18, 0),
+    (2, 5, 7, 9, 8, 1),
+    (1, 16, 24, 6, 5, 0),
+    (1, 48, 40, 3, 3, 0),
+    (3, 3, 33, 1, 1, 1),
+    (1, 20, 100, 25, 19, 0),
+    (1, 130, 66, 12, 13, 1),
+    (1, 1, 1, 30, 2, 1),
+    (2, 64, 17, 40, 3, 0),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_values_and_gradients(shape, activation, level, generator):
+    n, c, k, h, w, padding = shape
+    x, weight, bias = draw(generator, n, c, h, w), draw(generator, k, c, 3, 3), draw(generator, k)
+    single = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    double = [tensor.detach().double().requires_grad_() for tensor in single]
+    options = {"padding": padding, "activation": activation, "negative_slope": 0.2}
+    out, expected = conv3x3(*single, **options), reference.conv3x3(*double, **options)
+    assert out.is_contiguous(memory_format=torch.channels_last) or c == 1 or h * w == 1
+    assert rms(out - expected) < WINOGRAD_ERROR * scale(expected)
+    grad = draw(generator, *out.shape)
+    out.backward(grad)
+    # the signs of the output as it is: next to 0 that of the truth may be another
+    mask = torch.where(out > 0, 1.0, {None: 1.0, "relu": 0.0, "leaky_relu": 0.2}[activation]).double()
+    plain = F.conv2d(*double, padding=padding)
+    for got, want in zip(single, torch.autograd.grad(plain, double, grad.double() * mask), strict=True):
+        assert rms(got.grad - want) < WINOGRAD_ERROR * scale(want)
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (3, 20, 1), (32, 8)])
+def test_several_inputs_are_one_joined_map(channels, level, generator):
+    """Slices of larger maps in both layouts, read where they lie."""
+    maps = [
+        draw(generator, 2, c + 3, 17, 15, last=i % 2 == 0)[:, 2 : c + 2, 2:14, 1:12].requires_grad_()
+        for i, c in enumerate(channels)
+    ]
+    weight, bias = draw(generator, 21, sum(channels), 3, 3).requires_grad_(), draw(generator, 21).requires_grad_()
+    leaves = (*maps, weight, bias)
+    out = conv3x3(maps, weight, bias, padding=1, activation="relu")
+    expected = F.relu(F.conv2d(torch.cat([m.double() for m in maps], 1), weight.double(), bias.double(), padding=1))
+    assert rms(out - expected) < WINOGRAD_ERROR * scale(expected)
+    grad = draw(generator, *out.shape)
+    wants = torch.autograd.grad(expected, leaves, grad.double())
+    for got, want in zip(torch.autograd.grad(out, leaves, grad), wants, strict=True):
+        assert rms(got - want) < WINOGRAD_ERROR * scale(want)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_result_keeps_the_layout_of_the_input(last, generator):
+    x = draw(generator, 2, 16, 9, 8, last=last).requires_grad_()
+    weight = draw(generator, 20, 16, 3, 3, last=not last).requires_grad_()
+    out = conv3x3(x, weight, padding=1)
+    layout = torch.channels_last if last else torch.contiguous_format
+    assert out.is_contiguous(memory_format=layout)
+    out.sum().backward()
+    assert x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("channels", [16, 64, 128, 256])
+def test_error_is_of_the_size_of_the_direct_forms(channels, generator):
+    """At most three times that of torch's channels-last convolution, against float64."""
+    x, weight = draw(generator, 1, channels, 30, 30), draw(generator, channels, channels, 3, 3)
+    truth = F.conv2d(x.double(), weight.double())
+    assert rms(conv3x3(x, weight) - truth) <= 3 * rms(F.conv2d(x, weight) - truth)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_not_finite_never_vanishes(bad, activation, level, generator):
+    """Wherever the direct form is not finite this is not either; and nothing is, further off than the tile."""
+    x, weight = draw(generator, 1, 20, 21, 18), draw(generator, 18, 20, 3, 3)
+    x[0, 7, 9, 10] = bad
+    out = conv3x3(x, weight, padding=1)
+    direct = F.conv2d(x, weight, padding=1)
+    assert (~out.isfinite())[~direct.isfinite()].all()
+    assert out[:, :, :4].isfinite().all() and out[:, :, 16:].isfinite().all()
+    if activation and bad is torch.nan:
+        assert conv3x3(x, weight, padding=1, activation=activation).isnan()[direct.isnan()].all()
+    weight[3, 0, 1, 1] = bad
+    assert not conv3x3(draw(generator, 1, 20, 9, 9), weight)[:, 3].isfinite().any()
+
+
+def test_equal_bits_for_any_number_of_threads(level, generator):
+    x, weight = draw(generator, 1, 40, 45, 38).requires_grad_(), draw(generator, 36, 40, 3, 3).requires_grad_()
+    bias, results, threads = draw(generator, 36).requires_grad_(), [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            out = conv3x3(x, weight, bias, activation="relu")
+            results.append([out, *torch.autograd.grad(out.square().sum(), (x, weight, bias))])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+class TestKeptWeights:
+    def test_follow_every_change(self, generator):
+        x, layer = draw(generator, 1, 16, 10, 10), ConvReLU(16, 16, 3)
+
+        def check():
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    layer(x), F.relu(F.conv2d(x, layer.weight, layer.bias)), **CONVOLUTION[torch.float32]
+                )
+
+        check()
+        with torch.no_grad():
+            layer.weight.mul_(-1)
+        check()
+        layer.weight.data.mul_(2)  # no version counts this
+        check()
+        layer.weight.data = draw(generator, 16, 16, 3, 3)
+        check()
+        layer.load_state_dict(ConvReLU(16, 16, 3).state_dict())
+        check()
+        layer.to(memory_format=torch.channels_last)
+        check()
+        layer.weight = torch.nn.Parameter(draw(generator, 16, 16, 3, 3))
+        check()
+        with torch.inference_mode():
+            layer.weight.add_(1)
+        check()
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
+        layer(x).sum().backward()
+        optimizer.step()
+        check()
+
+    def test_are_used_again_and_freed_with_the_layer(self, generator):
+        before = len(_convolution._kept)
+        x, layer = draw(generator, 1, 16, 10, 10), ConvReLU(16, 16, 3)
+        with torch.inference_mode():
+            layer(x)
+            kept = _convolution._kept[layer.weight][1]
+            layer(x)
+            assert _convolution._kept[layer.weight][1] is kept
+        assert len(_convolution._kept) == before + 1
+        del layer
+        gc.collect()
+        assert len(_convolution._kept) == before
+
+    def test_are_not_kept_in_training(self, generator):
+        layer = ConvReLU(16, 16, 3)
+        layer(draw(generator, 1, 16, 10, 10)).sum().backward()
+        assert layer.weight not in _convolution._kept
+
+    def test_of_another_instruction_set_are_made_anew(self, generator, monkeypatch):
+        x, weight = draw(generator, 1, 16, 10, 10), draw(generator, 16, 16, 3, 3)
+        for name in LEVELS:
+            monkeypatch.setenv("UNET_FAST_CPU_LEVEL", name)
+            torch.testing.assert_close(conv3x3(x, weight), F.conv2d(x, weight), **CONVOLUTION[torch.float32])
+
+
+def test_choice(generator):
+    x, small, deep = draw(generator, 1, 16, 12, 12), draw(generator, 16, 16, 3, 3), draw(generator, 4, 16, 3, 3)
+    assert _convolution.by_winograd([x], deep, 0)
+    with use_convolution("auto"):
+        assert _convolution.by_winograd([x], small, 0)
+        assert not _convolution.by_winograd([x], deep, 0)  # too few channels
+        assert not _convolution.by_winograd([x[:, :, :4, :4]], small, 0)  # too few tiles
+        assert not _convolution.by_winograd([x.double()], small.double(), 0)
+        assert not _convolution.by_winograd([x.bfloat16()], small.bfloat16(), 0)
+    with use_convolution("direct"):
+        assert torch.equal(conv3x3(x, small), F.conv2d(x, small))
+    with pytest.raises(InputError, match=r"convolution is 'fft', expected one of auto"), use_convolution("fft"):
+        pass
+
+
+def test_dtypes_that_torch_computes(generator):
+    x, weight = draw(generator, 2, 16, 9, 9).double(), draw(generator, 16, 16, 3, 3).double()
+    bias = draw(generator, 16).double()
+    assert torch.equal(
+        conv3x3([x[:, :4], x[:, 4:]], weight, bias, activation="relu"), F.relu(F.conv2d(x, weight, bias))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv3x3(x.float(), weight.float()).dtype == torch.bfloat16
+
+
+def test_registration(generator):
+    maps = [draw(generator, 2, c, 7, 9).requires_grad_() for c in (3, 4)]
+    weight, bias = draw(generator, 5, 7, 3, 3).requires_grad_(), draw(generator, 5).requires_grad_()
+    ops = torch.ops.unet_fast
+    for activation in (0, 1, 2):
+        torch.library.opcheck(ops.conv3x3.default, (maps, weight, bias, None, 1, activation, 0.1))
+    torch.library.opcheck(ops.conv3x3.default, ([maps[0].contiguous()], weight[:, :3], None, None, 0, 0, 0.0))
+    plain = [m.detach() for m in maps]
+    out = ops.conv3x3(plain, weight.detach(), None, None, 0, 1, 0.0)
+    for wants in ((True, True, True), (False, True, False), (True, False, False), (False, False, True)):
+        torch.library.opcheck(ops.conv3x3_backward.default, (out.clone(), plain, weight.detach(), out, 0, 0.0, *wants))
+
+
+def test_compiles_without_a_graph_break(generator):
+    def step(x, weight, bias):
+        return conv3x3([x, x * 2], weight, bias, padding=1, activation="leaky_relu").square().sum()
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    weight, bias = draw(generator, 16, 32, 3, 3).requires_grad_(), draw(generator, 16).requires_grad_()
+    for size in ((16, 17), (19, 15)):
+        x = draw(generator, 2, 16, *size)
+        expected = torch.autograd.grad(step(x, weight, bias), (weight, bias))
+        torch.testing.assert_close(torch.autograd.grad(compiled(x, weight, bias), (weight, bias)), expected)
+
+
+def test_empty_batch(generator):
+    x, weight = torch.empty(0, 16, 8, 8).requires_grad_(), draw(generator, 16, 16, 3, 3).requires_grad_()
+    out = conv3x3(x, weight, activation="relu")
+    assert out.shape == (0, 16, 6, 6)
+    out.sum().backward()
+    assert x.grad.shape == x.shape and torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+def test_second_derivative_raises(generator):
+    x, weight = draw(generator, 1, 16, 8, 8).requires_grad_(), draw(generator, 16, 16, 3, 3)
+    with pytest.raises(InputError, match=r"^conv3x3 has no second derivative"):
+        torch.autograd.grad(conv3x3(x, weight).square().sum(), x, create_graph=True)
+
+
+def test_bad_input_is_one_clear_line(generator):
+    x, weight = torch.zeros(1, 4, 8, 8), torch.zeros(3, 4, 3, 3)
+    for call, error, match in (
+        (lambda: conv3x3([], weight), InputError, "inputs is empty"),
+        (lambda: conv3x3(x[0], weight), InputError, "3 dimensions"),
+        (lambda: conv3x3([x, x[:, :, 1:]], weight), InputError, r"inputs\[1\] has shape"),
+        (lambda: conv3x3([x, x], weight), InputError, r"expected \(K, 8, 3, 3\)"),
+        (lambda: conv3x3(x, torch.zeros(3, 4, 5, 5)), InputError, r"expected \(K, 4, 3, 3\)"),
+        (lambda: conv3x3(x, weight, padding=2), InputError, "padding is 2"),
+        (lambda: conv3x3(x, weight, activation="gelu"), InputError, "activation is 'gelu'"),
+        (lambda: conv3x3(x, weight, negative_slope=-1.0), InputError, "negative_slope is -1"),
+        (lambda: conv3x3(x[:, :, :2, :2], weight), InputError, "smaller than the kernel"),
+        (lambda: conv3x3(x, weight, torch.zeros(4)), InputError, "bias has shape"),
+        (lambda: conv3x3(x, weight.double()), InputTypeError, "float64"),
+        (lambda: conv3x3(x.int(), weight), InputTypeError, "int32"),
+        (lambda: conv3x3("x", weight), InputTypeError, "is a str"),
+    ):
+        with pytest.raises(error, match=match) as caught:
+            call()
+        assert "\n" not in str(caught.value)
