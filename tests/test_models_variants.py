@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import unet_fast as uf
 from tests.networks import lively, small_networks  # noqa: F401
-from tests.tolerances import EXACT, NETWORK_FLOAT32
+from tests.tolerances import EXACT, NETWORK_FLOAT32, NETWORK_FLOAT64
 from unet_fast.errors import InputError
 from unet_fast.models import HeadOutputs
 
@@ -54,9 +55,11 @@ def centre(x: Tensor, size: torch.Size) -> Tensor:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_the_released_network_equals_plain_pytorch(rng: np.random.Generator, depth: int) -> None:
-    net = lively(uf.models.UNet2015Release(2, 3, base_channels=4, depth=depth), rng).eval()
+    """The structure, in float64: every number of the output and of the gradients; and the output in float32."""
+    single = lively(uf.models.UNet2015Release(2, 3, base_channels=4, depth=depth), rng).eval()
+    net = copy.deepcopy(single).double()
     size = net.geometry.smallest_input + 2 * net.geometry.step
-    x = draw(rng, 2, 2, size, size + net.geometry.step).requires_grad_()
+    x = draw(rng, 2, 2, size, size + net.geometry.step).double().requires_grad_()
     plain, y, skips = Plain(net), x, []
     for _ in range(depth):
         y = plain.block(y, 0)
@@ -68,12 +71,13 @@ def test_the_released_network_equals_plain_pytorch(rng: np.random.Generator, dep
         y = plain.block(torch.cat([y, centre(skips.pop(), y.shape)], 1), 0)
     expected = plain.convolve(y, 0)
     actual = net(x)
-    torch.testing.assert_close(actual, expected, **NETWORK_FLOAT32)
-    grad, inputs = draw(rng, *actual.shape), [x, *net.parameters()]
+    torch.testing.assert_close(actual, expected, **NETWORK_FLOAT64)
+    torch.testing.assert_close(single(x.float()).double(), expected, **NETWORK_FLOAT32)
+    grad, inputs = draw(rng, *actual.shape).double(), [x, *net.parameters()]
     for ours, theirs in zip(
         torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
     ):
-        torch.testing.assert_close(ours, theirs, **NETWORK_FLOAT32)
+        torch.testing.assert_close(ours, theirs, **NETWORK_FLOAT64)
 
 
 def test_the_released_network_drops_the_two_lowest_levels(rng: np.random.Generator) -> None:

@@ -34,31 +34,43 @@ std::vector<int64_t> channels_of(const std::vector<Map>& maps) {
 }
 
 // Memory that a thread keeps from one call to the next: fresh pages cost more than what is computed in them.
-float* scratch(int64_t floats) {
-  static thread_local std::unique_ptr<float[]> memory;
-  static thread_local int64_t size = 0;
-  constexpr int64_t kAlign = 16;
-  if (size < floats + kAlign) {
-    memory = fresh_array<float>(floats + kAlign);
-    size = floats + kAlign;
-    std::fill_n(memory.get(), size, 0.0f);
+class Kept {
+ public:
+  // At least so many floats, on a line of the cache.
+  float* get(int64_t floats) {
+    constexpr int64_t kAlign = 16;
+    if (size_ < floats + kAlign) {
+      memory_ = fresh_array<float>(floats + kAlign);
+      size_ = floats + kAlign;
+      std::fill_n(memory_.get(), size_, 0.0f);
+    }
+    const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.get()));
+    return memory_.get() + (up_to(address, 64) - address) / 4;
   }
-  const auto address = reinterpret_cast<uintptr_t>(memory.get());
-  return memory.get() + (up_to(static_cast<int64_t>(address), 64) - static_cast<int64_t>(address)) / 4;
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  int64_t size_ = 0;
+};
+
+float* scratch(int64_t floats) {
+  static thread_local Kept kept;
+  return kept.get(floats);
 }
 
-Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t panels, int64_t tiles, int64_t threads,
-                      int64_t out_bytes) {
-  // measured: small blocks keep both transformed maps in the second-level cache; with many channels the weights, which
-  // are read once a block, count for more
-  const int64_t wished = depth <= 32 ? 32 : depth <= 96 ? 16 : depth <= 192 ? 28 : 50;
+Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t threads, int64_t out_bytes) {
+  // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read once
+  // a block, count for more, and few tiles are divided evenly
+  const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
+  const bool few = depth > 192 && tiles <= 2 * most;
+  const int64_t wished = few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
   int64_t blocks = (tiles + wished - 1) / wished;
   if (blocks < 4 * threads) blocks = std::min(tiles, up_to(blocks, threads));
   const int64_t count = (tiles + blocks - 1) / blocks;
-  const int64_t groups = (count + kernels.max_rows - 1) / kernels.max_rows;
+  const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
   constexpr int64_t kStreams = 2 << 20;
-  return {rows * groups, rows, std::min<int64_t>(panels, depth <= 32 ? 1 : 2), out_bytes > kStreams};
+  return {rows * groups, rows, out_bytes > kStreams};
 }
 
 }  // namespace
@@ -85,6 +97,8 @@ void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>
   };
   std::vector<Unit> units;
   int64_t first = 0;
+  constexpr int64_t kStreams = 1 << 21;  // more floats than the caches hold
+  const bool streams = weight_floats(level, in_channels, out_channels) > kStreams;
   for (const int64_t count : out_channels) {
     for (int64_t c = 0; c < count; c += 2 * lanes) {
       units.push_back({first, c, count, std::min(2 * lanes, up_to(count - c, lanes)), out});
@@ -100,7 +114,7 @@ void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>
       float* to = unit.to;
       for (const int64_t count : in_channels) {
         kernels.weights(source, count, unit.channel, unit.count, static_cast<int>(unit.width / lanes), to,
-                        depth * unit.width);
+                        depth * unit.width, streams);
         source.data += count * taps.in_step;
         to += up_to(count, lanes) * unit.width;
       }
@@ -126,7 +140,7 @@ void convolve(Level level, const Convolution& work, const float* weights, const 
   if (tiles == 0 || panels.empty()) return;
   run.panels = panels.data();
   const auto count = static_cast<int64_t>(panels.size());
-  run.blocking = blocking_for(kernels, depth, count, tiles, parallel.threads(),
+  run.blocking = blocking_for(kernels, depth, tiles, parallel.threads(),
                               work.batch * channels * work.out_height() * work.out_width() * 4);
   // where there are fewer blocks than threads, several threads share one, each with panels of its own
   const int64_t blocks = (tiles + run.blocking.tiles - 1) / run.blocking.tiles;
@@ -139,6 +153,17 @@ void convolve(Level level, const Convolution& work, const float* weights, const 
                        count * share / shares, count * (share + 1) / shares, memory);
     }
   });
+}
+
+void convolve(Level level, const Convolution& work, const Taps& taps, const Parallel& parallel) {
+  static thread_local Kept kept;
+  constexpr int64_t kMost = 1 << 24;  // floats; more are given back
+  Kept once;
+  const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
+  const int64_t floats = weight_floats(level, in_channels, out_channels);
+  float* weights = (floats > kMost ? once : kept).get(floats);
+  transform_weights(level, taps, in_channels, out_channels, weights, parallel);
+  convolve(level, work, weights, parallel);
 }
 
 // In parts of as many tiles as the second-level cache holds the transforms of. First all threads transform the tiles of a
@@ -166,7 +191,7 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
   const int64_t blocks = run.depth / kernels.tap_rows * ((run.width + 2 * lanes - 1) / (2 * lanes));
   const int64_t block_floats = kPoints * kernels.tap_rows * 2 * lanes;
 
-  constexpr int64_t kPart = 3 << 17, kWhole = 15 << 20;  // floats
+  constexpr int64_t kPart = 1 << 17, kWhole = 3 << 20;  // floats
   const int64_t floats = kPoints * (run.depth + run.width) * kChunk;  // of a chunk
   const bool whole = floats * chunks <= kWhole && blocks >= 3 * parallel.threads() && blocks * block_floats > kPart;
   int64_t part = whole ? chunks : std::clamp<int64_t>(kPart / floats, 1, chunks) * parallel.threads();

@@ -58,6 +58,9 @@ void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>
 // `weights` are those that transform_weights made for the channels of the sources and targets at the same level.
 void convolve(Level level, const Convolution& convolution, const float* weights, const Parallel& parallel);
 
+// As both together, with weights that nobody keeps.
+void convolve(Level level, const Convolution& convolution, const Taps& taps, const Parallel& parallel);
+
 // The gradient of the taps (written, not added; steps as in Taps, contiguous or channels-last) from the inputs, as they
 // were given to `convolve`, and the gradient of its output, whose mask is the output. bias: null, or the sums of the
 // gradient over all pixels, one a channel.

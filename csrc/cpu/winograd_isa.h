@@ -8,7 +8,7 @@
 // channels, (tiles x in) (in x out), whose operands are kept so that all accesses are consecutive:
 //     transformed inputs   [point][group of rows][input vector][row][lane]
 //     transformed weights  [panel][point][input channel][output channel of the panel]
-//     products             [point][panel][tile][output channel]
+//     products of a panel  [point][tile][output channel]
 // Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016), with the points of `Points`.
 #include <algorithm>
 #include <cstdint>
@@ -345,32 +345,25 @@ using Outputs = void (*)(const Run& run, const Panel& panel, int64_t first, int6
 UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_tile, int64_t first_panel,
                                int64_t end_panel, float* scratch) {
   const Blocking& by = run.blocking;
-  const int64_t in_step = run.in_step(), out_step = run.out_step(kLanes), panel_step = run.padded_tiles() * kPanel;
+  const int64_t in_step = run.in_step(), out_step = run.out_step(kLanes);
   float *in = scratch, *products = scratch + kPoints * in_step;
   const Outputs write = run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
                         : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
                                                                      : &outputs<Activation::kNone>;
-  const int rows = static_cast<int>(by.rows);
-  const Multiply narrow = multiply_by_rows<kMaxRows>(rows, 1), wide = multiply_by_rows<kMaxRows>(rows, 2);
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
     const int64_t count = std::min(by.tiles, end_tile - tile);
     inputs(run, tile, count, in);
-    for (int64_t group = first_panel; group < end_panel; group += by.panels) {
-      const int64_t panels = std::min(by.panels, end_panel - group);
+    for (int64_t p = first_panel; p < end_panel; ++p) {
+      const Panel& panel = run.panels[p];
+      const Multiply multiply_rows = multiply_by_rows<kMaxRows>(static_cast<int>(by.rows), panel.vectors);
       for (int point = 0; point < kPoints; ++point) {
-        for (int64_t p = 0; p < panels; ++p) {
-          const Panel& panel = run.panels[group + p];
-          const float* weights = panel.weights + point * run.depth * panel.vectors * kLanes;
-          float* product = products + point * out_step + p * panel_step;
-          for (int64_t t = 0; t < count; t += by.rows) {
-            // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks
-            (panel.vectors == 2 ? wide : narrow)(in + point * in_step + t * run.depth, weights, product + t * kPanel,
-                                                 run.depth);
-          }
-        }
+        const float* panel_weights = panel.weights + point * run.depth * panel.vectors * kLanes;
+        // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks
+        for (int64_t t = 0; t < count; t += by.rows)
+          multiply_rows(in + point * in_step + t * run.depth, panel_weights, products + point * out_step + t * kPanel,
+                        run.depth);
       }
-      for (int64_t p = 0; p < panels; ++p)
-        write(run, run.panels[group + p], tile, count, products + p * panel_step);
+      write(run, panel, tile, count, products);
     }
   }
 }
@@ -381,7 +374,7 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
 // count_in channels, those that fill its last vector included (0). Several inputs at a time are made in the first-level
 // cache: the 36 points lie so far apart that single lines written to them would drive each other out of it.
 UF_KERNEL inline void weights(const Taps& taps, int64_t count_in, int64_t out, int64_t count_out, int vectors, float* to,
-                              int64_t point_step) {
+                              int64_t point_step, bool streams) {
   constexpr int kInputs = 4;
   alignas(64) float gathered[9 * kLanes] = {}, made[kPoints][kInputs * kPanel];
   const int64_t width = vectors * kLanes;
@@ -417,9 +410,16 @@ UF_KERNEL inline void weights(const Taps& taps, int64_t count_in, int64_t out, i
         }
       }
     }
-    for (int point = 0; point < kPoints; ++point)
-      for (int64_t at = 0; at < kInputs * width; at += kLanes)
-        store(to + point * point_step + first * width + at, load(made[point] + at));
+    for (int point = 0; point < kPoints; ++point) {
+      float* p = to + point * point_step + first * width;
+      const bool past = streams && reinterpret_cast<uintptr_t>(p) % sizeof(Vector) == 0;
+      for (int64_t at = 0; at < kInputs * width; at += kLanes) {
+        if (past)
+          stream(p + at, load(made[point] + at));
+        else
+          store(p + at, load(made[point] + at));
+      }
+    }
   }
 }
 

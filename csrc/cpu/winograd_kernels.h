@@ -18,10 +18,10 @@ struct Panel {
   int vectors;
 };
 
-// A block of tiles is transformed, multiplied with a group of panels, and transformed back, all in the second-level
+// A block of tiles is transformed, multiplied with one panel after the other, and transformed back, all in the second-level
 // cache. Rows are tiles that the inner product keeps in registers.
 struct Blocking {
-  int64_t tiles, rows, panels;
+  int64_t tiles, rows;
   bool streams;  // past the caches, as the output is larger than they are
 };
 
@@ -35,7 +35,7 @@ struct Run {
   int64_t padded_tiles() const { return (blocking.tiles + blocking.rows - 1) / blocking.rows * blocking.rows; }
   // floats from one of the 36 points to the next; not a multiple of 4096 bytes, so that they share no cache set
   int64_t in_step() const { return padded_tiles() * depth + 16; }
-  int64_t out_step(int lanes) const { return blocking.panels * padded_tiles() * 2 * lanes + 16; }
+  int64_t out_step(int lanes) const { return padded_tiles() * 2 * lanes + 16; }
   int64_t scratch(int lanes) const { return kPoints * (in_step() + out_step(lanes)); }
 };
 
@@ -62,7 +62,7 @@ struct Kernels {
   int64_t tap_rows;
   // weights of a panel, from channel `out` of its group on, for all inputs of one source
   void (*weights)(const Taps& taps, int64_t count_in, int64_t out, int64_t count_out, int vectors, float* to,
-                  int64_t point_step);
+                  int64_t point_step, bool streams);
   void (*convolve)(const Run& run, int64_t first_tile, int64_t end_tile, int64_t first_panel, int64_t end_panel,
                    float* scratch);
   // transforms the tiles of these chunks

@@ -85,7 +85,7 @@ def state_of(tensors: Sequence[torch.Tensor]) -> tuple[object, ...] | None:
     ):
         return None
     versions = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
-    return (*versions, torch.ops.unet_fast.fingerprint(tensors))
+    return (*versions, torch.ops.unet_fast.fingerprint(tensors).item())
 
 
 def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor | None:

@@ -48,12 +48,11 @@ def conv3x3(
         the layout of the first input; several inputs are read where they lie, so that their joined map is never
         written. Its rounding errors are one to three times those of torch's direct form. A NaN or an infinity in the
         input or the weights reaches every output that it reaches in the direct form, as NaN or infinity, and may reach
-        other pixels of the same 4x4 tile. Equal inputs give equal bits for any number of threads. Elsewhere torch's own
-        convolution. Second derivatives raise where Winograd's form ran; ``unet_fast.reference.conv3x3`` has them.
+        other pixels of the same 4x4 tile. Equal inputs give equal bits for any number of threads. Elsewhere, and
+        for second derivatives, torch's own convolution.
 
     Raises:
-        InputError: shapes or devices that do not fit, another padding or activation, a negative slope; a second
-            derivative.
+        InputError: shapes or devices that do not fit, another padding or activation, a negative slope.
         InputTypeError: not tensors, or dtypes that differ or are not floating.
 
     Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016), with other points: 0, 5/8,
@@ -157,13 +156,15 @@ def _fake_backward(
 
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-    _record.no_second_derivative("conv3x3")
     weight, *saved = ctx.saved_tensors
     out = saved.pop(0) if ctx.active else None
     want_maps, want_weight, want_bias = ctx.needs_input_grad[:3]
-    *grads, grad_weight, grad_bias = torch.ops.unet_fast.conv3x3_backward(
-        grad, saved, weight, out, ctx.padding, ctx.slope, any(want_maps), want_weight, want_bias
-    )
+    if torch.is_grad_enabled():  # create_graph=True: by operators that have derivatives themselves
+        *grads, grad_weight, grad_bias = _plain_backward(grad, saved, weight, out, ctx.padding, ctx.slope)
+    else:
+        *grads, grad_weight, grad_bias = torch.ops.unet_fast.conv3x3_backward(
+            grad, saved, weight, out, ctx.padding, ctx.slope, any(want_maps), want_weight, want_bias
+        )
     return (
         [g if wanted else None for g, wanted in zip(grads, want_maps, strict=True)],
         grad_weight if want_weight else None,
@@ -172,16 +173,40 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     )
 
 
+def _plain_backward(
+    grad: torch.Tensor,
+    maps: list[torch.Tensor],
+    weight: torch.Tensor,
+    out: torch.Tensor | None,
+    padding: int,
+    slope: float,
+) -> list[torch.Tensor]:
+    """All gradients by torch's own convolution."""
+    if out is not None:
+        grad = torch.where(out <= 0, slope * grad, grad)
+    x = torch.cat(maps, 1)
+    grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, [True, True, True]
+    )
+    return [*grad_x.split([map_.shape[1] for map_ in maps], 1), grad_weight, grad_bias]
+
+
 def _fake_weights(weight: torch.Tensor, channels: list[int]) -> torch.Tensor:
     return weight.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
-def _fake_fingerprint(tensors: list[torch.Tensor]) -> Any:
-    return torch.library.get_ctx().new_dynamic_size()
+def _fake_fingerprint(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0].new_empty((), dtype=torch.int64)
 
 
 def _flops(
-    inputs: Sequence[Sequence[int]], weight: Sequence[int], bias: Any, transformed: Any, padding: int, *_: Any, **__: Any
+    inputs: Sequence[Sequence[int]],
+    weight: Sequence[int],
+    bias: Any,
+    transformed: Any,
+    padding: int,
+    *_: Any,
+    **__: Any,
 ) -> int:
     """Of the direct form, so that figures compare; Winograd's needs a quarter of the multiplications."""
     outputs = inputs[0][0] * math.prod(size + 2 * padding - 2 for size in inputs[0][2:])
@@ -222,13 +247,14 @@ _record.register(
                 flops=_flops_backward,
             ),
             _record.Operator("conv3x3_weights(Tensor weight, SymInt[] channels) -> Tensor", _fake_weights),
-            _record.Operator("fingerprint(Tensor[] tensors) -> int", _fake_fingerprint),
+            _record.Operator("fingerprint(Tensor[] tensors) -> Tensor", _fake_fingerprint),
         ),
         sample=lambda d, n, h, w: (d.image(n, 16, h, w), d.image(n, 3, h, w), d.same(17, 19, 3, 3), d.wide(17)),
         arguments=lambda x, y, weight, bias: (([x, y], weight, bias), {"padding": 1, "activation": "leaky_relu"}),
         tolerance=CONVOLUTION,
         leaves=(0, 1, 2, 3),
         gradient=WINOGRAD_GRADIENT,
+        second=True,
         autocast="lower",
     )
 )

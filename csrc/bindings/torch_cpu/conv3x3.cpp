@@ -17,7 +17,7 @@ constexpr int64_t kHeader = 16;  // floats in front of transformed weights: the 
 
 // Numbers of the tensors, spread over all of them, as one: other tensors give another one. It finds what a version counter
 // does not see, such as an optimizer that writes through .data.
-int64_t fingerprint_cpu(std::vector<Tensor> tensors) {
+Tensor fingerprint_cpu(std::vector<Tensor> tensors) {
   constexpr int64_t kSamples = 512;
   uint64_t hash = 14695981039346656037u;
   for (const Tensor& tensor : tensors) {
@@ -30,7 +30,9 @@ int64_t fingerprint_cpu(std::vector<Tensor> tensors) {
       hash = (hash ^ number) * 1099511628211u;
     }
   }
-  return static_cast<int64_t>(hash);
+  const Tensor result = new_tensor(tensors[0], {}, ScalarType::Long);
+  std::memcpy(result.mutable_data_ptr(), &hash, sizeof hash);
+  return result;
 }
 
 winograd::Taps taps_of(const Tensor& weight) {
@@ -126,9 +128,10 @@ Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight_in, std::opt
   work.targets.push_back(target_of(out));
   work.bias = static_cast<const float*>(data_or_null(bias));
   const Level level = winograd::best_level();
-  const bool ready = transformed.has_value() && fits(*transformed, weight, channels, level);
-  const Tensor weights = ready ? *transformed : conv3x3_weights_cpu(weight, channels);
-  winograd::convolve(level, work, static_cast<const float*>(weights.const_data_ptr()) + kHeader, torch_parallel());
+  if (transformed.has_value() && fits(*transformed, weight, channels, level))
+    winograd::convolve(level, work, static_cast<const float*>(transformed->const_data_ptr()) + kHeader, torch_parallel());
+  else
+    winograd::convolve(level, work, taps_of(weight), torch_parallel());
   return in_layout(out, format);
 }
 
@@ -161,10 +164,7 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
     winograd::Convolution back = {{gradient}, {}, grad.size(0), grad.size(2), grad.size(3), 2 - padding, nullptr};
     back.mask_slope = static_cast<float>(slope);
     for (const Tensor& target : grad_inputs) back.targets.push_back(target_of(target));
-    const Tensor weights = new_tensor(grad, {winograd::weight_floats(level, {weight.size(0)}, channels)});
-    auto* floats = static_cast<float*>(weights.mutable_data_ptr());
-    winograd::transform_weights(level, turned(taps_of(weight)), {weight.size(0)}, channels, floats, torch_parallel());
-    winograd::convolve(level, back, floats, torch_parallel());
+    winograd::convolve(level, back, turned(taps_of(weight)), torch_parallel());
   }
   for (size_t i = 0; i < inputs.size(); ++i)
     results.push_back(want_inputs ? in_layout(grad_inputs[i], layout_of(inputs[i])) : grad_inputs[i]);
