@@ -225,7 +225,7 @@ def test_options_are_refused_when_the_module_is_made(
 
 def test_vectors_by_class_must_fit_the_logits() -> None:
     logits, target = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
-    with pytest.raises(InputError, match=r"alpha has shape \(2,\), expected \(3,\): one number a class"):
+    with pytest.raises(InputError, match=r"alpha has shape \(2,\), expected \(3,\): one number per class"):
         nn.FocalLoss(alpha=[0.5, 0.5])(logits, target)
     with pytest.raises(InputError, match=r"frequencies has shape \(3,\), expected \(2,\): \[background, foreground\]"):
         nn.InverseFrequencyBCELoss([1, 2, 3])(logits[:, :1], target)

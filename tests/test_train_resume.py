@@ -125,7 +125,7 @@ def test_settings_that_change_are_named_and_obeyed():
     [{"base_channels": 4}, {"model": "unet-bn"}, {"optimizer": "sgd"}, {"seed": 3}, {"encoder_weights": "r.pth"}],
 )
 def test_settings_that_cannot_change_are_refused(given):
-    with pytest.raises(InputError, match="cannot be changed when it goes on"):
+    with pytest.raises(InputError, match="cannot be changed when it is resumed"):
         changed(small(), given, "run", lambda text: None)
 
 

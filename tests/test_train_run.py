@@ -67,7 +67,7 @@ def test_a_run_learns_and_fills_its_folder(pair, tmp_path):
     _, state = load_tensors(out / "model.safetensors")
     assert state["pixel_error"] == pytest.approx(summary.validation.pixel_error)
     assert sum(p.numel() for p in model.parameters()) > 1000
-    with pytest.raises(InputError, match="already holds a run; go on with --resume"):
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
         train(config, pair, None, out, progress=False)
 
 

@@ -39,7 +39,7 @@ class Run:
         """Read a run folder; ``device`` is auto (a GPU where there is one), cpu, cuda or cuda:N.
 
         Raises:
-            InputError: the folder is no run folder, holds no trained weights yet, or the device is not there.
+            InputError: the folder is not a run folder, holds no trained weights yet, or the device is not there.
         """
         model, settings = load_model(folder, resolve_device(str(device)))
         assert isinstance(model, SegmentationModel)

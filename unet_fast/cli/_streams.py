@@ -14,7 +14,7 @@ from unet_fast.notes import Note
 def sturdy_streams() -> None:
     """Let stdout and stderr show what their encoding lacks as escapes, and swallow what is written to a closed one.
 
-    File names may hold bytes that are no text, and terminals may know ASCII only; neither is worth a lost training.
+    File names may hold bytes that are not text, and terminals may know ASCII only; neither may end a training run.
     """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)

@@ -172,7 +172,7 @@ def train(
             of_recipe = {name: value for name, value in chosen.settings().items() if settings.get(name) is None}
             other = [name for name, value in of_recipe.items() if name != "tile" and getattr(config, name) != value]
             if other:
-                say(f"--recipe {chosen.name} is not used when a run goes on, which keeps its own {', '.join(other)}")
+                say(f"--recipe {chosen.name} is not used when a run is resumed, which keeps its own {', '.join(other)}")
         config = training.changed(config, {**network, **settings}, out, say)
     else:
         config = training.default_config(
@@ -209,7 +209,7 @@ def _report_training(summary: Any) -> None:
             text += f", Rand error {summary.validation.rand_error:.4f}"
     say(text)
     if summary.interrupted:
-        say(f"interrupted; go on with the same command and --resume: {summary.folder}")
+        say(f"interrupted; to continue, repeat the command with --resume: {summary.folder}")
     names = ("model.safetensors", "metrics.csv", "config.json", "loss.png", "preview.png", "overlay.png")
     say(f"wrote {summary.folder}: {', '.join(name for name in names if (summary.folder / name).exists())}")
     if summary.signal is not None:

@@ -169,7 +169,7 @@ def _eroded(instances: np.ndarray) -> np.ndarray:
 
 
 def _add_debris(rng: np.random.Generator, glow: np.ndarray, radius: float) -> None:
-    """Small bright fragments that are no nuclei."""
+    """Small bright fragments that are not nuclei."""
     height, width = glow.shape
     for _ in range(rng.poisson(height * width / 22000)):
         reach = 6

@@ -12,7 +12,7 @@ from unet_fast.errors import InputError
 from unet_fast.labels import Kind, check_kind
 from unet_fast.notes import note
 
-MAX_CLASSES = 1024  # a network puts out a channel for each
+MAX_CLASSES = 1024  # a network has an output channel for each
 _RARE = 0.05
 
 
@@ -73,8 +73,8 @@ def decide(
 ) -> Coding:
     """How to read these stacks ``(N, H, W)`` of whole numbers; ``names`` has one a slice of them all, for errors.
 
-    ``kind``, ``num_classes`` and ``ignore_index`` are what the user says; the rest is found out, and what is not sure is
-    said by a note.
+    ``kind``, ``num_classes`` and ``ignore_index`` are what the user says; the rest is detected, and what is uncertain is
+    said in a note.
     """
     if kind is not None:
         check_kind(kind)

@@ -27,7 +27,7 @@ def detect_kind(labels: np.ndarray) -> Kind:
        value: ``"instances"``;
     3. no value above 63: ``"classes"``;
     4. otherwise the labels are refused: grey-coded classes (0/128/255) have to be renumbered, and a grey image given
-       in place of labels is found out.
+       in place of labels is noticed.
 
     Components are counted in at most 32 slices, evenly spaced. Class maps of five or more organs that each appear in
     one piece look like instances, and images with fewer than five objects in all look like classes: give the kind then.
@@ -54,7 +54,7 @@ def kind_of(stacks: Sequence[np.ndarray], values: np.ndarray, path: object) -> K
 def has_grey_rims(stacks: Sequence[np.ndarray], values: np.ndarray) -> bool:
     """Whether the labels are a mask that was resized with interpolation: 0 and a bright value, with grey rims between.
 
-    The largest value is no class number (above 63) and makes up at least a fifth of what is not 0; some value between lies
+    The largest value is not a class number (above 63) and makes up at least a fifth of what is not 0; some value between lies
     above 63 as well; and at least nine tenths of the pixels between lie within 3 px of the largest value. Instances
     and classes fill areas, rims do not.
     """

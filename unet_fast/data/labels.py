@@ -59,7 +59,7 @@ def read_labels(
     said by a :class:`unet_fast.notes.Note`.
 
     Raises, besides what :func:`unet_fast.data.read_images` raises: :class:`InputError` for values that are not whole,
-    negative values, several channels, labels outside ``num_classes``, a mask of more than two values that are no greys, class
+    negative values, several channels, labels outside ``num_classes``, a mask of more than two values that are not grey levels, class
     numbers of 1024 and more, and values that fit no kind.
     """
     return interpret_labels(load_stack(list_images(path), indexed=True), path, kind, num_classes, ignore_index)
@@ -125,7 +125,7 @@ def _one_channel(stack: Stack, path: PathLike) -> np.ndarray:
     if pixels.shape[1] > 1 and not (pixels == pixels[:, :1]).all():
         raise InputError(
             f"labels of {path} have {pixels.shape[1]} channels that differ, shape {pixels.shape} (N, C, H, W); "
-            "expected one number a pixel: save the labels as a grey or indexed image"
+            "expected one number per pixel: save the labels as a grey or indexed image"
         )
     return pixels[:, 0]
 

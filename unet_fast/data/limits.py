@@ -18,7 +18,7 @@ RATIO = 200
 
 
 def decoded_limit(file_bytes: int) -> int:
-    """Bytes that a file of ``file_bytes`` may decode to at once. Raises ``InputError`` for a variable that is no number."""
+    """Bytes that a file of ``file_bytes`` may decode to at once. Raises ``InputError`` for a variable that is not a number."""
     text = os.environ.get(VARIABLE, "")
     try:
         gigabytes = float(text) if text else DEFAULT_GB

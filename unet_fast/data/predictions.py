@@ -86,7 +86,7 @@ def _one_channel(image: np.ndarray, colour: bool, name: str, path: object) -> np
         return image[:1]
     if colour:
         raise InputError(
-            f"the prediction {name} of {path} has {len(image)} colours that differ; expected one number a pixel: save it as a grey or "
+            f"the prediction {name} of {path} has {len(image)} colours that differ; expected one number per pixel: save it as a grey or "
             "indexed image, or classes as one channel of probabilities each"
         )
     return image

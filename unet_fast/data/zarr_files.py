@@ -44,7 +44,7 @@ class ZarrImages:
     Raises:
         BackendError: zarr is not installed.
         InputError: no array, axes without y and x at the end, or no pixels.
-        InputTypeError: values that are no integers or real numbers.
+        InputTypeError: values that are neither integers nor real numbers.
     """
 
     colour, alpha = False, 0
@@ -143,12 +143,12 @@ def write_zarr(path: Path, source: Planes) -> None:
 
     Raises:
         BackendError: zarr is not installed.
-        InputError: ``path`` exists and is no Zarr.
+        InputError: ``path`` exists and is not a Zarr.
         OSError: it cannot be written.
     """
     zarr = _zarr()
     if path.exists() and not is_zarr(path):
-        raise InputError(f"{path} exists and is no Zarr, so it is not replaced; choose another --out")
+        raise InputError(f"{path} exists and is not a Zarr, so it is not replaced; choose another --out")
     ensure_folder(path.parent)
     work = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     levels = 1

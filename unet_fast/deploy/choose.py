@@ -59,7 +59,7 @@ def engine(
         An :class:`unet_fast.deploy.engines.Engine`; its ``report()`` says what it is.
 
     Raises:
-        InputError: an unknown backend or precision, a file that is no network.
+        InputError: an unknown backend or precision, a file that is not a network.
         BackendError: a library is missing (the message has the pip command), or the engine cannot do what was asked for.
     """
     source, settings, onnx = _source(model)

@@ -63,7 +63,7 @@ class OverlapTile:
     Raises:
         InputError: an option out of range, an empty image, a wrong number of channels or dimensions, NaN or infinite
             values in the image or out of the network.
-        InputTypeError: the image is no tensor or array of a real dtype, or the model is no network of this package.
+        InputTypeError: the image is not a tensor or array of a real dtype, or the model is not a network of this package.
 
     Equivalent to, for a network with valid convolutions and a 512 x 512 image::
 
@@ -188,7 +188,7 @@ class OverlapTile:
             probabilities = logits.sigmoid() if self.num_classes == 1 else logits.softmax(dim=1)
             if not bool(probabilities.isfinite().all()):
                 raise InputError(
-                    "the network puts out NaN or infinite values: its weights are damaged, or its training diverged; "
+                    "the network returns NaN or infinite values: its weights are damaged, or its training diverged; "
                     "train it again with a smaller learning rate, or fetch the weights again"
                 )
             probabilities = dihedral(probabilities, version, inverse=True)

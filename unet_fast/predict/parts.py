@@ -1,4 +1,4 @@
-"""What is done of a prediction, as small files beside the output: a killed run goes on, and several processes can share.
+"""What is done of a prediction, as small files beside the output: a killed run can continue, and several processes can share.
 
 A part is written under a temporary name and renamed, so it is there whole or not at all; making one twice gives the
 same bytes. A text of everything that decides them lies beside the parts; parts of another text are not used.

@@ -25,7 +25,7 @@ from unet_fast.predict.segments import Segments, deflate, inflate
 from unet_fast.predict.tiling import AxisPlan
 from unet_fast.predict.windows import WindowedImage
 
-_PART_PIXELS = 2**22  # small pages are put together to parts of about so many pixels
+_PART_PIXELS = 2**22  # small pages are put together to parts of about this many pixels
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ PADDINGS = ("mirror", "zeros", "nearest")
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """The tiles along one axis: each puts out ``size`` pixels, the k-th from ``starts[k]`` on."""
+    """The tiles along one axis: each returns ``size`` pixels, the k-th from ``starts[k]`` on."""
 
     size: int
     starts: tuple[int, ...]

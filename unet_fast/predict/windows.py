@@ -11,7 +11,7 @@ from unet_fast.data.pages import Pages
 from unet_fast.data.stacks import check_finite, match_channels
 from unet_fast.data.statistics import GreyStatistics, measure
 
-BAND_PIXELS = 2**23  # rows are read in bands of about so many pixels
+BAND_PIXELS = 2**23  # rows are read in bands of about this many pixels
 _FILE_TILE = 512
 _HELD_BYTES = 2**28  # what is kept of the rows that were decoded last
 

@@ -1,4 +1,4 @@
-"""The running average of the weights, kept up to date without a look at any value."""
+"""The running average of the weights, kept up to date without reading any value."""
 
 from __future__ import annotations
 

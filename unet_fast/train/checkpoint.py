@@ -1,6 +1,6 @@
-"""One file holds all that a run needs to go on: weights, their average, optimizer, random state, position.
+"""One file holds all that a run needs to continue: weights, their average, optimizer, random state, position.
 
-Tensors lie in a safetensors file under dotted names; everything that is no tensor lies in its metadata as JSON, beside a
+Tensors lie in a safetensors file under dotted names; everything that is not a tensor lies in its metadata as JSON, beside a
 checksum of it all, which is compared at every load. Nothing is pickled, so a checkpoint from a stranger cannot run code. The
 file is replaced in one step: a killed run leaves the previous checkpoint whole.
 """
@@ -52,7 +52,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             raise ValueError("its checksum differs")
         state = json.loads(text)
         if not isinstance(state, dict):
-            raise ValueError("its state is no record")
+            raise ValueError("its state is not a record")
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{path} is damaged or was not written by unet_fast ({error}); train again, or copy it anew from where it came"
@@ -109,7 +109,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 
     Raises:
         ValueError: a tensor is missing, is too many, or has another shape or dtype. Fused optimizers walk through memory
-            without a look at sizes.
+            without checking sizes.
     """
     create_state(optimizer)
     copy_checked(flatten_optimizer(optimizer), tensors)

@@ -38,7 +38,7 @@ class TrainConfig:
         batch_size, tile: tiles per step and side of one *output* tile in pixels; the network's input is larger by its
             margin when its convolutions are valid.
         loss, loss_options: a name of :data:`unet_fast.train.losses.LOSSES`, and the options of that loss.
-        head_weights: of a network with several heads, one weight a head, the main one first; None: 1 each.
+        head_weights: of a network with several heads, one weight per head, the main one first; None: 1 each.
         encoder_weights: a local file with weights of a ``unet-resnet`` encoder to start from.
         optimizer, learning_rate, momentum, betas, weight_decay: ``adam`` (``betas``, decoupled weight decay) or ``sgd``
             (``momentum``).
@@ -61,7 +61,7 @@ class TrainConfig:
         border: what lies beyond the image, in training tiles and at prediction: "mirror", "zeros" or "nearest".
         validations: how often a run validates, evenly spread over its budget.
         checkpoint_seconds: a checkpoint at least this often.
-        checkpoint_steps: and after so many steps; None: by time alone.
+        checkpoint_steps: and after this many steps; None: by time alone.
     """
 
     model: dict[str, Any]
@@ -169,7 +169,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what :meth:`save` wrote. Raises ``InputError`` when the file is no such record."""
+        """Read what :meth:`save` wrote. Raises ``InputError`` when the file is not such a record."""
         try:
             values = json.loads(path.read_text())
             if not isinstance(values, dict):

@@ -113,7 +113,7 @@ def _model_defaults(name: str, gpu: bool, full_width: bool) -> dict[str, Any]:
 
 
 def legal_tile(network: dict[str, Any], tile: int) -> int:
-    """The least output of at least ``tile`` pixels that the network can put out."""
+    """The least output of at least ``tile`` pixels that the network can return."""
     with torch.device("meta"):
         return models.create(**network).geometry.covering_output(tile)
 

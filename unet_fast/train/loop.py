@@ -38,7 +38,7 @@ class Summary:
         steps, seconds: of the whole run, earlier parts included.
         loss: the mean of the last logged steps.
         validation: the scores of the best network; None without validation images.
-        interrupted: whether a signal ended the run early, with a checkpoint to go on from.
+        interrupted: whether a signal ended the run early, with a checkpoint to continue from.
         signal: its number, or None.
         images_per_second: tiles trained on a second in this part, without validations and the first steps, which set
             things up; None for a few steps.
@@ -73,7 +73,7 @@ def train(
         config: what to do; saved as config.json. With ``resume`` it must describe the same network and optimizer.
         training, validation: images and labels; without validation images the last weights are the best.
         out: the run folder; see :mod:`unet_fast.train.run_folder` for what it gets.
-        resume: go on from the folder's checkpoint; without one the run starts anew.
+        resume: continue from the folder's checkpoint; without one the run starts anew.
         progress: show a progress bar.
         announce: called with lines worth reading.
 
@@ -89,7 +89,7 @@ def train(
     folder = ensure_folder(out)
     with run_folder.locked(folder):
         if not resume and (folder / CONFIG).exists():
-            raise InputError(f"{folder} already holds a run; go on with --resume or choose another --out")
+            raise InputError(f"{folder} already holds a run; continue it with --resume or choose another --out")
         channels = training.images.shape[1]
         if channels != config.model["in_channels"]:
             raise InputError(f"the images have {channels} channels but the network takes {config.model['in_channels']}")

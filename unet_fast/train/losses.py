@@ -72,7 +72,7 @@ def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
 
 
 def _smallest_head(config: TrainConfig) -> int:
-    """The least side of what the network puts out in training, in pixels; nothing is computed."""
+    """The least side of what the network returns in training, in pixels; nothing is computed."""
     # the reference consists of torch's own operations, which know the meta device
     with ops.use_backend("reference"), torch.device("meta"), torch.no_grad():
         model = create(**config.model).train()

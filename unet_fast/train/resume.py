@@ -1,4 +1,4 @@
-"""What may change when a run goes on: everything but its network, its optimizer and its data."""
+"""What may change when a run is resumed: everything but its network, its optimizer and its data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unet_fast.train.config import TrainConfig
 
 _FIXED = {
     "optimizer": "its state belongs to one kind",
-    "seed": "the random numbers go on where they stopped",
-    "encoder_weights": "the weights go on where they stopped",
+    "seed": "the random numbers continue where they stopped",
+    "encoder_weights": "the weights continue where they stopped",
 }
 _NETWORK = ("model", "base_channels", "depth", "padding", "norm", "dropout")
 _FLAGS = {"learning_rate": "--lr", "encoder_weights": "--weights"}
@@ -38,7 +38,7 @@ def check_same_data(config: TrainConfig, pair: data.Pair, out: object) -> None:
         return
     differs = [f"{key} {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
     raise InputError(
-        f"the run in {out} was trained on other data ({'; '.join(differs)}), which cannot be changed when it goes on; give the "
+        f"the run in {out} was trained on other data ({'; '.join(differs)}), which cannot be changed when it is resumed; give the "
         "same images and labels, or choose another --out"
     )
 
@@ -46,7 +46,7 @@ def check_same_data(config: TrainConfig, pair: data.Pair, out: object) -> None:
 def changed(
     config: TrainConfig, given: dict[str, Any], out: object, announce: Callable[[str], None] = print
 ) -> TrainConfig:
-    """The configuration of a run that goes on with other settings.
+    """The configuration of a run that is resumed with other settings.
 
     Args:
         config: of the run so far.
@@ -82,6 +82,6 @@ def changed(
 def _refused(name: str, value: object, before: object, why: str, out: object) -> InputError:
     flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     return InputError(
-        f"{flag} is {value}, but the run in {out} has {before}, which cannot be changed when it goes on: {why}; leave it "
+        f"{flag} is {value}, but the run in {out} has {before}, which cannot be changed when it is resumed: {why}; leave it "
         "out, or choose another --out"
     )

@@ -77,7 +77,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
     config = read_config(folder)
     path = Path(folder) / WEIGHTS
     if not path.exists():
-        raise InputError(f"{folder} holds no {WEIGHTS} yet: the run has not validated once; go on with train --resume")
+        raise InputError(
+            f"{folder} holds no {WEIGHTS} yet: the run has not validated once; continue it with train --resume"
+        )
     tensors, state = load_tensors(path)
     check_finite(path, tensors)
     if config.threshold is None:

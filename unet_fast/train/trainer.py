@@ -237,7 +237,7 @@ class Trainer:
         return self.model if self.average is None else self.average.module
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """All that a run needs to go on: tensors by name, those of the device themselves, and JSON-able values."""
+        """All that a run needs to continue: tensors by name, those of the device themselves, and JSON-able values."""
         tensors = {
             **with_prefix("model", dict(self.model.state_dict())),
             **with_prefix("optimizer", flatten_optimizer(self.optimizer)),

@@ -52,17 +52,17 @@ def reduce(case: Case, loss: Tensor, reduction: str) -> Tensor:
 
 
 def check_options(ignore_index: int, reduction: str) -> None:
-    """Raise for an unknown reduction or an ``ignore_index`` that is no integer."""
+    """Raise for an unknown reduction or an ``ignore_index`` that is not an integer."""
     check_ignore_index(ignore_index)
     checks.check_choice("reduction", reduction, REDUCTIONS)
 
 
 def check_class_vector(name: str, value: Tensor, num_classes: int, device: torch.device) -> None:
-    """Raise unless ``value`` is a tensor of one number a class on ``device``; one channel counts as two classes."""
+    """Raise unless ``value`` is a tensor of one number per class on ``device``; one channel counts as two classes."""
     checks.check_tensor(name, value)
     expected = max(num_classes, 2)
     if value.shape != (expected,):
-        order = "[background, foreground]" if expected == 2 else "one number a class"
+        order = "[background, foreground]" if expected == 2 else "one number per class"
         raise InputError(f"{name} has shape {tuple(value.shape)}, expected ({expected},): {order}")
     if value.device != device:
         raise InputError(f"logits are on {device} but {name} is on {value.device}; move both to the same device")
@@ -73,9 +73,9 @@ def class_vector(name: str, value: Sequence[float] | Tensor) -> Tensor:
     try:
         vector = torch.as_tensor(value, dtype=torch.float64).detach().clone()
     except (TypeError, ValueError, RuntimeError):
-        raise InputTypeError(f"{name} is {value!r}, expected one number a class") from None
+        raise InputTypeError(f"{name} is {value!r}, expected one number per class") from None
     if vector.dim() != 1 or vector.numel() < 2:
-        raise InputError(f"{name} has shape {tuple(vector.shape)}, expected one number a class, at least two")
+        raise InputError(f"{name} has shape {tuple(vector.shape)}, expected one number per class, at least two")
     if not bool((vector.isfinite() & (vector >= 0)).all()) or not bool((vector > 0).any()):
         raise InputError(f"{name} is {vector.tolist()}, expected finite numbers of at least 0, one of them above 0")
     return vector

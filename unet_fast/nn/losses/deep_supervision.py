@@ -32,7 +32,7 @@ def deep_supervision_loss(
         weight: None, or a weight per pixel of the shape of the target; it is handed on only where it is given, so that
             any loss of two arguments will do as well.
         loss: maps (logits, target[, weight]) to a scalar.
-        weights: one finite number a head; None: 1 each.
+        weights: one finite number per head; None: 1 each.
         resize: what to do with a head of another size than the target. "target": sample target and weight at the
             nearest pixel (centre of the head's pixel) to the size of the head; "logits": interpolate the head
             (bi)linearly to the size of the target.
@@ -43,7 +43,7 @@ def deep_supervision_loss(
     Raises:
         InputError: no heads, another number of weights than heads, a head of another batch size or rank than the
             target, a loss that is not a scalar.
-        InputTypeError: ``heads`` is a tensor or holds something else, a weight that is no number.
+        InputTypeError: ``heads`` is a tensor or holds something else, a weight that is not a number.
     """
     checks.check_choice("resize", resize, RESIZE)
     weights = None if weights is None else check_weights(weights)
@@ -91,10 +91,10 @@ def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
 def check_weights(weights: Sequence[float]) -> tuple[float, ...]:
     """``weights`` as a tuple of finite numbers."""
     if isinstance(weights, (str, Tensor)) or not isinstance(weights, Sequence):
-        raise InputTypeError(f"weights is a {type(weights).__name__}, expected a sequence of one number a head")
+        raise InputTypeError(f"weights is a {type(weights).__name__}, expected a sequence of one number per head")
     for value in weights:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputTypeError(f"weights contains {value!r}, expected one number a head")
+            raise InputTypeError(f"weights contains {value!r}, expected one number per head")
         if not abs(value) < float("inf"):
             raise InputError(f"weights contains {value!r}, expected finite numbers")
     return tuple(float(value) for value in weights)
@@ -112,7 +112,7 @@ def _check_heads(heads: Sequence[Tensor], target: Tensor, weights: tuple[float, 
         raise InputError("heads is empty, expected at least one map of logits")
     checks.check_tensor("target", target)
     if weights is not None and len(weights) != len(heads):
-        raise InputError(f"got {len(heads)} heads but {len(weights)} weights; give one weight a head")
+        raise InputError(f"got {len(heads)} heads but {len(weights)} weights; give one weight per head")
     for index, head in enumerate(heads):
         name = f"heads[{index}]"
         checks.check_tensor(name, head)
@@ -127,7 +127,7 @@ def _check_heads(heads: Sequence[Tensor], target: Tensor, weights: tuple[float, 
 
 
 class DeepSupervision(nn.Module):
-    """A loss on every head of a network, summed with one weight a head.
+    """A loss on every head of a network, summed with one weight per head.
 
     ``forward(heads, target, weight=None)``: a sequence of logits (N, K, *s_i), the target and the weights per pixel of
     ``loss`` -> a scalar. After a call ``head_losses`` holds the loss of each head before weighting, (heads,), detached,

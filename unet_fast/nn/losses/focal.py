@@ -35,7 +35,7 @@ def focal_loss(
         weight: shape of the target, floating; None counts as 1. A constant: it gets no gradient.
         gamma: at least 0; 0 is the cross-entropy. Any value has a finite gradient, those below 1 included.
         alpha: None: 1 for all. A number from 0 to 1: alpha for the foreground (all classes but 0), 1 - alpha for class
-            0. A tensor on the device of the logits: one number a class, for K = 1 [background, foreground].
+            0. A tensor on the device of the logits: one number per class, for K = 1 [background, foreground].
         ignore_index: pixels with this target count for nothing, whatever their logits and weights, NaN included.
         reduction: "mean": sum of the weighted losses / number of counted pixels; "weight_mean": sum / sum of the
             weights of counted pixels (alpha does not count as a weight); "sum"; "none".
@@ -125,7 +125,7 @@ def check_focal_options(gamma: float, alpha: float | Tensor | None) -> None:
 class FocalLoss(Loss):
     """:func:`unet_fast.nn.losses.focal_loss` as a module: ``forward(logits, target, weight=None)``.
 
-    ``alpha`` may also be a sequence, one number a class; a sequence or a tensor becomes a buffer that moves with the
+    ``alpha`` may also be a sequence, one number per class; a sequence or a tensor becomes a buffer that moves with the
     module.
     """
 
