@@ -19,11 +19,10 @@ nitpick_ignore_regex = [
     # types of other packages, whose pages are not read while this site is built
     ("py:.*", r"(torch|numpy|np|nn|collections|pathlib|os|typing)\..*"),
     ("py:class", r"[A-Za-z]+"),
-    # type variables and what a public class inherits from, which have no place in the reference
-    (
-        "py:class",
-        r"unet_fast\.(models\.(registry\.Model|fusion\.Fusion|resnet\.\w+)|augment\..*Maps|predict\..*(Image|Pages))",
-    ),
+    # classes that appear in signatures only, and have no place in the reference
+    ("py:class", r"unet_fast\..*"),
+    # functions of optional parts, described where they are used
+    ("py:func", r"unet_fast\.deploy\.\w+\.\w+"),
 ]
 
 autodoc_default_options = {"members": True, "imported-members": True, "special-members": "__call__"}

@@ -29,7 +29,7 @@ class Report:
 
 
 class Engine:
-    """A network behind one call: (N, C, H, W) float32 -> (N, K, h, w) float32 logits, on :attr:`device`.
+    """A network behind one call: (N, C, H, W) float32 -> (N, K, h, w) float32 logits, on ``device``.
 
     Wherever a network of :mod:`unet_fast.models` is applied, an engine can be: :class:`unet_fast.predict.OverlapTile`
     takes either.
