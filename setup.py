@@ -71,6 +71,11 @@ def sources(folder: str, pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / folder).glob(pattern))
 
 
+def bindings(device: str) -> list[str]:
+    """From tensors to kernels: those that are written once for both devices, and those of this one."""
+    return [*sources("bindings/torch", "*.cpp"), *sources(f"bindings/torch_{device}", "*.cpp")]
+
+
 def nvcc_path() -> str | None:
     """The compiler that torch's builder takes; on the PATH where torch looks for none because it is a CPU build."""
     if CUDA_HOME and (Path(CUDA_HOME) / "bin" / "nvcc").exists():
@@ -194,7 +199,7 @@ def extensions() -> tuple[list[Extension], dict[str, object]]:
         ),
     ]
     if "thread" not in SANITIZERS:  # which takes the barriers of torch's OpenMP for races
-        built.append(torch_extension("unet_fast._torch_cpu", sources("bindings/torch_cpu", "*.cpp"), cuda=False))
+        built.append(torch_extension("unet_fast._torch_cpu", bindings("cpu"), cuda=False))
     info = {"torch": torch.__version__, "cuda": cuda, "cuda_reason": why, "cxx_flags": CXX_FLAGS}
     if cuda:
         info["cuda_architectures"] = set_architectures()
@@ -202,7 +207,7 @@ def extensions() -> tuple[list[Extension], dict[str, object]]:
         built.append(
             torch_extension(
                 "unet_fast._torch_cuda",
-                [*sources("bindings/torch_cuda", "*.cpp"), *sources("cuda", "*.cu")],
+                [*bindings("cuda"), *sources("cuda", "*.cu")],
                 cuda=True,
             )
         )

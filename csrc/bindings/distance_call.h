@@ -1,29 +1,21 @@
 // What the bindings of the distance ops share, whatever the device: tensors to grids, dtypes to elements.
 #pragma once
 
-#include "bindings/torch_common.h"
+#include "bindings/tensor.h"
 #include "common/distance_grid.h"
 
 namespace uf::bindings {
 
-inline Element label_element(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Byte: return Element::kUInt8;
-    case ScalarType::Char: return Element::kInt8;
-    case ScalarType::UInt16: return Element::kUInt16;
-    case ScalarType::Short: return Element::kInt16;
-    case ScalarType::Int: return Element::kInt32;
-    case ScalarType::Long: return Element::kInt64;
-    default: STD_TORCH_CHECK(false, "instances must be uint8, int8, uint16, int16, int32 or int64");
-  }
+inline DType label_dtype(const Tensor& tensor) {
+  return checked_dtype(
+      tensor, {DType::kUInt8, DType::kInt8, DType::kUInt16, DType::kInt16, DType::kInt32, DType::kInt64}, "instances",
+      "uint8, int8, uint16, int16, int32 or int64");
 }
 
 inline MaskElement mask_element(const Tensor& tensor) {
   const int64_t bytes = static_cast<int64_t>(tensor.element_size());
   STD_TORCH_CHECK(bytes <= 8, "mask must be boolean, integer or floating");
-  const ScalarType type = tensor.scalar_type();
-  return {bytes, type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-                     type == ScalarType::BFloat16};
+  return {bytes, is_floating(dtype_of(tensor))};
 }
 
 // (N, H, W) or (N, D, H, W) with one spacing for each axis but the first.

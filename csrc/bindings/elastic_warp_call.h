@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "bindings/torch_common.h"
+#include "bindings/tensor.h"
 #include "common/warp_types.h"
 
 namespace uf::bindings {
@@ -36,16 +36,6 @@ struct WarpFrameCall {
   }
 };
 
-inline PixelType pixel_type(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Half: return PixelType::kHalf;
-    case ScalarType::BFloat16: return PixelType::kBFloat16;
-    case ScalarType::Float: return PixelType::kFloat;
-    case ScalarType::Double: return PixelType::kDouble;
-    default: return PixelType::kInteger;
-  }
-}
-
 // Allocates the outputs.
 struct WarpImagesCall {
   std::vector<Tensor> outputs;
@@ -65,11 +55,11 @@ struct WarpImagesCall {
       image.channels = input.size(1);
       std::copy(stride.begin(), stride.end(), image.stride);
       image.output = outputs.back().mutable_data_ptr();
-      image.type = pixel_type(input);
+      image.type = dtype_of(input);
       image.element_size = static_cast<int64_t>(input.element_size());
       image.interpolation = static_cast<Interpolation>(interpolation[i]);
       image.fill = fill[i];
-      wide = wide || image.type == PixelType::kDouble;
+      wide = wide || image.type == DType::kFloat64;
       images.push_back(image);
     }
   }

@@ -1,7 +1,7 @@
 // From tensors to the shape, pointers and outputs of head_cross_entropy, for the kernels of every device.
 #pragma once
 
-#include "bindings/junction_call.h"
+#include "bindings/tensor.h"
 #include "bindings/weighted_cross_entropy_call.h"
 #include "common/head_cross_entropy_types.h"
 
@@ -15,22 +15,13 @@ struct HeadCrossEntropyCall {
   HeadCrossEntropyArguments arguments;
 };
 
-// A wide, dense tensor of `count` numbers.
-inline std::optional<Tensor> wide_dense(const std::optional<Tensor>& tensor, const Tensor& features, int64_t count,
-                                        const char* name) {
-  if (!tensor.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(tensor->scalar_type() == wide_type(features) && tensor->numel() == count, "head_cross_entropy: ", name,
-                  " must hold ", count, " float32 numbers (float64 for float64 features)");
-  return torch::stable::contiguous(*tensor);
-}
-
 inline HeadCrossEntropyCall head_cross_entropy_call(const Tensor& features_in,
                                                     const std::optional<Tensor>& feature_bias, bool relu,
                                                     const Tensor& weight, const std::optional<Tensor>& bias,
                                                     const Tensor& target, const std::optional<Tensor>& pixel_weight,
                                                     int64_t ignore_index, int64_t reduction, bool want_grad) {
   HeadCrossEntropyCall call;
-  const MemoryFormat format = format_of(features_in);
+  const MemoryFormat format = dense_format(features_in);
   // pixels that step evenly (channels last) or are dense (planar)
   const int64_t step = features_in.numel() == 0 ? 1 : even_step(features_in);
   const bool fits = format == MemoryFormat::Contiguous ? step == 1 : step != 0;
@@ -40,18 +31,17 @@ inline HeadCrossEntropyCall head_cross_entropy_call(const Tensor& features_in,
   shape.batch = size[0];
   shape.channels = size[1];
   shape.classes = weight.size(0);
-  shape.pixels = 1;
-  for (size_t d = 2; d < size.size(); ++d) shape.pixels *= size[d];
+  shape.pixels = pixels_of(features);
   shape.batch_stride = features.stride(0);
   shape.channel_stride = features.stride(1);
   shape.pixel_stride = even_step(features);
   shape.channels_last = format != MemoryFormat::Contiguous;
 
   call.features = features;
-  call.weight = *wide_dense(weight, features, shape.classes * shape.channels, "weight");
-  call.feature_bias = wide_dense(feature_bias, features, shape.channels, "feature_bias");
-  call.bias = wide_dense(bias, features, shape.classes, "bias");
-  call.pixel_weight = wide_dense(pixel_weight, features, shape.batch * shape.pixels, "pixel_weight");
+  call.weight = *dense_wide(weight, features, shape.classes * shape.channels, "head_cross_entropy: weight");
+  call.feature_bias = dense_wide(feature_bias, features, shape.channels, "head_cross_entropy: feature_bias");
+  call.bias = dense_wide(bias, features, shape.classes, "head_cross_entropy: bias");
+  call.pixel_weight = dense_wide(pixel_weight, features, shape.batch * shape.pixels, "head_cross_entropy: pixel_weight");
   call.target = torch::stable::contiguous(target);
   STD_TORCH_CHECK(call.target.numel() == shape.batch * shape.pixels,
                   "head_cross_entropy: target must have the shape of features without the channels");
@@ -62,8 +52,8 @@ inline HeadCrossEntropyCall head_cross_entropy_call(const Tensor& features_in,
                                  : new_tensor(features, {0});
   // gradients of no elements have no memory, yet the weights' are wanted: any address says so
   void* grad = call.grad_features.numel() ? call.grad_features.mutable_data_ptr() : call.loss.mutable_data_ptr();
-  call.arguments = {element_type(features, "head_cross_entropy"),
-                    class_type(call.target),
+  call.arguments = {floating_dtype(features, "head_cross_entropy: features"),
+                    class_type(call.target, "head_cross_entropy: target"),
                     features.const_data_ptr(),
                     data_or_null(call.feature_bias),
                     relu,

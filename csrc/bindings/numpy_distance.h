@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/numpy_array.h"
 #include "bindings/numpy_pool.h"
 #include "cpu/distance_transform.h"
 #include "cpu/nearest_two.h"
@@ -21,10 +22,6 @@ namespace uf::bindings {
 namespace py = pybind11;
 using FloatArray = py::array_t<float, py::array::c_style>;
 
-inline std::vector<py::ssize_t> shape_of(const py::array& array) {
-  return {array.shape(), array.shape() + array.ndim()};
-}
-
 inline DistanceGrid distance_grid(const py::array& array, const std::vector<double>& spacing) {
   const auto size = shape_of(array);
   for (const auto side : size) {
@@ -32,16 +29,6 @@ inline DistanceGrid distance_grid(const py::array& array, const std::vector<doub
   }
   if (size.size() == 3) return image_grid(size[0], size[1], size[2], spacing[0], spacing[1]);
   return {size[0], size[1], size[2], size[3], spacing[0], spacing[1], spacing[2]};
-}
-
-inline Element label_element(const py::array& labels) {
-  const bool is_signed = labels.dtype().kind() == 'i';
-  switch (labels.itemsize()) {
-    case 1: return is_signed ? Element::kInt8 : Element::kUInt8;
-    case 2: return is_signed ? Element::kInt16 : Element::kUInt16;
-    case 4: return Element::kInt32;
-    default: return Element::kInt64;
-  }
 }
 
 inline void check_labels(const BadLabel& bad) {
@@ -56,7 +43,7 @@ inline std::pair<FloatArray, FloatArray> nearest_two_array(const py::array& inst
   FloatArray d1(shape_of(instances)), d2(shape_of(instances));
   const void* labels = instances.data();
   float *first = d1.mutable_data(), *second = d2.mutable_data();
-  const Element type = label_element(instances);
+  const DType type = dtype_of(instances);
   BadLabel bad;
   {
     py::gil_scoped_release release;
@@ -85,7 +72,7 @@ inline FloatArray weight_map_array(const py::array& instances, double w0, double
   FloatArray out(shape_of(instances));
   const void* labels = instances.data();
   float* to = out.mutable_data();
-  const Element type = label_element(instances);
+  const DType type = dtype_of(instances);
   BadLabel bad;
   {
     py::gil_scoped_release release;

@@ -9,17 +9,13 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/numpy_array.h"
 #include "bindings/numpy_pool.h"
 #include "cpu/elastic_warp.h"
 
 namespace uf::bindings {
 
 namespace py = pybind11;
-
-inline PixelType pixel_type(const py::array& array) {
-  if (array.dtype().kind() != 'f') return PixelType::kInteger;
-  return array.itemsize() == 2 ? PixelType::kHalf : array.itemsize() == 4 ? PixelType::kFloat : PixelType::kDouble;
-}
 
 inline std::vector<py::array> elastic_warp_arrays(const std::vector<py::array>& inputs,
                                                   const py::array_t<double, py::array::c_style>& displacement,
@@ -51,10 +47,10 @@ inline std::vector<py::array> elastic_warp_arrays(const std::vector<py::array>& 
     image.element_size = input.itemsize();
     for (int d = 0; d < 4; ++d) image.stride[d] = input.strides(d) / input.itemsize();
     image.output = outputs.back().mutable_data();
-    image.type = pixel_type(input);
+    image.type = dtype_of(input);
     image.interpolation = static_cast<Interpolation>(interpolation[i]);
     image.fill = fill[i];
-    frame.wide = frame.wide || image.type == PixelType::kDouble;
+    frame.wide = frame.wide || image.type == DType::kFloat64;
     images.push_back(image);
   }
   {

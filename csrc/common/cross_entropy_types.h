@@ -2,12 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+
+#include "common/dtype.h"
 
 namespace uf {
 
-enum class FloatType { kFloat64, kFloat32, kFloat16, kBFloat16 };
-enum class ClassType { kInt64, kInt32, kUInt8 };
 enum class Reduction { kNone, kSum, kMean, kWeightMean };  // in the order of unet_fast/ops/weighted_cross_entropy.py
+
+// The gradient of float16 logits is float32: that of a mean over many pixels lies below the range of float16.
+template <class T>
+using GradientOf = std::conditional_t<std::is_same_v<T, Half>, float, T>;
 
 // Strides count elements; the spatial dimensions are flattened to `pixels` and step evenly. "Wide" below is double for
 // float64 logits and float for all others.
@@ -18,8 +23,8 @@ struct WeightedCrossEntropyShape {
 };
 
 struct WeightedCrossEntropyArguments {
-  FloatType float_type;   // of the logits; the gradient has the same, but float32 for float16, whose range is too small
-  ClassType class_type;   // of the target
+  DType float_type;   // of the logits; the gradient has the same, but float32 for float16, whose range is too small
+  DType class_type;   // of the target
   const void* logits;     // (N, K, P)
   const void* target;     // (N, P) dense
   const void* weight;     // (N, P) dense, wide, or null for 1

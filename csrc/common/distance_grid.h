@@ -1,25 +1,13 @@
-// A batch of images or volumes as the distance kernels of every device see it, and the elements of their inputs.
+// A batch of images or volumes as the distance kernels of every device see it.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
+#include "common/dtype.h"
+
 namespace uf {
-
-enum class Element { kUInt8, kInt8, kUInt16, kInt16, kInt32, kInt64 };
-
-inline int64_t element_size(Element type) {
-  switch (type) {
-    case Element::kUInt8:
-    case Element::kInt8: return 1;
-    case Element::kUInt16:
-    case Element::kInt16: return 2;
-    case Element::kInt32: return 4;
-    case Element::kInt64: return 8;
-  }
-  return 0;
-}
 
 // How a mask is stored: the bytes of an element, and whether it is a floating-point number (whose -0 is a zero too).
 struct MaskElement {

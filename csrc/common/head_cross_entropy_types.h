@@ -17,8 +17,8 @@ struct HeadCrossEntropyShape {
 
 // "Wide" is double for float64 features and float for all others.
 struct HeadCrossEntropyArguments {
-  FloatType float_type;      // of the features; their gradient has the same, but float32 for float16
-  ClassType class_type;      // of the target
+  DType float_type;      // of the features; their gradient has the same, but float32 for float16
+  DType class_type;      // of the target
   const void* features;      // (N, C, P)
   const void* feature_bias;  // (C) wide, or null for 0
   bool relu;                 // of features + feature_bias

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/crop.h"
+#include "common/dtype.h"
 
 namespace uf {
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "common/border.h"
+#include "common/dtype.h"
 #include "common/half.h"
 #include "common/interp_weights.h"
 #include "common/macros.h"
@@ -35,14 +36,12 @@ struct WarpFrame {
   bool wide;  // coordinates and sums in float64 instead of float32
 };
 
-enum class PixelType { kInteger, kHalf, kBFloat16, kFloat, kDouble };
-
 struct WarpImage {
   const void* input;  // (N, C, H, W), any strides (in elements)
   int64_t channels, stride[4];
   void* output;  // (N, C, out_height, out_width), contiguous; its first pixel is frame pixel (H - out_height) // 2, ...
   int64_t out_height, out_width;
-  PixelType type;  // kInteger only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
+  DType type;  // integers (kOther: bool) only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
   int64_t element_size;
   Interpolation interpolation;
   double fill;  // what lies outside the input with Padding::kZeros
@@ -56,12 +55,12 @@ struct Fill {
   double value;
 };
 
-inline Fill make_fill(PixelType type, double value) {
+inline Fill make_fill(DType type, double value) {
   switch (type) {
-    case PixelType::kHalf: return {to_half(static_cast<float>(value)).bits, value};
-    case PixelType::kBFloat16: return {to_bfloat16(static_cast<float>(value)).bits, value};
-    case PixelType::kFloat: return {std::bit_cast<uint32_t>(static_cast<float>(value)), value};
-    case PixelType::kDouble: return {std::bit_cast<uint64_t>(value), value};
+    case DType::kFloat16: return {to_half(static_cast<float>(value)).bits, value};
+    case DType::kBFloat16: return {to_bfloat16(static_cast<float>(value)).bits, value};
+    case DType::kFloat32: return {std::bit_cast<uint32_t>(static_cast<float>(value)), value};
+    case DType::kFloat64: return {std::bit_cast<uint64_t>(value), value};
     default: return {static_cast<uint64_t>(static_cast<int64_t>(value)), value};  // the low bytes are the element
   }
 }

@@ -172,33 +172,19 @@ int64_t bias_relu_parts(const BiasReluShape& s) {
   return s.channels_last ? std::max<int64_t>(1, std::min(s.batch * s.pixels, kSumParts)) : s.batch;
 }
 
-void bias_relu(const BiasReluShape& shape, FloatType type, const void* x, const void* bias, void* out,
+void bias_relu(const BiasReluShape& shape, DType type, const void* x, const void* bias, void* out,
                const Parallel& parallel) {
   if (shape.batch * shape.channels * shape.pixels == 0) return;
-  switch (type) {
-    case FloatType::kFloat64: return start<double, double>(shape, x, bias, out, parallel);
-    case FloatType::kFloat16: return start<Half, float>(shape, x, bias, out, parallel);
-    case FloatType::kBFloat16: return start<BFloat16, float>(shape, x, bias, out, parallel);
-    default: return start<float, float>(shape, x, bias, out, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start<T, Wide<T>>(shape, x, bias, out, parallel); });
 }
 
-void bias_relu_backward(const BiasReluShape& shape, FloatType type, const void* grad, const void* out, void* grad_x,
+void bias_relu_backward(const BiasReluShape& shape, DType type, const void* grad, const void* out, void* grad_x,
                         double* grad_bias, double* workspace, const Parallel& parallel) {
   if (shape.batch * shape.channels * shape.pixels == 0) {
     if (grad_bias) std::fill_n(grad_bias, shape.channels, 0.0);
     return;
   }
-  switch (type) {
-    case FloatType::kFloat64:
-      return start_backward<double, double>(shape, grad, out, grad_x, grad_bias, workspace, parallel);
-    case FloatType::kFloat16:
-      return start_backward<Half, float>(shape, grad, out, grad_x, grad_bias, workspace, parallel);
-    case FloatType::kBFloat16:
-      return start_backward<BFloat16, float>(shape, grad, out, grad_x, grad_bias, workspace, parallel);
-    default:
-      return start_backward<float, float>(shape, grad, out, grad_x, grad_bias, workspace, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start_backward<T, Wide<T>>(shape, grad, out, grad_x, grad_bias, workspace, parallel); });
 }
 
 }  // namespace uf

@@ -2,11 +2,10 @@
 //   planar         a block is one channel plane, a row is one image row
 //   channels last  a block is one image row, a "row" is the channels of one pixel
 // Each output byte is written once and each input byte inside the crop is read once, which is the limit of the op.
-#include "cpu/crop_concat.h"
+#include "common/crop_concat.h"
 
 #include <algorithm>
 
-#include "common/crop.h"
 #include "cpu/copy_rows.h"
 
 namespace uf {

@@ -22,18 +22,18 @@ UF_INLINE void read(const I* __restrict in, int64_t count, int64_t classes, int6
   }
 }
 
-UF_MULTIVERSION void read_int64(const int64_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                BlockSums& sums) {
+UF_MULTIVERSION void read_classes(const int64_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
+                                  BlockSums& sums) {
   read(in, count, classes, ignore, out, sums);
 }
 
-UF_MULTIVERSION void read_int32(const int32_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                BlockSums& sums) {
+UF_MULTIVERSION void read_classes(const int32_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
+                                  BlockSums& sums) {
   read(in, count, classes, ignore, out, sums);
 }
 
-UF_MULTIVERSION void read_uint8(const uint8_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                BlockSums& sums) {
+UF_MULTIVERSION void read_classes(const uint8_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
+                                  BlockSums& sums) {
   read(in, count, classes, ignore, out, sums);
 }
 
@@ -63,20 +63,12 @@ double sum_weights(const float* weight, const int32_t* target, int64_t count) {
   return sum_floats(weight, target, count);
 }
 
-BlockSums read_targets(ClassType type, const void* targets, int64_t at, int64_t count, int64_t classes,
+BlockSums read_targets(DType type, const void* targets, int64_t at, int64_t count, int64_t classes,
                        int64_t ignore_index, int32_t* target) {
   BlockSums sums;
-  switch (type) {
-    case ClassType::kInt64:
-      read_int64(static_cast<const int64_t*>(targets) + at, count, classes, ignore_index, target, sums);
-      break;
-    case ClassType::kInt32:
-      read_int32(static_cast<const int32_t*>(targets) + at, count, classes, ignore_index, target, sums);
-      break;
-    case ClassType::kUInt8:
-      read_uint8(static_cast<const uint8_t*>(targets) + at, count, classes, ignore_index, target, sums);
-      break;
-  }
+  dispatch<int64_t, uint8_t, int32_t>(type, [&]<class T>(T) {
+    read_classes(static_cast<const T*>(targets) + at, count, classes, ignore_index, target, sums);
+  });
   return sums;
 }
 

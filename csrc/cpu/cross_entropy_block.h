@@ -39,7 +39,7 @@ struct Block {
 // ---- targets and weights
 
 // Targets of `count` pixels from pixel `at` on, with -1 for ignored ones, and what there is to count.
-BlockSums read_targets(ClassType type, const void* targets, int64_t at, int64_t count, int64_t classes,
+BlockSums read_targets(DType type, const void* targets, int64_t at, int64_t count, int64_t classes,
                        int64_t ignore_index, int32_t* target);
 
 double sum_weights(const double* weight, const int32_t* target, int64_t count);

@@ -144,60 +144,41 @@ UF_SAMPLER(cubic_half, kBicubic, Half)
 UF_SAMPLER(cubic_bfloat16, kBicubic, BFloat16)
 #undef UF_SAMPLER
 
-Sampler<float> common_sampler(Interpolation kind, PixelType type, int64_t size) {
+Sampler<float> common_sampler(Interpolation kind, DType type, int64_t size) {
   if (kind == Interpolation::kNearest) {
     return size == 1 ? nearest_8 : (size == 2 ? nearest_16 : (size == 4 ? nearest_32 : nearest_64));
   }
-  const bool linear = kind == Interpolation::kBilinear;
-  switch (type) {
-    case PixelType::kHalf:
-      return linear ? linear_half : cubic_half;
-    case PixelType::kBFloat16:
-      return linear ? linear_bfloat16 : cubic_bfloat16;
-    default:
-      return linear ? linear_float : cubic_float;
-  }
+  if (kind == Interpolation::kBilinear)
+    return type == DType::kFloat16 ? linear_half : type == DType::kBFloat16 ? linear_bfloat16 : linear_float;
+  return type == DType::kFloat16 ? cubic_half : type == DType::kBFloat16 ? cubic_bfloat16 : cubic_float;
 }
 
 template <Interpolation Kind, class A>
-Sampler<A> any_float(PixelType type) {
-  switch (type) {
-    case PixelType::kHalf:
-      return sample<Kind, Half, A, int64_t>;
-    case PixelType::kBFloat16:
-      return sample<Kind, BFloat16, A, int64_t>;
-    case PixelType::kDouble:
-      if constexpr (sizeof(A) == 8) return sample<Kind, double, A, int64_t>;
-      [[fallthrough]];
-    default:
-      return sample<Kind, float, A, int64_t>;
-  }
+Sampler<A> any_float(DType type) {
+  const auto sampler = []<class T>(T) -> Sampler<A> { return sample<Kind, T, A, int64_t>; };
+  if constexpr (sizeof(A) == sizeof(double))
+    return dispatch_floating(type, sampler);
+  else
+    return dispatch<Half, BFloat16, float>(type, sampler);
 }
 
 template <class A>
-Sampler<A> any_sampler(Interpolation kind, PixelType type, int64_t size) {
-  switch (kind) {
-    case Interpolation::kBilinear:
-      return any_float<Interpolation::kBilinear, A>(type);
-    case Interpolation::kBicubic:
-      return any_float<Interpolation::kBicubic, A>(type);
-    default:
-      return size == 1   ? sample<Interpolation::kNearest, uint8_t, A, int64_t>
-             : size == 2 ? sample<Interpolation::kNearest, uint16_t, A, int64_t>
-             : size == 4 ? sample<Interpolation::kNearest, uint32_t, A, int64_t>
-                         : sample<Interpolation::kNearest, uint64_t, A, int64_t>;
-  }
+Sampler<A> any_sampler(Interpolation kind, DType type, int64_t size) {
+  if (kind == Interpolation::kBilinear) return any_float<Interpolation::kBilinear, A>(type);
+  if (kind == Interpolation::kBicubic) return any_float<Interpolation::kBicubic, A>(type);
+  return dispatch_bytes(
+      size, []<class U>(U) -> Sampler<A> { return sample<Interpolation::kNearest, U, A, int64_t>; });
 }
 
 }  // namespace
 
 template <>
-Sampler<float> plain_sampler<float>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent) {
+Sampler<float> plain_sampler<float>(Interpolation kind, DType type, int64_t element_size, int64_t extent) {
   return extent > kLargestOffset ? any_sampler<float>(kind, type, element_size)
                                  : common_sampler(kind, type, element_size);
 }
 template <>
-Sampler<double> plain_sampler<double>(Interpolation kind, PixelType type, int64_t element_size, int64_t) {
+Sampler<double> plain_sampler<double>(Interpolation kind, DType type, int64_t element_size, int64_t) {
   return any_sampler<double>(kind, type, element_size);
 }
 

@@ -32,18 +32,18 @@ struct SampleArgs {
 
 // A sampler that serves any block of a plane whose last pixel has this offset.
 template <class A>
-Sampler<A> plain_sampler(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
+Sampler<A> plain_sampler(Interpolation kind, DType type, int64_t element_size, int64_t extent);
 template <>
-Sampler<float> plain_sampler<float>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
+Sampler<float> plain_sampler<float>(Interpolation kind, DType type, int64_t element_size, int64_t extent);
 template <>
-Sampler<double> plain_sampler<double>(Interpolation kind, PixelType type, int64_t element_size, int64_t extent);
+Sampler<double> plain_sampler<double>(Interpolation kind, DType type, int64_t element_size, int64_t extent);
 
 // For offsets of 32 bits; null where the processor lacks AVX2.
-Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_size);
+Sampler<float> avx2_sampler(Interpolation kind, DType type, int64_t element_size);
 
 // The fastest sampler for this plane.
 template <class A>
-Sampler<A> choose_sampler(Interpolation kind, PixelType type, int64_t element_size, int64_t extent) {
+Sampler<A> choose_sampler(Interpolation kind, DType type, int64_t element_size, int64_t extent) {
   if constexpr (sizeof(A) == sizeof(float)) {
     if (extent * element_size <= kLargestOffset) {
       if (const Sampler<A> sampler = avx2_sampler(kind, type, element_size)) return sampler;

@@ -238,7 +238,7 @@ UF_AVX2 void cubic(const SampleArgs<float>& args) {
 
 }  // namespace
 
-Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_size) {
+Sampler<float> avx2_sampler(Interpolation kind, DType type, int64_t element_size) {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) return nullptr;
   if (kind == Interpolation::kNearest) {
     return element_size == 1   ? nearest_small<uint8_t>
@@ -247,14 +247,8 @@ Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_
                                : nearest_8;
   }
   const bool is_linear = kind == Interpolation::kBilinear;
-  switch (type) {
-    case PixelType::kHalf:
-      return is_linear ? linear<Half> : cubic<Half>;
-    case PixelType::kBFloat16:
-      return is_linear ? linear<BFloat16> : cubic<BFloat16>;
-    default:
-      return is_linear ? linear<float> : cubic<float>;
-  }
+  return dispatch<Half, BFloat16, float>(
+      type, [&]<class T>(T) -> Sampler<float> { return is_linear ? linear<T> : cubic<T>; });
 }
 
 }  // namespace uf::warp
@@ -263,7 +257,7 @@ Sampler<float> avx2_sampler(Interpolation kind, PixelType type, int64_t element_
 
 namespace uf::warp {
 
-Sampler<float> avx2_sampler(Interpolation, PixelType, int64_t) { return nullptr; }
+Sampler<float> avx2_sampler(Interpolation, DType, int64_t) { return nullptr; }
 
 }  // namespace uf::warp
 

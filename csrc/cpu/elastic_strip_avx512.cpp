@@ -354,11 +354,7 @@ StripSampler avx512_sampler(const WarpFrame& frame, const WarpImage& image, int6
     return size == 1 ? nearest<uint8_t> : size == 2 ? nearest<uint16_t> : size == 4 ? nearest<uint32_t> : nearest<uint64_t>;
   }
   if (image.interpolation != Interpolation::kBilinear || image.stride[3] != 1 || frame.width < 2) return nullptr;
-  switch (image.type) {
-    case PixelType::kHalf: return linear<Half>;
-    case PixelType::kBFloat16: return linear<BFloat16>;
-    default: return linear<float>;
-  }
+  return dispatch<Half, BFloat16, float>(image.type, []<class T>(T) -> StripSampler { return linear<T>; });
 }
 
 }  // namespace uf::warp

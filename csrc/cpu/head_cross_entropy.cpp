@@ -335,16 +335,9 @@ BadTarget run(const HeadCrossEntropyShape& s, const HeadCrossEntropyArguments& a
 
 BadTarget head_cross_entropy(const HeadCrossEntropyShape& shape, const HeadCrossEntropyArguments& arguments,
                              const Parallel& parallel) {
-  switch (arguments.float_type) {
-    case FloatType::kFloat64:
-      return run<double, double, double>(shape, arguments, parallel);
-    case FloatType::kFloat16:
-      return run<Half, float, float>(shape, arguments, parallel);
-    case FloatType::kBFloat16:
-      return run<BFloat16, BFloat16, float>(shape, arguments, parallel);
-    default:
-      return run<float, float, float>(shape, arguments, parallel);
-  }
+  return dispatch_floating(arguments.float_type, [&]<class T>(T) {
+    return run<T, GradientOf<T>, Wide<T>>(shape, arguments, parallel);
+  });
 }
 
 }  // namespace uf

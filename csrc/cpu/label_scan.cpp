@@ -26,16 +26,15 @@ UF_INLINE bool widen(const void* from, int64_t offset, int64_t count, int32_t* _
   return static_cast<T>(seen) >= 0 && static_cast<uint64_t>(seen) <= std::numeric_limits<int32_t>::max();
 }
 
-UF_INLINE bool load_labels(const void* from, Element type, int64_t offset, int64_t count, int32_t* to) {
-  switch (type) {
-    case Element::kUInt8: return widen<uint8_t>(from, offset, count, to);
-    case Element::kInt8: return widen<int8_t>(from, offset, count, to);
-    case Element::kUInt16: return widen<uint16_t>(from, offset, count, to);
-    case Element::kInt16: return widen<int16_t>(from, offset, count, to);
-    case Element::kInt32: return widen<int32_t>(from, offset, count, to);
-    case Element::kInt64: return widen<int64_t>(from, offset, count, to);
+UF_INLINE bool load_labels(const void* from, DType type, int64_t offset, int64_t count, int32_t* to) {
+  switch (type) {  // not dispatch(), which would be compiled for one instruction set
+    case DType::kUInt8: return widen<uint8_t>(from, offset, count, to);
+    case DType::kInt8: return widen<int8_t>(from, offset, count, to);
+    case DType::kUInt16: return widen<uint16_t>(from, offset, count, to);
+    case DType::kInt16: return widen<int16_t>(from, offset, count, to);
+    case DType::kInt32: return widen<int32_t>(from, offset, count, to);
+    default: return widen<int64_t>(from, offset, count, to);
   }
-  return false;
 }
 
 template <class T>
@@ -48,19 +47,13 @@ BadLabel first_bad(const void* from, int64_t offset, int64_t count) {
   return {};
 }
 
-BadLabel first_bad_label(const void* from, Element type, int64_t offset, int64_t count) {
-  switch (type) {
-    case Element::kInt8: return first_bad<int8_t>(from, offset, count);
-    case Element::kInt16: return first_bad<int16_t>(from, offset, count);
-    case Element::kInt32: return first_bad<int32_t>(from, offset, count);
-    case Element::kInt64: return first_bad<int64_t>(from, offset, count);
-    default: return {};
-  }
+BadLabel first_bad_label(const void* from, DType type, int64_t offset, int64_t count) {
+  return dispatch_integral(type, [&]<class T>(T) { return first_bad<T>(from, offset, count); });
 }
 
 struct Strip {
   const void* labels;
-  Element type;
+  DType type;
   LabelPlanes planes;
   int64_t offset;  // of the first pixel of the strip, in labels and in planes
   int64_t length;  // of the lines
@@ -147,7 +140,7 @@ UF_MULTIVERSION BadLabel scan_strip_of_volume(const Strip& s, int32_t* state) { 
 
 }  // namespace
 
-BadLabel scan_labels(const DistanceGrid& grid, int64_t images, const void* labels, Element type,
+BadLabel scan_labels(const DistanceGrid& grid, int64_t images, const void* labels, DType type,
                      const LabelPlanes& planes, const Parallel& parallel) {
   const bool volume = planes.label2 != nullptr;
   const int64_t lanes = grid.lanes(), size = element_size(type);

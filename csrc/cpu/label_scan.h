@@ -18,7 +18,7 @@ struct LabelPlanes {
 };
 
 // Fills the planes of `images` images that follow one another from `labels` on, unless there is a bad label.
-BadLabel scan_labels(const DistanceGrid& grid, int64_t images, const void* labels, Element type, const LabelPlanes& planes,
+BadLabel scan_labels(const DistanceGrid& grid, int64_t images, const void* labels, DType type, const LabelPlanes& planes,
                      const Parallel& parallel);
 
 }  // namespace uf

@@ -83,7 +83,7 @@ UF_MULTIVERSION void last_lines_of(const Volume<double>& v, int64_t b, int64_t e
 }
 
 template <class Cost>
-BadLabel run(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2, const Parallel& parallel) {
+BadLabel run(const DistanceGrid& grid, const void* labels, DType type, float* d1, float* d2, const Parallel& parallel) {
   const bool volume = grid.middle > 1;
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
   const auto planes = fresh_array<int32_t>(count * (volume ? 4 : 3));
@@ -121,7 +121,7 @@ BadLabel run(const DistanceGrid& grid, const void* labels, Element type, float* 
 
 }  // namespace
 
-BadLabel nearest_two(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2,
+BadLabel nearest_two(const DistanceGrid& grid, const void* labels, DType type, float* d1, float* d2,
                  const Parallel& parallel) {
   if (grid.batch * grid.pixels() == 0) return {};
   if (grid.integral()) {

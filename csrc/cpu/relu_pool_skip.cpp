@@ -227,19 +227,10 @@ void start(const ReluPoolSkipShape& s, const void* x, const ImageStride& x_strid
 
 }  // namespace
 
-void relu_pool_skip(const ReluPoolSkipShape& shape, FloatType type, const void* x, const ImageStride& x_stride,
+void relu_pool_skip(const ReluPoolSkipShape& shape, DType type, const void* x, const ImageStride& x_stride,
                     const void* bias, void* pooled, void* buffer, uint8_t* code, const Parallel& parallel) {
   if (shape.batch * shape.channels == 0) return;
-  switch (type) {
-    case FloatType::kFloat64:
-      return start<double, double>(shape, x, x_stride, bias, pooled, buffer, code, parallel);
-    case FloatType::kFloat16:
-      return start<Half, float>(shape, x, x_stride, bias, pooled, buffer, code, parallel);
-    case FloatType::kBFloat16:
-      return start<BFloat16, float>(shape, x, x_stride, bias, pooled, buffer, code, parallel);
-    default:
-      return start<float, float>(shape, x, x_stride, bias, pooled, buffer, code, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start<T, Wide<T>>(shape, x, x_stride, bias, pooled, buffer, code, parallel); });
 }
 
 }  // namespace uf

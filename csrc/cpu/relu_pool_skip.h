@@ -8,12 +8,12 @@
 namespace uf {
 
 // bias (C) is wide (double for float64, else float) or null; code is null where there will be no backward pass.
-void relu_pool_skip(const ReluPoolSkipShape& shape, FloatType type, const void* x, const ImageStride& x_stride,
+void relu_pool_skip(const ReluPoolSkipShape& shape, DType type, const void* x, const ImageStride& x_stride,
                     const void* bias, void* pooled, void* buffer, uint8_t* code, const Parallel& parallel);
 
 // grad_x (N, C, H, W) from grad_pooled (N, C, H / 2, W / 2) and the first C channels of grad_buffer; either may be null
 // and counts as 0. grad_bias (C) is double, or null. Workspace: relu_pool_skip_parts(shape) * C doubles for grad_bias.
-void relu_pool_skip_backward(const ReluPoolSkipShape& shape, FloatType type, const void* grad_pooled,
+void relu_pool_skip_backward(const ReluPoolSkipShape& shape, DType type, const void* grad_pooled,
                              const ImageStride& pooled_stride, const void* grad_buffer,
                              const ImageStride& buffer_stride, const uint8_t* code, void* grad_x, double* grad_bias,
                              double* workspace, const Parallel& parallel);

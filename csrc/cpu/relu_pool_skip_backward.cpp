@@ -247,7 +247,7 @@ int64_t relu_pool_skip_parts(const ReluPoolSkipShape& s) {
   return s.channels_last ? std::max<int64_t>(1, std::min(s.batch * s.code_height(), kSumParts)) : s.batch;
 }
 
-void relu_pool_skip_backward(const ReluPoolSkipShape& shape, FloatType type, const void* grad_pooled,
+void relu_pool_skip_backward(const ReluPoolSkipShape& shape, DType type, const void* grad_pooled,
                              const ImageStride& pooled_stride, const void* grad_buffer,
                              const ImageStride& buffer_stride, const uint8_t* code, void* grad_x, double* grad_bias,
                              double* workspace, const Parallel& parallel) {
@@ -255,20 +255,7 @@ void relu_pool_skip_backward(const ReluPoolSkipShape& shape, FloatType type, con
     if (grad_bias) std::fill_n(grad_bias, shape.channels, 0.0);
     return;
   }
-  switch (type) {
-    case FloatType::kFloat64:
-      return start<double, double>(shape, grad_pooled, pooled_stride, grad_buffer, buffer_stride, code, grad_x,
-                                   grad_bias, workspace, parallel);
-    case FloatType::kFloat16:
-      return start<Half, float>(shape, grad_pooled, pooled_stride, grad_buffer, buffer_stride, code, grad_x, grad_bias,
-                                workspace, parallel);
-    case FloatType::kBFloat16:
-      return start<BFloat16, float>(shape, grad_pooled, pooled_stride, grad_buffer, buffer_stride, code, grad_x,
-                                    grad_bias, workspace, parallel);
-    default:
-      return start<float, float>(shape, grad_pooled, pooled_stride, grad_buffer, buffer_stride, code, grad_x, grad_bias,
-                                 workspace, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start<T, Wide<T>>(shape, grad_pooled, pooled_stride, grad_buffer, buffer_stride, code, grad_x, grad_bias, workspace, parallel); });
 }
 
 }  // namespace uf

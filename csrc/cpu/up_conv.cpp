@@ -206,33 +206,19 @@ int64_t up_conv_parts(const UpConvShape& s) {
   return s.channels_last ? std::max<int64_t>(1, std::min(s.batch * s.height, kSumParts)) : s.batch;
 }
 
-void up_conv_scatter(const UpConvShape& shape, FloatType type, const void* product, const void* bias, void* image,
+void up_conv_scatter(const UpConvShape& shape, DType type, const void* product, const void* bias, void* image,
                      const ImageStride& stride, const Parallel& parallel) {
   if (shape.batch * shape.channels * shape.height * shape.width == 0) return;
-  switch (type) {
-    case FloatType::kFloat64: return start_scatter<double, double>(shape, product, bias, image, stride, parallel);
-    case FloatType::kFloat16: return start_scatter<Half, float>(shape, product, bias, image, stride, parallel);
-    case FloatType::kBFloat16: return start_scatter<BFloat16, float>(shape, product, bias, image, stride, parallel);
-    default: return start_scatter<float, float>(shape, product, bias, image, stride, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start_scatter<T, Wide<T>>(shape, product, bias, image, stride, parallel); });
 }
 
-void up_conv_gather(const UpConvShape& shape, FloatType type, const void* image, const ImageStride& stride,
+void up_conv_gather(const UpConvShape& shape, DType type, const void* image, const ImageStride& stride,
                     void* product, double* grad_bias, double* workspace, const Parallel& parallel) {
   if (shape.batch * shape.channels * shape.height * shape.width == 0) {
     if (grad_bias) std::fill_n(grad_bias, shape.channels, 0.0);
     return;
   }
-  switch (type) {
-    case FloatType::kFloat64:
-      return start_gather<double, double>(shape, image, stride, product, grad_bias, workspace, parallel);
-    case FloatType::kFloat16:
-      return start_gather<Half, float>(shape, image, stride, product, grad_bias, workspace, parallel);
-    case FloatType::kBFloat16:
-      return start_gather<BFloat16, float>(shape, image, stride, product, grad_bias, workspace, parallel);
-    default:
-      return start_gather<float, float>(shape, image, stride, product, grad_bias, workspace, parallel);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start_gather<T, Wide<T>>(shape, image, stride, product, grad_bias, workspace, parallel); });
 }
 
 }  // namespace uf

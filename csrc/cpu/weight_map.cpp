@@ -191,7 +191,7 @@ class WindowPass {
 };
 
 template <class RowPass>
-BadLabel run(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options, float* out,
+BadLabel run(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options, float* out,
              const Parallel& parallel) {
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
   const auto planes = fresh_array<int32_t>(3 * count);
@@ -228,7 +228,7 @@ BadLabel run(const DistanceGrid& grid, const void* labels, Element type, const W
 
 }  // namespace
 
-BadLabel weight_map(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options,
+BadLabel weight_map(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options,
                     float* out, const Parallel& parallel) {
   if (grid.batch * grid.pixels() == 0) return {};
   if (kBorderReach * options.sigma < kMaxWindow) {

@@ -16,7 +16,7 @@ struct WeightMapOptions {
 
 // out <- labels, both of the shape of the grid (images); 0 is background. d1 and d2 live only line by line.
 // Workspace: 12 bytes a pixel of the images at once.
-BadLabel weight_map(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options, float* out,
+BadLabel weight_map(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options, float* out,
                 const Parallel& parallel);
 
 }  // namespace uf

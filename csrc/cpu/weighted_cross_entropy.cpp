@@ -87,31 +87,30 @@ UF_INLINE double compute(const T* logits, const WeightedCrossEntropyShape& s, G*
   return sum_in_double(block.loss, block.pixels);
 }
 
-UF_MULTIVERSION double compute_float64(const double* logits, const WeightedCrossEntropyShape& s, double* grad,
+UF_MULTIVERSION double compute_block(const double* logits, const WeightedCrossEntropyShape& s, double* grad,
                                        Block<double>& block, Scratch<double>& scratch) {
   return compute(logits, s, grad, block, scratch);
 }
 
-UF_MULTIVERSION double compute_float32(const float* logits, const WeightedCrossEntropyShape& s, float* grad,
+UF_MULTIVERSION double compute_block(const float* logits, const WeightedCrossEntropyShape& s, float* grad,
                                        Block<float>& block, Scratch<float>& scratch) {
   return compute(logits, s, grad, block, scratch);
 }
 
-UF_MULTIVERSION double compute_float16(const Half* logits, const WeightedCrossEntropyShape& s, float* grad,
+UF_MULTIVERSION double compute_block(const Half* logits, const WeightedCrossEntropyShape& s, float* grad,
                                        Block<float>& block, Scratch<float>& scratch) {
   return compute(logits, s, grad, block, scratch);
 }
 
-UF_MULTIVERSION double compute_bfloat16(const BFloat16* logits, const WeightedCrossEntropyShape& s, BFloat16* grad,
+UF_MULTIVERSION double compute_block(const BFloat16* logits, const WeightedCrossEntropyShape& s, BFloat16* grad,
                                         Block<float>& block, Scratch<float>& scratch) {
   return compute(logits, s, grad, block, scratch);
 }
 
 // ---- the whole
 
-template <class T, class G, class A, class Compute>
-BadTarget run(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArguments& a, const Parallel& parallel,
-              Compute&& compute) {
+template <class T, class G, class A>
+BadTarget run(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArguments& a, const Parallel& parallel) {
   const int64_t most = block_pixels(s.classes), blocks = (s.pixels + most - 1) / most;
   const int64_t grain = kGrainValues / (most * s.classes) + 1;
   const A* weight = static_cast<const A*>(a.weight);
@@ -160,7 +159,7 @@ BadTarget run(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArgu
       G* grad = block.want_grad ? static_cast<G*>(a.grad) + n * s.classes * s.pixels +
                                       start * s.grad_pixel_stride
                                 : nullptr;
-      sums[unit].loss = compute(logits, s, grad, block, scratch);
+      sums[unit].loss = compute_block(logits, s, grad, block, scratch);
     }
   });
   const BlockSums all = total(sums);
@@ -172,16 +171,9 @@ BadTarget run(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArgu
 
 BadTarget weighted_cross_entropy(const WeightedCrossEntropyShape& shape, const WeightedCrossEntropyArguments& arguments,
                                  const Parallel& parallel) {
-  switch (arguments.float_type) {
-    case FloatType::kFloat64:
-      return run<double, double, double>(shape, arguments, parallel, compute_float64);
-    case FloatType::kFloat16:
-      return run<Half, float, float>(shape, arguments, parallel, compute_float16);
-    case FloatType::kBFloat16:
-      return run<BFloat16, BFloat16, float>(shape, arguments, parallel, compute_bfloat16);
-    default:
-      return run<float, float, float>(shape, arguments, parallel, compute_float32);
-  }
+  return dispatch_floating(arguments.float_type, [&]<class T>(T) {
+    return run<T, GradientOf<T>, Wide<T>>(shape, arguments, parallel);
+  });
 }
 
 }  // namespace uf

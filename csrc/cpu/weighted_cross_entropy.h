@@ -19,7 +19,7 @@ BadTarget weighted_cross_entropy(const WeightedCrossEntropyShape& shape, const W
                                  const Parallel& parallel);
 
 // out = grad * grad_output, all of one dense layout; grad_output is wide, one value or (N, P). `type` is that of grad.
-void weighted_cross_entropy_backward(int64_t batch, int64_t classes, int64_t pixels, bool channels_last, FloatType type,
+void weighted_cross_entropy_backward(int64_t batch, int64_t classes, int64_t pixels, bool channels_last, DType type,
                                      const void* grad, const void* grad_output, bool each_pixel, void* out,
                                      const Parallel& parallel);
 

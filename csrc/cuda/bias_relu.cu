@@ -239,45 +239,30 @@ int64_t parts_of(const BiasReluShape& s, const void* grad, const void* out, cons
   return s.channels_last ? backward_strips(s, vector).parts : planes(s, vector).parts();
 }
 
-int64_t parts_of(const BiasReluShape& s, FloatType type, const void* grad, const void* out, const void* grad_x) {
-  switch (type) {
-    case FloatType::kFloat64: return parts_of<double>(s, grad, out, grad_x);
-    case FloatType::kFloat16: return parts_of<Half>(s, grad, out, grad_x);
-    case FloatType::kBFloat16: return parts_of<BFloat16>(s, grad, out, grad_x);
-    default: return parts_of<float>(s, grad, out, grad_x);
-  }
+int64_t parts_of(const BiasReluShape& s, DType type, const void* grad, const void* out, const void* grad_x) {
+  return dispatch_floating(type, [&]<class T>(T) { return parts_of<T>(s, grad, out, grad_x); });
 }
 
 }  // namespace
 
-cudaError_t bias_relu(const BiasReluShape& shape, FloatType type, const void* x, const void* bias, void* out,
+cudaError_t bias_relu(const BiasReluShape& shape, DType type, const void* x, const void* bias, void* out,
                       cudaStream_t stream) {
   if (is_empty(shape)) return cudaSuccess;
-  switch (type) {
-    case FloatType::kFloat64: return start<double>(shape, x, bias, out, stream);
-    case FloatType::kFloat16: return start<Half>(shape, x, bias, out, stream);
-    case FloatType::kBFloat16: return start<BFloat16>(shape, x, bias, out, stream);
-    default: return start<float>(shape, x, bias, out, stream);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start<T>(shape, x, bias, out, stream); });
 }
 
-cudaError_t bias_relu_backward(const BiasReluShape& shape, FloatType type, const void* grad, const void* out,
+cudaError_t bias_relu_backward(const BiasReluShape& shape, DType type, const void* grad, const void* out,
                                void* grad_x, void* grad_bias, double* workspace, cudaStream_t stream) {
   double* partial = grad_bias ? workspace : nullptr;
   cudaError_t error = cudaSuccess;
   if (!is_empty(shape)) {
-    switch (type) {
-      case FloatType::kFloat64: error = start_backward<double>(shape, grad, out, grad_x, partial, stream); break;
-      case FloatType::kFloat16: error = start_backward<Half>(shape, grad, out, grad_x, partial, stream); break;
-      case FloatType::kBFloat16: error = start_backward<BFloat16>(shape, grad, out, grad_x, partial, stream); break;
-      default: error = start_backward<float>(shape, grad, out, grad_x, partial, stream);
-    }
+    error = dispatch_floating(type, [&]<class T>(T) { return start_backward<T>(shape, grad, out, grad_x, partial, stream); });
   }
   if (error != cudaSuccess || !grad_bias) return error;
   return channel_sums(partial, parts_of(shape, type, grad, out, grad_x), shape.channels, type, grad_bias, stream);
 }
 
-int64_t bias_relu_workspace(const BiasReluShape& shape, FloatType type, const void* grad, const void* out,
+int64_t bias_relu_workspace(const BiasReluShape& shape, DType type, const void* grad, const void* out,
                             const void* grad_x) {
   return parts_of(shape, type, grad, out, grad_x) * shape.channels;
 }

@@ -36,10 +36,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, FloatType type, void* sums,
+cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
                          cudaStream_t stream) {
   const int64_t blocks = ceil_div(channels, kChannels);
-  if (type == FloatType::kFloat64)
+  if (type == DType::kFloat64)
     return launch(channel_sums_kernel<double>, blocks, kThreads, stream, partial, parts, channels,
                   static_cast<double*>(sums));
   return launch(channel_sums_kernel<float>, blocks, kThreads, stream, partial, parts, channels,

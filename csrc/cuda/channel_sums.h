@@ -8,7 +8,7 @@
 namespace uf::cuda {
 
 // sums (channels), double for float64 and else float <- partial (parts, channels); 0 where there are no parts.
-cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, FloatType type, void* sums,
+cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
                          cudaStream_t stream);
 
 }  // namespace uf::cuda

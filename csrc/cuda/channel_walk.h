@@ -6,17 +6,14 @@
 // of a block lie side by side over up to 32 vectors, its rows over items.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/fast_divide.h"
-#include "common/half.h"
 #include "cuda/launch.h"
 
 namespace uf::cuda {
 
 constexpr int kWalkThreads = 256, kWalkWarps = kWalkThreads / kWarp;
 constexpr int kWalkBlocks = 3;  // at least, of a multiprocessor: 768 threads, so at most 85 registers each
-
-template <class T>
-using Wide = decltype(widen(T{}));
 
 template <class T>
 constexpr int kVector = kVectorBytes / sizeof(T);

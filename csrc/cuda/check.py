@@ -130,7 +130,7 @@ def main() -> None:
     if nvcc is None:
         sys.exit("CUDA check: nvcc was not found; put it on the PATH or set CUDA_HOME")
     sources = sorted(ROOT.glob("csrc/cuda/*.cu"))
-    bindings = sorted(ROOT.glob("csrc/bindings/torch_cuda/*.cpp"))
+    bindings = [ROOT / path for path in build.bindings("cuda")]
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         objects = [Path(folder) / f"{path.parent.name}-{path.stem}.o" for path in bindings]
         waiting = [pool.submit(compile_binding, nvcc, *pair) for pair in zip(bindings, objects, strict=True)]

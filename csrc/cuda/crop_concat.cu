@@ -9,7 +9,7 @@
 //
 // A thread moves up to four words a whole grid apart: four independent loads in flight hide the latency of the memory,
 // and a warp still touches 512 consecutive bytes at a time. Small tensors get one word a thread, to fill the chip.
-#include "cuda/crop_concat.h"
+#include "common/crop_concat.h"
 
 #include <initializer_list>
 

@@ -51,8 +51,8 @@ __device__ void read_classes(const void* target, int64_t at, const LossCall& cal
 template <int N>
 __device__ void read_targets(const LossCall& call, int64_t at, int32_t (&out)[N]) {
   switch (call.arguments.class_type) {
-    case ClassType::kInt64: return read_classes<int64_t>(call.arguments.target, at, call, out);
-    case ClassType::kInt32: return read_classes<int32_t>(call.arguments.target, at, call, out);
+    case DType::kInt64: return read_classes<int64_t>(call.arguments.target, at, call, out);
+    case DType::kInt32: return read_classes<int32_t>(call.arguments.target, at, call, out);
     default: return read_classes<uint8_t>(call.arguments.target, at, call, out);
   }
 }
@@ -95,7 +95,7 @@ __device__ double divisor_of_pixels(const LossCall& call, int64_t at) {
 enum class Access { kPlanar, kInterleaved, kSingle };
 
 template <class T, int K, int N, Access access>
-__device__ void load_logits(const T* from, const WeightedCrossEntropyShape& s, decltype(widen(T{})) (&x)[N][K]) {
+__device__ void load_logits(const T* from, const WeightedCrossEntropyShape& s, Wide<T> (&x)[N][K]) {
   if constexpr (access == Access::kInterleaved) {
     const auto all = load_vector<T, N * K>(from);
 #pragma unroll

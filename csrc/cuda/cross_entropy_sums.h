@@ -67,8 +67,8 @@ inline bool needs_divisor(const WeightedCrossEntropyArguments& a) {
   return a.grad != nullptr && (a.reduction == Reduction::kMean || a.reduction == Reduction::kWeightMean);
 }
 
-inline int64_t class_bytes(ClassType type) {
-  return type == ClassType::kInt64 ? 8 : type == ClassType::kInt32 ? 4 : 1;
+inline int64_t class_bytes(DType type) {
+  return type == DType::kInt64 ? 8 : type == DType::kInt32 ? 4 : 1;
 }
 
 // Whether targets, weights and losses of every group of `count` pixels can be accessed as vectors.

@@ -235,43 +235,27 @@ int64_t scan_workspace(const DistanceGrid& grid) {
 }
 
 template <class Steps>
-cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, Element type, const LabelPlanes<Steps>& planes,
+cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, DType type, const LabelPlanes<Steps>& planes,
                         int32_t* cells, void* workspace, cudaStream_t stream) {
-  const auto start = [&](auto zero) {
-    using T = decltype(zero);
+  return dispatch_integral(type, [&]<class T>(T) {
     return scan(grid, Labels<T, Steps>{static_cast<const T*>(labels), planes, cells}, workspace, stream);
-  };
-  switch (type) {
-    case Element::kUInt8: return start(uint8_t{});
-    case Element::kInt8: return start(int8_t{});
-    case Element::kUInt16: return start(uint16_t{});
-    case Element::kInt16: return start(int16_t{});
-    case Element::kInt32: return start(int32_t{});
-    default: return start(int64_t{});
-  }
+  });
 }
 
 template <class Steps>
 cudaError_t scan_zeros(const DistanceGrid& grid, const void* mask, const MaskElement& element, Steps* steps,
                        void* workspace, cudaStream_t stream) {
-  const auto start = [&](auto zero) {
-    using T = decltype(zero);
+  return dispatch_bytes(element.bytes, [&]<class T>(T) {
     const T bits = static_cast<T>(~T{0});  // the sign of a floating-point zero says nothing
     return scan(grid,
                 Zeros<T, Steps>{static_cast<const T*>(mask), static_cast<T>(element.floating ? bits >> 1 : bits), steps},
                 workspace, stream);
-  };
-  switch (element.bytes) {
-    case 1: return start(uint8_t{});
-    case 2: return start(uint16_t{});
-    case 4: return start(uint32_t{});
-    default: return start(uint64_t{});
-  }
+  });
 }
 
-template cudaError_t scan_labels(const DistanceGrid&, const void*, Element, const LabelPlanes<ShortSteps>&, int32_t*,
+template cudaError_t scan_labels(const DistanceGrid&, const void*, DType, const LabelPlanes<ShortSteps>&, int32_t*,
                                  void*, cudaStream_t);
-template cudaError_t scan_labels(const DistanceGrid&, const void*, Element, const LabelPlanes<LongSteps>&, int32_t*,
+template cudaError_t scan_labels(const DistanceGrid&, const void*, DType, const LabelPlanes<LongSteps>&, int32_t*,
                                  void*, cudaStream_t);
 template cudaError_t scan_zeros(const DistanceGrid&, const void*, const MaskElement&, ShortSteps*, void*, cudaStream_t);
 template cudaError_t scan_zeros(const DistanceGrid&, const void*, const MaskElement&, LongSteps*, void*, cudaStream_t);

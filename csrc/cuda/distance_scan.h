@@ -39,7 +39,7 @@ int64_t scan_workspace(const DistanceGrid& grid);
 
 // Fills the planes. `cells`, unless null, gets the labelled pixels of every block, scan_blocks(grid) numbers an image.
 template <class Steps>
-cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, Element type, const LabelPlanes<Steps>& planes,
+cudaError_t scan_labels(const DistanceGrid& grid, const void* labels, DType type, const LabelPlanes<Steps>& planes,
                         int32_t* cells, void* workspace, cudaStream_t stream);
 
 // steps <- the steps to the nearest zero of the line.

@@ -176,9 +176,9 @@ template <Interpolation Kind, class A, class Offset>
 __device__ void sample_real(const Image& image, const WarpTile<A>& tile, const WarpFrame& frame,
                             const WarpPoint<A> (&at)[kRowsPerThread]) {
   switch (image.is.type) {
-    case PixelType::kHalf: return Sampler<Kind, Half, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
-    case PixelType::kBFloat16: return Sampler<Kind, BFloat16, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
-    case PixelType::kDouble:
+    case DType::kFloat16: return Sampler<Kind, Half, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kBFloat16: return Sampler<Kind, BFloat16, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kFloat64:
       if constexpr (sizeof(A) == 8) return Sampler<Kind, double, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
       return;
     default: return Sampler<Kind, float, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);

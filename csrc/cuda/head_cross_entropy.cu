@@ -453,9 +453,9 @@ cudaError_t launch_all(const HeadCrossEntropyShape& s, const HeadCrossEntropyArg
 
 }  // namespace
 
-bool head_cross_entropy_fits(const HeadCrossEntropyShape& shape, FloatType type) {
+bool head_cross_entropy_fits(const HeadCrossEntropyShape& shape, DType type) {
   return shape.classes >= 2 && shape.channels <= kMostChannels &&
-         shape.classes <= (type == FloatType::kFloat64 ? kMostClassesOfDouble : kMostClasses);
+         shape.classes <= (type == DType::kFloat64 ? kMostClassesOfDouble : kMostClasses);
 }
 
 int64_t head_cross_entropy_workspace(const HeadCrossEntropyShape& s, const HeadCrossEntropyArguments& a) {
@@ -465,12 +465,7 @@ int64_t head_cross_entropy_workspace(const HeadCrossEntropyShape& s, const HeadC
 
 cudaError_t head_cross_entropy(const HeadCrossEntropyShape& shape, const HeadCrossEntropyArguments& arguments,
                                const HeadGradients& gradients, double* workspace, cudaStream_t stream) {
-  switch (arguments.float_type) {
-    case FloatType::kFloat64: return launch_all<double>(shape, arguments, gradients, workspace, stream);
-    case FloatType::kFloat16: return launch_all<Half>(shape, arguments, gradients, workspace, stream);
-    case FloatType::kBFloat16: return launch_all<BFloat16>(shape, arguments, gradients, workspace, stream);
-    default: return launch_all<float>(shape, arguments, gradients, workspace, stream);
-  }
+  return dispatch_floating(arguments.float_type, [&]<class T>(T) { return launch_all<T>(shape, arguments, gradients, workspace, stream); });
 }
 
 }  // namespace uf::cuda

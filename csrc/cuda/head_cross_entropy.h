@@ -9,7 +9,7 @@
 namespace uf::cuda {
 
 // Whether the kernels take so many classes and channels: their weights and gradients must fit the registers of a block.
-bool head_cross_entropy_fits(const HeadCrossEntropyShape& shape, FloatType type);
+bool head_cross_entropy_fits(const HeadCrossEntropyShape& shape, DType type);
 
 // Doubles: 9 KiB, and K C + K + C for each of up to 512 blocks where gradients are wanted.
 int64_t head_cross_entropy_workspace(const HeadCrossEntropyShape& shape, const HeadCrossEntropyArguments& arguments);

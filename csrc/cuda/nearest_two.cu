@@ -77,7 +77,7 @@ cudaError_t run_last(const DistanceGrid& grid, TwoPlanes<Cost, Stored, Costs> pl
 }
 
 template <class Cost, class Steps>
-cudaError_t run(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2, void* workspace,
+cudaError_t run(const DistanceGrid& grid, const void* labels, DType type, float* d1, float* d2, void* workspace,
                 cudaStream_t stream) {
   const Memory<Cost, Steps> memory(grid, workspace);
   const bool volume = grid.middle > 1;
@@ -109,7 +109,7 @@ int64_t nearest_two_workspace(const DistanceGrid& grid) {
   return with_types(grid, [&](auto cost, auto steps) { return Memory<decltype(cost), decltype(steps)>(grid, nullptr).bytes; });
 }
 
-cudaError_t nearest_two(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2, void* workspace,
+cudaError_t nearest_two(const DistanceGrid& grid, const void* labels, DType type, float* d1, float* d2, void* workspace,
                         cudaStream_t stream) {
   if (grid.batch * grid.pixels() == 0) return cudaSuccess;
   return with_types(grid, [&](auto cost, auto steps) {

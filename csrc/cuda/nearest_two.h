@@ -13,7 +13,7 @@ int64_t nearest_two_workspace(const DistanceGrid& grid);
 
 // d1, d2 <- labels, all of the shape of the grid; 0 is background. Distances in units of the spacing, infinite where
 // there is no such instance; NaN where the nearest label is negative or beyond int32. `workspace` is aligned to 16 bytes.
-cudaError_t nearest_two(const DistanceGrid& grid, const void* labels, Element type, float* d1, float* d2, void* workspace,
+cudaError_t nearest_two(const DistanceGrid& grid, const void* labels, DType type, float* d1, float* d2, void* workspace,
                         cudaStream_t stream);
 
 }  // namespace uf::cuda

@@ -217,15 +217,10 @@ cudaError_t start(const ReluPoolSkipShape& s, const void* x, const ImageStride& 
 
 }  // namespace
 
-cudaError_t relu_pool_skip(const ReluPoolSkipShape& shape, FloatType type, const void* x, const ImageStride& x_stride,
+cudaError_t relu_pool_skip(const ReluPoolSkipShape& shape, DType type, const void* x, const ImageStride& x_stride,
                            const void* bias, void* pooled, void* buffer, uint8_t* code, cudaStream_t stream) {
   if (shape.batch * shape.channels == 0) return cudaSuccess;
-  switch (type) {
-    case FloatType::kFloat64: return start<double>(shape, x, x_stride, bias, pooled, buffer, code, stream);
-    case FloatType::kFloat16: return start<Half>(shape, x, x_stride, bias, pooled, buffer, code, stream);
-    case FloatType::kBFloat16: return start<BFloat16>(shape, x, x_stride, bias, pooled, buffer, code, stream);
-    default: return start<float>(shape, x, x_stride, bias, pooled, buffer, code, stream);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return start<T>(shape, x, x_stride, bias, pooled, buffer, code, stream); });
 }
 
 }  // namespace uf::cuda

@@ -11,7 +11,7 @@ namespace uf::cuda {
 
 // bias (C) is wide (double for float64, else float) or null; code is null where there will be no backward pass. No
 // workspace.
-cudaError_t relu_pool_skip(const ReluPoolSkipShape& shape, FloatType type, const void* x, const ImageStride& x_stride,
+cudaError_t relu_pool_skip(const ReluPoolSkipShape& shape, DType type, const void* x, const ImageStride& x_stride,
                            const void* bias, void* pooled, void* buffer, uint8_t* code, cudaStream_t stream);
 
 struct ReluPoolSkipGradients {
@@ -25,9 +25,9 @@ struct ReluPoolSkipGradients {
 };
 
 // Workspace: for the gradient of the bias, relu_pool_skip_workspace(...) doubles.
-cudaError_t relu_pool_skip_backward(const ReluPoolSkipShape& shape, FloatType type, const ReluPoolSkipGradients& grad,
+cudaError_t relu_pool_skip_backward(const ReluPoolSkipShape& shape, DType type, const ReluPoolSkipGradients& grad,
                                     double* workspace, cudaStream_t stream);
 
-int64_t relu_pool_skip_workspace(const ReluPoolSkipShape& shape, FloatType type, const ReluPoolSkipGradients& grad);
+int64_t relu_pool_skip_workspace(const ReluPoolSkipShape& shape, DType type, const ReluPoolSkipGradients& grad);
 
 }  // namespace uf::cuda

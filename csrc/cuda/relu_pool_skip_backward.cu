@@ -214,14 +214,9 @@ int64_t parts_of(const ReluPoolSkipShape& s, const ReluPoolSkipGradients& g) {
   return wide ? planes<kVector<T> / 2>(s).parts() : planes<1>(s).parts();
 }
 
-int64_t parts_of(const ReluPoolSkipShape& s, FloatType type, const ReluPoolSkipGradients& g) {
+int64_t parts_of(const ReluPoolSkipShape& s, DType type, const ReluPoolSkipGradients& g) {
   if (s.batch * s.channels == 0) return 0;
-  switch (type) {
-    case FloatType::kFloat64: return parts_of<double>(s, g);
-    case FloatType::kFloat16: return parts_of<Half>(s, g);
-    case FloatType::kBFloat16: return parts_of<BFloat16>(s, g);
-    default: return parts_of<float>(s, g);
-  }
+  return dispatch_floating(type, [&]<class T>(T) { return parts_of<T>(s, g); });
 }
 
 template <class T>
@@ -244,23 +239,18 @@ cudaError_t start(const ReluPoolSkipShape& s, const ReluPoolSkipGradients& g, do
 
 }  // namespace
 
-cudaError_t relu_pool_skip_backward(const ReluPoolSkipShape& shape, FloatType type, const ReluPoolSkipGradients& grad,
+cudaError_t relu_pool_skip_backward(const ReluPoolSkipShape& shape, DType type, const ReluPoolSkipGradients& grad,
                                     double* workspace, cudaStream_t stream) {
   double* partial = grad.bias ? workspace : nullptr;
   cudaError_t error = cudaSuccess;
   if (shape.batch * shape.channels > 0) {
-    switch (type) {
-      case FloatType::kFloat64: error = start<double>(shape, grad, partial, stream); break;
-      case FloatType::kFloat16: error = start<Half>(shape, grad, partial, stream); break;
-      case FloatType::kBFloat16: error = start<BFloat16>(shape, grad, partial, stream); break;
-      default: error = start<float>(shape, grad, partial, stream);
-    }
+    error = dispatch_floating(type, [&]<class T>(T) { return start<T>(shape, grad, partial, stream); });
   }
   if (error != cudaSuccess || !grad.bias) return error;
   return channel_sums(partial, parts_of(shape, type, grad), shape.channels, type, grad.bias, stream);
 }
 
-int64_t relu_pool_skip_workspace(const ReluPoolSkipShape& shape, FloatType type, const ReluPoolSkipGradients& grad) {
+int64_t relu_pool_skip_workspace(const ReluPoolSkipShape& shape, DType type, const ReluPoolSkipGradients& grad) {
   return parts_of(shape, type, grad) * shape.channels;
 }
 

@@ -272,38 +272,27 @@ cudaError_t gather(const UpConvShape& s, const void* image_in, const ImageStride
                 kWalkThreads, stream, call);
 }
 
-// f(a number of the type of the elements)
-template <class F>
-auto with_type(FloatType type, const F& f) {
-  switch (type) {
-    case FloatType::kFloat64: return f(double{});
-    case FloatType::kFloat16: return f(Half{});
-    case FloatType::kBFloat16: return f(BFloat16{});
-    default: return f(float{});
-  }
-}
-
 }  // namespace
 
-cudaError_t up_conv_scatter(const UpConvShape& shape, FloatType type, const void* product, const void* bias, void* image,
+cudaError_t up_conv_scatter(const UpConvShape& shape, DType type, const void* product, const void* bias, void* image,
                             const ImageStride& stride, cudaStream_t stream) {
   if (is_empty(shape)) return cudaSuccess;
-  return with_type(
-      type, [&](auto zero) { return scatter<decltype(zero)>(shape, product, bias, image, stride, stream); });
+  return dispatch_floating(
+      type, [&]<class T>(T) { return scatter<T>(shape, product, bias, image, stride, stream); });
 }
 
-int64_t up_conv_workspace(const UpConvShape& shape, FloatType type, const void* image, const ImageStride& stride,
+int64_t up_conv_workspace(const UpConvShape& shape, DType type, const void* image, const ImageStride& stride,
                           const void* product) {
   return shape.channels *
-         with_type(type, [&](auto zero) { return parts_of<decltype(zero)>(shape, image, stride, product); });
+         dispatch_floating(type, [&]<class T>(T) { return parts_of<T>(shape, image, stride, product); });
 }
 
-cudaError_t up_conv_gather(const UpConvShape& shape, FloatType type, const void* image, const ImageStride& stride,
+cudaError_t up_conv_gather(const UpConvShape& shape, DType type, const void* image, const ImageStride& stride,
                            void* product, void* grad_bias, double* workspace, cudaStream_t stream) {
   double* sums = grad_bias ? workspace : nullptr;
   if (!is_empty(shape)) {
-    const cudaError_t error = with_type(
-        type, [&](auto zero) { return gather<decltype(zero)>(shape, image, stride, product, sums, stream); });
+    const cudaError_t error = dispatch_floating(
+        type, [&]<class T>(T) { return gather<T>(shape, image, stride, product, sums, stream); });
     if (error != cudaSuccess) return error;
   }
   if (!grad_bias || shape.channels == 0) return cudaSuccess;

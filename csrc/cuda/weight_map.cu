@@ -122,7 +122,7 @@ int64_t weight_map_workspace(const DistanceGrid& grid, const WeightMapOptions& o
   });
 }
 
-cudaError_t weight_map(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options,
+cudaError_t weight_map(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options,
                        float* out, void* workspace, cudaStream_t stream) {
   if (grid.batch * grid.pixels() == 0) return cudaSuccess;
   return with_types(grid, [&](auto cost, auto steps) {

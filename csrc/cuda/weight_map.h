@@ -21,7 +21,7 @@ int64_t weight_map_workspace(const DistanceGrid& grid, const WeightMapOptions& o
 
 // out <- labels, both of the shape of the grid (images); 0 is background. d1 and d2 live in registers only. NaN where
 // the nearest label is negative or beyond int32. `workspace` is aligned to 16 bytes.
-cudaError_t weight_map(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options,
+cudaError_t weight_map(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options,
                        float* out, void* workspace, cudaStream_t stream);
 
 }  // namespace uf::cuda

@@ -28,8 +28,8 @@ constexpr int64_t kStageBytes = 32 * 1024;  // of shared memory for many classes
 
 // The N pixels from `pixel` of image `n` on. K is 0 for "any number".
 template <class T, int K, int N, Access access>
-__device__ PixelSums pixels_of_thread(const LossCall& call, int64_t n, int64_t pixel, decltype(widen(T{})) scale) {
-  using A = decltype(widen(T{}));
+__device__ PixelSums pixels_of_thread(const LossCall& call, int64_t n, int64_t pixel, Wide<T> scale) {
+  using A = Wide<T>;
   using G = Gradient<T>;
   const WeightedCrossEntropyShape& s = call.shape;
   const int64_t at = n * s.pixels + pixel;
@@ -93,7 +93,7 @@ struct TileWalk {
 
 template <class T, int K, int N, Access access>
 __global__ void __launch_bounds__(kLossThreads, 2) cross_entropy_kernel(const LossCall call) {
-  const auto scale = gradient_scale<decltype(widen(T{}))>(call);
+  const auto scale = gradient_scale<Wide<T>>(call);
   PixelSums sums = {0, 0};
   for (TileWalk walk(call); walk.n < call.shape.batch; walk.next(call)) {
     const int64_t pixel = walk.tile * call.tile_pixels + int64_t{threadIdx.x} * N;
@@ -127,7 +127,7 @@ __device__ void each_value(const LossCall& call, uint32_t at, uint32_t pitch, co
 // threads of a warp on different banks.
 template <class T, int V>
 __global__ void __launch_bounds__(kLossThreads, 2) staged_kernel(const LossCall call) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   using G = Gradient<T>;
   __shared__ A stage[kStageBytes / sizeof(A)];
   const WeightedCrossEntropyShape& s = call.shape;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kLossThreads, 2) staged_kernel(const LossCall 
 // N pixels of one class are 16 bytes, so images that are N elements or a multiple of it apart start at whole vectors.
 template <class T, int K, int N>
 Access access_of(const WeightedCrossEntropyShape& s, const WeightedCrossEntropyArguments& a) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   static_assert(N * sizeof(T) == kVectorBytes);
   if (s.pixels % N != 0 || s.batch_stride % N != 0 || !pixels_are_aligned(a, N, sizeof(A))) return Access::kSingle;
   const bool last = s.grad_class_stride == 1 && s.class_stride == 1 && s.pixel_stride == K;
@@ -216,7 +216,7 @@ cudaError_t launch_few_classes(const LossCall& call, int64_t* blocks, cudaStream
 
 template <class T>
 cudaError_t launch_many_classes(LossCall call, int64_t* blocks, cudaStream_t stream) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   constexpr int kVector = kVectorBytes / sizeof(T);
   const WeightedCrossEntropyShape& s = call.shape;
   const bool last = s.grad_class_stride == 1 && s.class_stride == 1 && s.pixel_stride == s.classes;
@@ -235,7 +235,7 @@ cudaError_t launch_many_classes(LossCall call, int64_t* blocks, cudaStream_t str
 template <class T>
 cudaError_t launch_all(const WeightedCrossEntropyShape& shape, const WeightedCrossEntropyArguments& arguments,
                        double* workspace, cudaStream_t stream) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   constexpr int kVector = kVectorBytes / sizeof(T);
   LossCall call = {};
   call.shape = shape;
@@ -264,12 +264,7 @@ int64_t weighted_cross_entropy_workspace(const WeightedCrossEntropyShape&,
 cudaError_t weighted_cross_entropy(const WeightedCrossEntropyShape& shape,
                                    const WeightedCrossEntropyArguments& arguments, double* workspace,
                                    cudaStream_t stream) {
-  switch (arguments.float_type) {
-    case FloatType::kFloat64: return launch_all<double>(shape, arguments, workspace, stream);
-    case FloatType::kFloat16: return launch_all<Half>(shape, arguments, workspace, stream);
-    case FloatType::kBFloat16: return launch_all<BFloat16>(shape, arguments, workspace, stream);
-    default: return launch_all<float>(shape, arguments, workspace, stream);
-  }
+  return dispatch_floating(arguments.float_type, [&]<class T>(T) { return launch_all<T>(shape, arguments, workspace, stream); });
 }
 
 }  // namespace uf::cuda

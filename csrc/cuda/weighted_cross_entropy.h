@@ -22,7 +22,7 @@ cudaError_t weighted_cross_entropy(const WeightedCrossEntropyShape& shape,
 
 // out = grad * grad_output, all of one dense layout; grad_output is wide, one value or (N, P). `type` is that of grad.
 cudaError_t weighted_cross_entropy_backward(int64_t batch, int64_t classes, int64_t pixels, bool channels_last,
-                                            FloatType type, const void* grad, const void* grad_output, bool each_pixel,
+                                            DType type, const void* grad, const void* grad_output, bool each_pixel,
                                             void* out, cudaStream_t stream);
 
 // grad *= grad_output, one wide value, for any dense tensor of so many elements. Leaves the memory alone where that value

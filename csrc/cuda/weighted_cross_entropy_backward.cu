@@ -78,7 +78,7 @@ struct Scaling {
 
 template <class T, int N, Factor factor, class Index>
 cudaError_t launch_scaling(const Scaling& s, cudaStream_t stream) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   const int64_t groups = s.elements / N, groups_a_plane = factor == Factor::kPlanar ? s.plane / N : 1;
   return launch(scale_kernel<T, N, factor, Index, A>, ceil_div(groups, kThreads), kThreads, stream,
                 static_cast<const T*>(s.grad), static_cast<const A*>(s.factors), static_cast<T*>(s.out),
@@ -93,7 +93,7 @@ cudaError_t choose_index(const Scaling& s, cudaStream_t stream) {
 
 template <class T, Factor factor>
 cudaError_t choose_width(const Scaling& s, cudaStream_t stream) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   constexpr int kVector = kVectorBytes / sizeof(T);
   const bool even = s.elements % kVector == 0 && (factor != Factor::kPlanar || s.plane % kVector == 0);
   const bool aligned = is_aligned(s.grad, kVectorBytes) && is_aligned(s.out, kVectorBytes) &&
@@ -113,16 +113,13 @@ cudaError_t choose_factor(const Scaling& s, Factor factor, cudaStream_t stream) 
 }  // namespace
 
 cudaError_t weighted_cross_entropy_backward(int64_t batch, int64_t classes, int64_t pixels, bool channels_last,
-                                            FloatType type, const void* grad, const void* grad_output, bool each_pixel,
+                                            DType type, const void* grad, const void* grad_output, bool each_pixel,
                                             void* out, cudaStream_t stream) {
   const Scaling scaling = {batch * classes * pixels, pixels, classes, grad, grad_output, out};
   if (scaling.elements == 0) return cudaSuccess;
   const Factor factor = !each_pixel ? Factor::kOne : channels_last ? Factor::kInterleaved : Factor::kPlanar;
-  switch (type) {
-    case FloatType::kFloat64: return choose_factor<double>(scaling, factor, stream);
-    case FloatType::kBFloat16: return choose_factor<BFloat16>(scaling, factor, stream);
-    default: return choose_factor<float>(scaling, factor, stream);  // float16 keeps its gradient in float32
-  }
+  // float16 keeps its gradient in float32
+  return dispatch<double, BFloat16, float>(type, [&]<class T>(T) { return choose_factor<T>(scaling, factor, stream); });
 }
 
 cudaError_t scale_in_place(int64_t elements, FloatType type, void* grad, const void* grad_output, cudaStream_t stream) {

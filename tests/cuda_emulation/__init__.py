@@ -44,7 +44,7 @@ def library() -> Path:
     assert COMPILER is not None, "no C++ compiler"
     headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("*.h"), Path(__file__)]
     kernels = sorted(ROOT.glob("csrc/cuda/*.cu"))
-    others = sorted(ROOT.glob("csrc/bindings/torch_cuda/*.cpp"))
+    bindings = sorted([*ROOT.glob("csrc/bindings/torch/*.cpp"), *ROOT.glob("csrc/bindings/torch_cuda/*.cpp")])
     state = hashlib.sha256(torch.__version__.encode())
     for path in sorted(headers):
         state.update(path.read_bytes())
@@ -56,12 +56,12 @@ def library() -> Path:
         digest = hashlib.sha256(state.digest() + source.read_bytes()).hexdigest()[:16]
         target = folder / f"{source.stem}-{source.suffix[1:]}-{digest}.o"
         if not target.exists():
-            register = ["-include", str(HERE / "registration.h")] if source.parent.name == "torch_cuda" else []
+            register = ["-include", str(HERE / "registration.h")] if source in bindings else []
             _run([COMPILER, *FLAGS, *includes, *register, "-xc++", "-c", str(source)], target)
         return target
 
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
-        objects = list(pool.map(compile_one, [*kernels, *others, HERE / "device.cpp"]))
+        objects = list(pool.map(compile_one, [*kernels, *bindings, HERE / "device.cpp"]))
     name = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     target = folder / f"emulated-{name}.so"
     if not target.exists():

@@ -1,7 +1,7 @@
 // Bias and ReLU of CPU tensors, for the operators that have them behind something else.
 #pragma once
 
-#include "bindings/torch_common.h"
+#include "bindings/tensor.h"
 
 namespace uf::bindings {
 

@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> nearest_two_cpu(const Tensor& instances_in, std::vect
   const DistanceGrid grid = distance_grid(instances, spacing);
   const auto size = sizes(instances);
   Tensor d1 = new_tensor(instances, size, ScalarType::Float), d2 = new_tensor(instances, size, ScalarType::Float);
-  check_labels(nearest_two(grid, instances.const_data_ptr(), label_element(instances),
+  check_labels(nearest_two(grid, instances.const_data_ptr(), label_dtype(instances),
                            static_cast<float*>(d1.mutable_data_ptr()), static_cast<float*>(d2.mutable_data_ptr()),
                            torch_parallel()));
   return {d1, d2};

@@ -23,7 +23,7 @@ Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.bat
 void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
   if (x.numel() == 0) return;
-  const std::optional<Tensor> bias = dense_bias(bias_in, x, call.channels, "up_conv_into");
+  const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
   const Tensor product = product_for(call);
   const Matrix w = weight_matrix(call, call.weight);
   const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
@@ -39,9 +39,9 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
 
 std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_in, const Tensor& x, const Tensor& weight,
                                                              bool want_x, bool want_weight, bool want_bias) {
-  const Tensor grad = innermost_dense_image(grad_in, is_channels_last(grad_in));
+  const Tensor grad = innermost_dense(grad_in, is_channels_last(grad_in));
   const UpConvCall call = up_conv_call(x, weight, grad, "up_conv_into_backward");
-  const MemoryFormat format = format_of_layout(call.channels_last);
+  const MemoryFormat format = dense_format(call.channels_last);
   const Tensor none = new_tensor(x, {0}), product = product_for(call);
   const Tensor grad_x = want_x ? new_tensor(x, sizes(x), std::nullopt, format) : none;
   const Tensor grad_weight =
@@ -84,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_
 // The first channels of `out` become the centre of `skip`.
 void copy_crop(const Tensor& skip_in, const Tensor& out) {
   const bool last = is_channels_last(out);
-  const Tensor skip = innermost_dense_image(skip_in, last);
+  const Tensor skip = innermost_dense(skip_in, last);
   const ImageStride from = image_stride(skip), to = image_stride(out);
   const int64_t e = static_cast<int64_t>(out.element_size()), channels = skip.size(1), height = out.size(2);
   const int64_t width = out.size(3), planes = last ? 1 : channels;
@@ -104,7 +104,7 @@ void copy_crop(const Tensor& skip_in, const Tensor& out) {
 
 Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, const Tensor& skip) {
   const Tensor out = new_tensor(x, {x.size(0), skip.size(1) + weight.size(1), 2 * x.size(2), 2 * x.size(3)},
-                                std::nullopt, format_of_layout(is_channels_last(x)));
+                                std::nullopt, dense_format(is_channels_last(x)));
   if (out.numel() == 0) return out;
   copy_crop(skip, out);
   up_conv_into_cpu(x, weight, bias, out);

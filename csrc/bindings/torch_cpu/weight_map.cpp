@@ -20,7 +20,7 @@ Tensor weight_map_cpu(const Tensor& instances_in, double w0, double sigma, std::
     options.class_weights[1] = values[1];
   }
   Tensor out = new_tensor(instances, sizes(instances), ScalarType::Float);
-  check_labels(weight_map(grid, instances.const_data_ptr(), label_element(instances), options,
+  check_labels(weight_map(grid, instances.const_data_ptr(), label_dtype(instances), options,
                           static_cast<float*>(out.mutable_data_ptr()), torch_parallel()));
   return out;
 }

@@ -1,7 +1,7 @@
 // Bias and ReLU of CUDA tensors, for the operators that have them behind something else.
 #pragma once
 
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 

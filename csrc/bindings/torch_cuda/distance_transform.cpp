@@ -1,7 +1,7 @@
 #include "cuda/distance_transform.h"
 
 #include "bindings/distance_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {

@@ -1,7 +1,7 @@
 #include "cuda/elastic_warp.h"
 
 #include "bindings/elastic_warp_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {

@@ -1,7 +1,7 @@
 #include "cuda/head_cross_entropy.h"
 
 #include "bindings/head_cross_entropy_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {

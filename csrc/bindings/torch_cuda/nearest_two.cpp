@@ -1,7 +1,7 @@
 #include "cuda/nearest_two.h"
 
 #include "bindings/distance_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {
@@ -13,7 +13,7 @@ std::tuple<Tensor, Tensor> nearest_two_cuda(const Tensor& instances_in, std::vec
   const auto size = sizes(instances);
   Tensor d1 = new_tensor(instances, size, ScalarType::Float), d2 = new_tensor(instances, size, ScalarType::Float);
   const Tensor workspace = new_tensor(instances, {cuda::nearest_two_workspace(grid)}, ScalarType::Byte);
-  STD_CUDA_CHECK(cuda::nearest_two(grid, instances.const_data_ptr(), label_element(instances),
+  STD_CUDA_CHECK(cuda::nearest_two(grid, instances.const_data_ptr(), label_dtype(instances),
                                    static_cast<float*>(d1.mutable_data_ptr()),
                                    static_cast<float*>(d2.mutable_data_ptr()), workspace.mutable_data_ptr(),
                                    device.stream()));

@@ -1,7 +1,7 @@
 #include "cuda/relu_pool_skip.h"
 
 #include "bindings/junction_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {

@@ -7,9 +7,9 @@
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cuda.h>
 
 #include "bindings/junction_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 #include "bindings/up_conv_matrix.h"
-#include "cuda/crop_concat.h"
+#include "common/crop_concat.h"
 
 namespace uf::bindings {
 namespace {
@@ -30,7 +30,7 @@ void up_conv_into_cuda(const Tensor& x, const Tensor& weight, std::optional<Tens
   const OnDevice device(x);
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
   if (x.numel() == 0 || weight.numel() == 0) return;
-  const std::optional<Tensor> bias = dense_bias(bias_in, x, call.channels, "up_conv_into");
+  const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
   const Tensor product = product_for(call);
   const Matrix w = weight_matrix(call, call.weight);
   const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
@@ -57,9 +57,9 @@ std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cuda(const Tensor& grad
                                                               const Tensor& weight, bool want_x, bool want_weight,
                                                               bool want_bias) {
   const OnDevice device(x);
-  const Tensor grad = innermost_dense_image(grad_in, is_channels_last(grad_in));
+  const Tensor grad = innermost_dense(grad_in, is_channels_last(grad_in));
   const UpConvCall call = up_conv_call(x, weight, grad, "up_conv_into_backward");
-  const MemoryFormat format = format_of_layout(call.channels_last);
+  const MemoryFormat format = dense_format(call.channels_last);
   const Tensor none = new_tensor(x, {0}), product = product_for(call);
   const Tensor grad_x = want_x ? new_tensor(x, sizes(x), std::nullopt, format) : none;
   const Tensor grad_weight =
@@ -107,7 +107,7 @@ Tensor up_conv_crop_concat_cuda(const Tensor& x, const Tensor& weight, std::opti
   const OnDevice device(x);
   const bool last = is_channels_last(x);
   const Tensor out = new_tensor(x, {x.size(0), skip.size(1) + weight.size(1), 2 * x.size(2), 2 * x.size(3)},
-                                std::nullopt, format_of_layout(last));
+                                std::nullopt, dense_format(last));
   STD_TORCH_CHECK(skip.dim() == 4 && skip.scalar_type() == x.scalar_type() && skip.size(0) == x.size(0) &&
                       skip.size(2) >= out.size(2) && skip.size(3) >= out.size(3),
                   "up_conv_crop_concat: skip does not fit");

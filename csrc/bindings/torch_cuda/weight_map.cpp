@@ -1,7 +1,7 @@
 #include "cuda/weight_map.h"
 
 #include "bindings/distance_call.h"
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 
 namespace uf::bindings {
 namespace {
@@ -23,7 +23,7 @@ Tensor weight_map_cuda(const Tensor& instances_in, double w0, double sigma, std:
   }
   Tensor out = new_tensor(instances, sizes(instances), ScalarType::Float);
   const Tensor workspace = new_tensor(instances, {cuda::weight_map_workspace(grid, options)}, ScalarType::Byte);
-  STD_CUDA_CHECK(cuda::weight_map(grid, instances.const_data_ptr(), label_element(instances), options,
+  STD_CUDA_CHECK(cuda::weight_map(grid, instances.const_data_ptr(), label_dtype(instances), options,
                                   static_cast<float*>(out.mutable_data_ptr()), workspace.mutable_data_ptr(),
                                   device.stream()));
   return out;

@@ -1,6 +1,6 @@
 #include "cuda/weighted_cross_entropy.h"
 
-#include "bindings/torch_cuda_common.h"
+#include "bindings/tensor_cuda.h"
 #include "bindings/weighted_cross_entropy_call.h"
 
 namespace uf::bindings {

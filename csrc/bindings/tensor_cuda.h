@@ -1,4 +1,4 @@
-// What every CUDA binding needs besides torch_common.h: the device and the stream of a tensor, and errors as exceptions.
+// What every CUDA binding needs besides tensor.h: the device and the stream of a tensor, and errors as exceptions.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "bindings/torch_common.h"
+#include "bindings/tensor.h"
 
 namespace uf::bindings {
 
