@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests import places
 from tests.devices import DEVICES, PLACES
-from unet_fast.errors import BackendError
-from unet_fast.ops import _backends, _library, use_backend
+
+# unet_fast is imported by functions only: before that, pytest_configure gets the place ready
 
 # One thread a process, child processes included: test processes run side by side, and OpenMP threads that outnumber the
 # cores wait for each other at every barrier. The tests of the ops' parallel loops ask for more threads themselves.
@@ -48,6 +50,8 @@ def poisoned_memory() -> object:
 @pytest.fixture(params=PLACES, ids=lambda place: place[1] or place[0])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every device that exists, a GPU once for each of its backends, which the test then runs on."""
+    from unet_fast.ops import _backends, _library, use_backend
+
     device, backend = request.param
     if backend == "cuda" and _library.CUDA.error is not None:
         pytest.skip(f"the CUDA operators are not tested: {_library.CUDA.error}")
@@ -55,7 +59,45 @@ def place(request: pytest.FixtureRequest) -> Iterator[str]:
         yield device
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture
+def kernels() -> Iterator[Any]:
+    """The kernels of the place, while the C++ ones stand behind torch.ops.unet_fast and the public functions."""
+    with places.cpp_kernels():
+        yield places.kernels()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--place", choices=places.LACKS, default="cpu", help="where the kernels' tests run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    places.start(config.getoption("place"))
+
+
+_left_out: dict[str, int] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs on the device that matters here, and leave out what the place cannot do."""
+    mark_device(items)
+    kept: list[pytest.Item] = []
+    for item in items:
+        reason = places.left_out(item)
+        if reason is None:
+            kept.append(item)
+        else:
+            _left_out[reason] = _left_out.get(reason, 0) + 1
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for reason, count in sorted(_left_out.items()):
+        terminalreporter.write_line(f"left out of the place {places.PLACE!r}: {count} tests, {reason}")
+
+
+def mark_device(items: list[pytest.Item]) -> None:
     """Mark what runs on the device that matters here: the GPU where there is one, else the CPU in its place."""
     device = DEVICES[-1]
     for item in items:
@@ -69,6 +111,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
     """An op that a backend of the GPU has no kernel for is skipped there, aloud."""
+    from unet_fast.errors import BackendError
+
     try:
         return (yield)
     except BackendError as error:

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.devices import INTERPRETER, run_interpreted
+from tests.places import only
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError
 from unet_fast.ops import _backends, _library, crop_concat, use_backend
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == INTERPRETER["TRITON_INTERPRET"]
 OP = "crop_concat"
 
 
@@ -34,90 +33,96 @@ def pair(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(1, 2, 7, 6, generator=generator), torch.rand(1, 3, 4, 4, generator=generator)
 
 
-if INTERPRETED:
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of the Triton functions that run, in order."""
+    from unet_fast.triton import crop_concat as module
 
-    @pytest.fixture
-    def calls(monkeypatch):
-        """The names of the Triton functions that run, in order."""
-        from unet_fast.triton import crop_concat as module
+    names: list[str] = []
 
-        names: list[str] = []
+    def counted(name, function):
+        def run(*arguments):
+            names.append(name)
+            return function(*arguments)
 
-        def counted(name, function):
-            def run(*arguments):
-                names.append(name)
-                return function(*arguments)
+        return run
 
-            return run
+    wrapped = {name: counted(name, function) for name, function in module.KERNELS.items()}
+    monkeypatch.setattr(module, "KERNELS", wrapped)
+    with use_backend("cpp"):  # what was installed before keeps the functions it found
+        yield names
 
-        wrapped = {name: counted(name, function) for name, function in module.KERNELS.items()}
-        monkeypatch.setattr(module, "KERNELS", wrapped)
-        with use_backend("cpp"):  # what was installed before keeps the functions it found
-            yield names
 
-    def test_triton_takes_the_place_of_the_compiled_kernel_and_gives_it_back(calls, generator):
-        skip, up = pair(generator)
-        skip.requires_grad_()
-        truth = crop_concat(skip, up)
-        assert calls == []
-        with use_backend("triton"):
-            out = crop_concat(skip, up)
-            direct = torch.ops.unet_fast.crop_concat(skip, up)
-            assert calls == ["crop_concat"] * 2
-            with use_backend("cpp"):
-                crop_concat(skip, up)
-            assert calls == ["crop_concat"] * 2
-            with use_backend("reference"):
-                crop_concat(skip, up)
-            out.sum().backward()
-            assert calls == ["crop_concat"] * 2 + ["crop_concat_backward"]
-        with use_backend("auto"):
-            crop_concat(skip, up)
-        assert len(calls) == 3
-        for result in (out, direct):
-            torch.testing.assert_close(result, truth, **EXACT)
-
-    def test_registration_of_a_triton_kernel(calls, generator):
-        skip, up = pair(generator)
-        with use_backend("triton"):
-            torch.library.opcheck(torch.ops.unet_fast.crop_concat.default, (skip.requires_grad_(), up))
-            grad = torch.rand(1, 5, 4, 4, generator=generator)
-            torch.library.opcheck(torch.ops.unet_fast.crop_concat_backward.default, (grad, 2, [7, 6]))
-            compiled = torch.compile(lambda s, u: crop_concat(s, u) * 2, fullgraph=True, backend="aot_eager")
-            calls.clear()
-            torch.testing.assert_close(compiled(skip, up), crop_concat(skip, up) * 2, **EXACT)
+@pytest.mark.kernels
+@only("interpreted")
+def test_triton_takes_the_place_of_the_compiled_kernel_and_gives_it_back(calls, generator):
+    skip, up = pair(generator)
+    skip.requires_grad_()
+    truth = crop_concat(skip, up)
+    assert calls == []
+    with use_backend("triton"):
+        out = crop_concat(skip, up)
+        direct = torch.ops.unet_fast.crop_concat(skip, up)
         assert calls == ["crop_concat"] * 2
+        with use_backend("cpp"):
+            crop_concat(skip, up)
+        assert calls == ["crop_concat"] * 2
+        with use_backend("reference"):
+            crop_concat(skip, up)
+        out.sum().backward()
+        assert calls == ["crop_concat"] * 2 + ["crop_concat_backward"]
+    with use_backend("auto"):
+        crop_concat(skip, up)
+    assert len(calls) == 3
+    for result in (out, direct):
+        torch.testing.assert_close(result, truth, **EXACT)
 
-    def test_what_was_measured_goes_first_but_not_on_the_cpu(monkeypatch):
-        monkeypatch.setattr(_backends, "KERNELS", dict(_backends.KERNELS))
-        monkeypatch.setattr(_library, "has_kernel", lambda op, key: True)
-        monkeypatch.setattr(_library, "CUDA", SimpleNamespace(error=None))
-        monkeypatch.setattr(_backends, "_install", lambda op: None)
-        with use_backend("auto"):
-            _backends.register(OP)
-            assert _backends.choose(OP, "cuda") == "cuda"
-            monkeypatch.setitem(_backends.MEASURED, OP, "triton")
-            _backends.register(OP)
-            assert _backends.choose(OP, "cuda") == "triton" and _backends.choose(OP, "cpu") == "cpp"
 
-else:
+@pytest.mark.kernels
+@only("interpreted")
+def test_registration_of_a_triton_kernel(calls, generator):
+    skip, up = pair(generator)
+    with use_backend("triton"):
+        torch.library.opcheck(torch.ops.unet_fast.crop_concat.default, (skip.requires_grad_(), up))
+        grad = torch.rand(1, 5, 4, 4, generator=generator)
+        torch.library.opcheck(torch.ops.unet_fast.crop_concat_backward.default, (grad, 2, [7, 6]))
+        compiled = torch.compile(lambda s, u: crop_concat(s, u) * 2, fullgraph=True, backend="aot_eager")
+        calls.clear()
+        torch.testing.assert_close(compiled(skip, up), crop_concat(skip, up) * 2, **EXACT)
+    assert calls == ["crop_concat"] * 2
 
-    def test_triton_interpreted():
-        run_interpreted("tests/test_backends.py", "-k", "triton_takes or registration or measured")
 
-    def test_triton_on_the_cpu_is_refused(generator):
-        with (
-            use_backend("triton"),
-            pytest.raises(BackendError, match="'triton' was asked for, but Triton kernels run on "),
-        ):
-            crop_concat(*pair(generator))
-        with use_backend("triton"):
-            assert _backends.explain(OP, "cpu").backend == "none"
+@pytest.mark.kernels
+@only("interpreted")
+def test_what_was_measured_goes_first_but_not_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(_backends, "KERNELS", dict(_backends.KERNELS))
+    monkeypatch.setattr(_library, "has_kernel", lambda op, key: True)
+    monkeypatch.setattr(_library, "CUDA", SimpleNamespace(error=None))
+    monkeypatch.setattr(_backends, "_install", lambda op: None)
+    with use_backend("auto"):
+        _backends.register(OP, _backends._OPERATORS[OP])
+        assert _backends.choose(OP, "cuda") == "cuda"
+        monkeypatch.setitem(_backends.MEASURED, OP, "triton")
+        _backends.register(OP, _backends._OPERATORS[OP])
+        assert _backends.choose(OP, "cuda") == "triton" and _backends.choose(OP, "cpu") == "cpp"
 
-    def test_nothing_is_loaded_before_it_is_used():
-        code = "import sys, unet_fast.ops; print('triton' in sys.modules, torch.cuda.is_initialized())"
-        done = run_python("import torch; " + code)
-        assert done.stdout.split() == ["False", "False"], done.stderr
+
+@only("cpu")
+def test_triton_on_the_cpu_is_refused(generator):
+    with (
+        use_backend("triton"),
+        pytest.raises(BackendError, match="'triton' was asked for, but Triton kernels run on "),
+    ):
+        crop_concat(*pair(generator))
+    with use_backend("triton"):
+        assert _backends.explain(OP, "cpu").backend == "none"
+
+
+@only("cpu")
+def test_nothing_is_loaded_before_it_is_used():
+    code = "import sys, unet_fast.ops; print('triton' in sys.modules, torch.cuda.is_initialized())"
+    done = run_python("import torch; " + code)
+    assert done.stdout.split() == ["False", "False"], done.stderr
 
 
 def test_triton_serves_gpus_without_the_cuda_library():

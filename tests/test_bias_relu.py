@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from tests.devices import DEVICES
+from tests.places import needs
 from tests.tolerances import CHANNEL_SUM, CONVOLUTION, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import ConvReLU
 from unet_fast.ops import bias_relu, conv_bias_relu
+
+pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -95,6 +98,7 @@ def test_convolution_under_autocast_keeps_float32_gradients(generator):
     assert layer.weight.grad.dtype == layer.bias.grad.dtype == torch.float32
 
 
+@needs("numeric")
 def test_gradcheck_and_registration(generator):
     x = draw(generator, 2, 3, 5, 4, dtype=torch.float64).requires_grad_()
     weight = draw(generator, 2, 3, 3, 3, dtype=torch.float64).requires_grad_()
@@ -113,6 +117,7 @@ def test_gradcheck_and_registration(generator):
     torch.library.opcheck(ops.conv_bias_relu.default, (x, weight, None, 0))
 
 
+@needs("compiler", "speed")
 def test_compiles_without_a_graph_break(generator):
     def step(x, weight, bias):
         return bias_relu(conv_bias_relu(x, weight, bias, padding=1) - 0.5, bias).square().sum()
@@ -158,6 +163,7 @@ def test_a_network_that_has_diverged_shows_it(channels_last, place, generator):
     assert out[:, 2].isnan().all() and out.isnan().sum() == 36
 
 
+@needs("host")
 def test_second_derivative_raises(generator):
     x, weight = draw(generator, 1, 2, 4, 4).requires_grad_(), draw(generator, 2, 2, 3, 3)
     for name, out in (("bias_relu", bias_relu(x)), ("conv_bias_relu", conv_bias_relu(x, weight))):
@@ -165,6 +171,7 @@ def test_second_derivative_raises(generator):
             torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.places import needs
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.ops import crop_concat, use_backend
+
+pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -104,6 +107,34 @@ def test_a_side_without_channels(channels, size, channels_last, place, generator
         torch.testing.assert_close(got, (want, grad[:, channels[0] :]), **EXACT, check_stride=False)
 
 
+@needs("speed")
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [(torch.uint8, 1), (torch.int16, 2), (torch.float32, 4), (torch.float64, 8), (torch.complex128, 16)],
+)
+def test_every_word_width_and_more_words_than_threads(dtype, words, place, generator):
+    """Odd rows allow only words of one element, and there are more of them than one for each thread."""
+    skip = (torch.rand(1, 3, 515, 517, generator=generator) * 100).to(place, dtype)
+    up = (torch.rand(1, 2, 513, 515, generator=generator) * 100).to(place, dtype)
+    assert skip.element_size() == words
+    out = crop_concat(skip, up)
+    torch.testing.assert_close(out, torch.cat([skip[:, :, 1:514, 1:516], up], 1), **EXACT)
+    padded = torch.zeros_like(skip)
+    padded[:, :, 1:514, 1:516] = out[:, :3]
+    torch.testing.assert_close(torch.ops.unet_fast.crop_concat_backward(out, 3, [515, 517]), padded, **EXACT)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_slices_that_start_in_the_middle_of_a_word(channels_last, place, generator):
+    storage = torch.randn(1 + 2 * 3 * 8 * 8, generator=generator).to(place)
+    part = storage[1:].view(2, 3, 8, 8)
+    if channels_last:
+        part = storage[1:].view(2, 8, 8, 3).permute(0, 3, 1, 2)
+    assert part.data_ptr() % 16
+    torch.testing.assert_close(crop_concat(part, part), torch.cat([part, part], 1), **EXACT)
+
+
+@needs("numeric")
 @pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])
 def test_gradients_and_registration(shapes, generator):
     skip, up = (draw(generator, *s, dtype=torch.float64).requires_grad_() for s in shapes)
@@ -116,6 +147,7 @@ def test_gradients_and_registration(shapes, generator):
     torch.library.opcheck(torch.ops.unet_fast.crop_concat_backward.default, (grad, shapes[0][1], list(shapes[0][2:])))
 
 
+@needs("compiler")
 def test_compiles_without_a_graph_break_for_changing_sizes(generator):
     compiled = torch.compile(
         lambda s, u: crop_concat(s, u * 2).relu(), fullgraph=True, dynamic=True, backend="aot_eager"
@@ -128,12 +160,14 @@ def test_compiles_without_a_graph_break_for_changing_sizes(generator):
         assert skip.grad.sum() == 2 * 3 * 20
 
 
+@needs("host")
 def test_autocast_widens_like_cat(generator):
     skip, up = draw(generator, 1, 2, 4, 4), draw(generator, 1, 2, 4, 4, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         assert crop_concat(skip, up).dtype == torch.cat([skip, up], 1).dtype
 
 
+@needs("host")
 def test_backends(generator):
     skip, up = draw(generator, 1, 2, 5, 5), draw(generator, 1, 2, 2, 2)
     with use_backend("reference"):
@@ -146,6 +180,7 @@ def test_backends(generator):
         pass
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("skip", "up", "error", "message"),
     [

@@ -10,10 +10,13 @@ from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
 from tests.instance_maps import assert_distances, real_instances
+from tests.places import needs
 from tests.tolerances import DISTANCE, EXACT, OPENCV_DISTANCE
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import distance_transform, use_backend
+
+pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint16, torch.uint64]
@@ -72,6 +75,7 @@ def test_zero_is_zero_in_floating_point_only_with_either_sign():
     assert distance_transform(lowest).flatten().tolist() == [1, 0, 1]
 
 
+@needs("large")
 def test_large_blocks_without_zeros_hold_no_false_zero():
     mask = torch.ones(1, 300, 400)
     mask[0, 0, 0] = 0
@@ -89,6 +93,7 @@ def test_no_zero_is_infinitely_far():
     assert np.isinf(unet_fast.numpy.distance_transform(np.ones((4, 4)))).all()
 
 
+@needs("large")
 @pytest.mark.parametrize("width", [1500, 32768, 32769, 46342, 70001])
 def test_long_sides(width):
     mask = torch.ones(1, 3, width, dtype=torch.bool)
@@ -114,6 +119,7 @@ def test_empty_and_single_pixel_shapes(shape):
     assert unet_fast.numpy.distance_transform(np.zeros(shape)).shape == shape
 
 
+@needs("host")
 def test_numpy_single_image_and_long_double(rng):
     mask = rng.random((30, 20)) > 0.1
     expected = distance_transform_edt(mask)
@@ -129,6 +135,7 @@ def test_a_float_mask_gets_no_gradient(rng):
     assert not distance_transform(mask).requires_grad
 
 
+@needs("host")
 def test_reference_and_backends(rng):
     mask = torch.from_numpy(rng.random((2, 5, 12, 14)) > 0.02)
     expected = reference.distance_transform(mask, spacing=(2.0, 1.0, 0.5))
@@ -137,6 +144,7 @@ def test_reference_and_backends(rng):
             torch.testing.assert_close(distance_transform(mask, spacing=(2.0, 1.0, 0.5)), expected, **DISTANCE)
 
 
+@needs("compiler")
 def test_registration_and_compile(rng):
     mask = torch.from_numpy(rng.random((2, 9, 14)) > 0.1)
     for sample, spacing in ((mask, [1.0, 2.0]), (mask[None].float(), [1.0, 1.0, 1.0]), (mask[:, ::2], [1.0, 1.0])):
@@ -148,6 +156,7 @@ def test_registration_and_compile(rng):
         torch.testing.assert_close(compiled(sample), distance_transform(sample, spacing=2.0) + 1, **EXACT)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("mask", "spacing", "error", "message"),
     [
@@ -166,6 +175,7 @@ def test_bad_input(mask, spacing, error, message):
         distance_transform(mask, spacing=spacing)
 
 
+@needs("host")
 def test_bad_numpy_input():
     with pytest.raises(InputTypeError, match="mask has dtype complex128"):
         unet_fast.numpy.distance_transform(np.zeros((3, 3), complex))

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from tests.places import needs
 from tests.tolerances import EXACT, WARP
 from unet_fast import reference
 from unet_fast.ops import elastic_warp, use_backend
+
+pytestmark = pytest.mark.kernels
 
 FIELDS = ["bicubic", "bspline", "bspline_smooth"]
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic"]
@@ -126,6 +129,7 @@ def test_torch_interpolate_and_grid_sample(interpolation, padding, rng):
         torch.testing.assert_close(out, expected, **WARP[torch.float64])
 
 
+@needs("large")
 def test_elasticdeform(rng):
     elasticdeform = pytest.importorskip("elasticdeform")
     image, labels = draw(rng, 2, 3, 61, 83), draw_labels(rng, 2, 1, 61, 83, dtype=torch.int32)
@@ -247,6 +251,7 @@ def test_crop_of_the_warp_is_the_warp_of_the_crop(dtype, interpolation, padding,
             torch.testing.assert_close(out, full[:, :, y : y + h, x : x + w], **EXACT)
 
 
+@needs("threads")
 def test_threads_do_not_change_the_result(rng):
     image = draw(rng, 3, 2, 130, 150, dtype=torch.float32).requires_grad_()
     displacement, matrix = draw_field(rng, 3, 3, 3), draw_matrix(rng, 3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unet_fast.numpy
+from tests.places import needs
 from tests.test_elastic_warp import (
     FIELDS,
     INTERPOLATIONS,
@@ -25,9 +26,12 @@ from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.nn import ElasticWarp
 from unet_fast.ops import elastic_warp, use_backend
 
+pytestmark = pytest.mark.kernels
+
 OP = torch.ops.unet_fast
 
 
+@needs("numeric", "large")
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_gradients(interpolation, padding, rng):
@@ -78,6 +82,7 @@ def test_only_what_needs_a_gradient_gets_one(rng):
     assert constant.grad is None and abs(image.grad.sum().item() - 64) < 1e-9
 
 
+@needs("host")
 @pytest.mark.parametrize("matrix", [False, True])
 def test_registration(matrix, rng):
     image, labels = draw(rng, 2, 2, 7, 9, dtype=torch.float32).requires_grad_(), draw_labels(rng, 2, 1, 7, 9)
@@ -92,6 +97,7 @@ def test_registration(matrix, rng):
     )
 
 
+@needs("compiler")
 def test_compiles_without_a_graph_break_for_changing_sizes(rng):
     def step(image, labels, displacement):
         size = (image.shape[2] - 2, image.shape[3] - 3)
@@ -126,6 +132,7 @@ def test_empty_batches_and_channels():
     assert torch.autograd.grad(out.sum(), image)[0].shape == image.shape
 
 
+@needs("host")
 def test_output_sizes(rng):
     image = draw(rng, 1, 1, 9, 8)
     zero = torch.zeros(1, 2, 3, 3)
@@ -141,6 +148,7 @@ def test_output_sizes(rng):
     assert isinstance(elastic_warp((image,), zero), tuple)
 
 
+@needs("host")
 def test_numpy_equals_torch(rng):
     image, labels = draw(rng, 2, 3, 40, 75, dtype=torch.float32), draw_labels(rng, 2, 1, 40, 75)
     displacement, matrix = draw_field(rng, 2, 3, 3), draw_matrix(rng, 2)
@@ -157,6 +165,7 @@ def test_numpy_equals_torch(rng):
     np.testing.assert_array_equal(single, expected[0, 0].numpy())
 
 
+@needs("host")
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", ">u2", "u4", "u8", "i8", "?", "f2", "f8", ">f4"])
 def test_numpy_dtypes(dtype, rng):
     image = (rng.random((33, 70)) * 100).astype(dtype)
@@ -168,6 +177,7 @@ def test_numpy_dtypes(dtype, rng):
     np.testing.assert_array_equal(out, image[6:26])
 
 
+@needs("host")
 def test_numpy_does_not_import_torch():
     code = (
         "import sys, numpy as np, unet_fast.numpy as n; n.elastic_warp(np.ones((4, 4)), np.zeros((2, 3, 3))); "
@@ -176,6 +186,7 @@ def test_numpy_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@needs("host")
 def test_module(rng, generator):
     image, labels = draw(rng, 2, 1, 40, 50, dtype=torch.float32), draw_labels(rng, 2, 1, 40, 50)
     warp = ElasticWarp(10.0, (4, 5), interpolation=("bilinear", "nearest"), output_size=30)
@@ -200,6 +211,7 @@ IMAGE, FIELD = torch.zeros(2, 1, 8, 8), torch.zeros(2, 2, 3, 3)
 LABELS = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("inputs", "displacement", "options", "error", "message"),
     [
@@ -251,6 +263,7 @@ def test_bad_input(inputs, displacement, options, error, message):
         elastic_warp(inputs, displacement, **options)
 
 
+@needs("host")
 def test_bad_numpy_input():
     image, field = np.zeros((8, 8)), np.zeros((2, 3, 3))
     with pytest.raises(InputError, match=r"inputs\[0\] has shape \(1, 8, 8\), expected \(N, C, H, W\)"):
@@ -263,6 +276,7 @@ def test_bad_numpy_input():
         unet_fast.numpy.elastic_warp(image[None, None], np.zeros((2, 2, 3, 3)))
 
 
+@needs("host")
 def test_a_backend_that_is_not_there():
     with use_backend("triton"), pytest.raises(BackendError, match="the backend .triton. was asked for, but "):
         elastic_warp(IMAGE, FIELD)

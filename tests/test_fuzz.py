@@ -9,6 +9,8 @@ import pytest
 from tests.fuzz.ops import OPS, fuzz, why_not
 from unet_fast.ops import _record
 
+pytestmark = pytest.mark.kernels
+
 CASES = int(os.environ.get("FUZZ_CASES", "50"))
 
 

@@ -6,12 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.places import needs, require, slow
 from tests.tolerances import CROSS_ENTROPY, EXACT, HEAD_GRADIENT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, head_cross_entropy, use_backend
+from unet_fast.ops.head_cross_entropy import fits_registers
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+pytestmark = pytest.mark.kernels
+
+BOTH_ENDS = [torch.float32, *slow(torch.float64, torch.float16), torch.bfloat16]
 
 
 def wide(dtype):
@@ -45,19 +49,21 @@ def plain(features, weight, bias, target, pixel_weight, feature_bias, relu, redu
     return loss.sum() / (counted.sum() if reduction == "mean" else pixel_weight.double()[counted].sum())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BOTH_ENDS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(
     ("case", "reduction"),
     [
         ((2, 16, 2, (9, 11)), "mean"),
-        ((1, 33, 5, (40, 30)), "weight_mean"),
+        pytest.param((1, 33, 5, (40, 30)), "weight_mean", marks=needs("speed")),
         ((3, 1, 2, (1, 7)), "sum"),
-        ((1, 7, 20, (5, 5)), "mean"),
+        pytest.param((1, 7, 20, (5, 5)), "mean", marks=needs("speed")),
     ],
 )
 def test_matches_torch(case, reduction, relu, channels_last, dtype, place, generator):
+    if not fits_registers(case[2], case[1], dtype):
+        require("classes")
     features, weight, bias, target, pixels, extra = draw(
         generator, *case, dtype=dtype, channels_last=channels_last, device=place
     )
@@ -107,7 +113,7 @@ def misaligned(tensor):
     return view.copy_(tensor)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BOTH_ENDS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_slices_that_start_in_the_middle_of_a_vector(classes, channels_last, dtype, place, generator):
@@ -124,7 +130,7 @@ def test_slices_that_start_in_the_middle_of_a_vector(classes, channels_last, dty
     torch.testing.assert_close(*results, **({} if compiled else EXACT))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", BOTH_ENDS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("classes", "reduction"), [(2, "mean"), (3, "weight_mean"), (4, "sum")])
 def test_nothing_of_ignored_pixels_is_used(classes, reduction, channels_last, dtype, place, generator):
@@ -198,6 +204,7 @@ def test_empty_volumes_slices_and_shapes_of_the_weight(generator):
     assert loss == 0 and empty.grad.shape == empty.shape and weight.grad.eq(0).all()
 
 
+@needs("threads")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_result_does_not_depend_on_the_number_of_threads(channels_last, generator):
     features, weight, bias, target, pixels, _ = draw(generator, 2, 24, 3, (70, 90), channels_last=channels_last)
@@ -225,6 +232,7 @@ def test_gradients_of_leaves_do_not_share_memory(generator):
     torch.testing.assert_close(weight.grad, 2 * once)
 
 
+@needs("numeric")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_gradcheck_and_registration(channels_last, generator):
     features, weight, bias, target, pixels, extra = draw(
@@ -239,6 +247,7 @@ def test_gradcheck_and_registration(channels_last, generator):
     torch.library.opcheck(op, (features.detach(), None, False, weight.detach(), None, target, None, -100, 1, False))
 
 
+@needs("compiler")
 def test_compiles_and_second_derivative_raises(generator):
     features, weight, bias, target, pixels, extra = draw(generator, 1, 4, 2, (6, 5))
     features.requires_grad_()
@@ -255,6 +264,7 @@ def test_compiles_and_second_derivative_raises(generator):
         torch.testing.assert_close(torch.autograd.grad(loss(features), features, create_graph=True), want)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -283,9 +293,9 @@ def test_bad_input(changes, error, message):
         head_cross_entropy(**given)
 
 
+@needs("host")
 @pytest.mark.parametrize("shape", [(9, 4), (2, 257)])
 def test_what_does_not_fit_a_gpu_is_a_product_and_the_loss(shape, generator):
-    from unet_fast.ops.head_cross_entropy import fits_registers
     from unet_fast.reference.head_cross_entropy import head_logits
 
     k, c = shape

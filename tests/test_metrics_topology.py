@@ -13,10 +13,13 @@ from skimage.metrics._contingency_table import contingency_table
 from skimage.segmentation import watershed
 
 from tests.metric_samples import noisy, random_truth
+from tests.places import needs
 from tests.tolerances import METRIC
 from tests.warping_plain import NEIGHBOURS, simple_table, warp_by_heap, warp_by_sweeps
 from unet_fast import metrics
 from unet_fast.metrics.warping_error import warp_truth
+
+pytestmark = [pytest.mark.kernels, needs("cpp")]
 
 # --- V_Rand, V_Info --------------------------------------------------------------------------------------------------
 

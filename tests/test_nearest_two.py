@@ -16,11 +16,14 @@ from tests.instance_maps import (
     real_instances,
     two_distances,
 )
+from tests.places import needs
 from tests.tolerances import DISTANCE, EXACT
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import nearest_two, use_backend
+
+pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64]
 SPACINGS = (None, 1.0, 0.37, "uneven")
@@ -111,6 +114,7 @@ def test_strided_inputs(rng):
             np.testing.assert_array_equal(a, b.numpy())
 
 
+@needs("speed")
 def test_sides_over_1024_px(place):
     labels = np.zeros((1, 3, 5000), np.int32)
     labels[0, 1, 0], labels[0, 2, 4999] = 1, 2
@@ -118,6 +122,7 @@ def test_sides_over_1024_px(place):
     check(labels.transpose(0, 2, 1).copy(), place=place)
 
 
+@needs("large")
 def test_largest_integer_grid_and_beyond():
     for width in (32768, 40000, 70000):  # the last two do not fit squared distances in int32
         labels = torch.zeros(1, 2, width, dtype=torch.uint8)
@@ -158,6 +163,7 @@ def test_many_small_images_equal_single_calls(rng):
         torch.testing.assert_close(nearest_two(labels[n : n + 1]), (d1[n : n + 1], d2[n : n + 1]), **EXACT)
 
 
+@needs("threads")
 def test_number_of_threads_changes_nothing(rng):
     labels = torch.from_numpy(crowded_cells(rng, (90, 131), 20, 2.0)[None])
     before = torch.get_num_threads()
@@ -172,6 +178,7 @@ def test_number_of_threads_changes_nothing(rng):
     torch.testing.assert_close(results[0], results[2], **EXACT)
 
 
+@needs("host")
 def test_reference_and_backends(rng):
     labels = torch.from_numpy(random_instances(rng, (2, 5, 12, 14), 4, 0.05))
     truth = reference.nearest_two(labels, spacing=(2.0, 1.0, 0.5))
@@ -180,6 +187,7 @@ def test_reference_and_backends(rng):
             torch.testing.assert_close(nearest_two(labels, spacing=(2.0, 1.0, 0.5)), truth, **DISTANCE)
 
 
+@needs("compiler")
 def test_registration_and_compile(rng):
     labels = torch.from_numpy(random_instances(rng, (2, 9, 14), 4, 0.1))
     for sample, spacing in ((labels, [1.0, 2.0]), (labels[None], [1.0, 1.0, 1.0]), (labels[:, ::2], [1.0, 1.0])):
@@ -191,6 +199,7 @@ def test_registration_and_compile(rng):
         torch.testing.assert_close(compiled(sample), sum(nearest_two(sample, spacing=2.0)), **EXACT)
 
 
+@needs("host")
 def test_numpy_functions_leave_torch_alone():
     code = (
         "import sys, numpy as np, unet_fast.numpy as un\n"
@@ -202,6 +211,7 @@ def test_numpy_functions_leave_torch_alone():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("labels", "spacing", "error", "message"),
     [
@@ -224,6 +234,7 @@ def test_bad_input(labels, spacing, error, message):
         nearest_two(labels, spacing=spacing)
 
 
+@needs("errors")
 def test_bad_labels_are_told_by_every_backend():
     labels = torch.tensor([[[0, 3, -7]]])
     for backend in ("cpp", "reference"):

@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.places import needs
 from tests.tolerances import BY_DTYPE, CHANNEL_SUM, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import relu_pool_skip, use_backend
+
+pytestmark = pytest.mark.kernels
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 CASES = [
@@ -122,6 +125,7 @@ def test_ties_nan_infinity_and_zeros_of_both_signs():
     assert relu_pool_skip(negative_nan)[0].isnan()
 
 
+@needs("threads")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_result_does_not_depend_on_the_number_of_threads(channels_last, generator):
     x = draw(generator, 3, 24, 61, 83, channels_last=channels_last)
@@ -139,6 +143,7 @@ def test_result_does_not_depend_on_the_number_of_threads(channels_last, generato
     torch.testing.assert_close(*results, **EXACT)
 
 
+@needs("numeric")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_gradcheck_and_registration(channels_last, generator):
     x = draw(generator, 2, 3, 6, 5, dtype=torch.float64, channels_last=channels_last).requires_grad_()
@@ -162,6 +167,7 @@ def test_nothing_of_the_input_is_kept(generator):
     assert [(t.dtype, t.numel()) for t in kept] == [(torch.uint8, x.numel() // 4)]
 
 
+@needs("compiler", "speed")
 def test_compiles_without_a_graph_break_for_changing_sizes(generator):
     def step(x, bias):
         pooled, buffer = relu_pool_skip(x * 2, bias, skip_size=(x.shape[2] - 2, x.shape[3] - 3), up_channels=0)
@@ -178,6 +184,7 @@ def test_compiles_without_a_graph_break_for_changing_sizes(generator):
         torch.testing.assert_close(*grads)
 
 
+@needs("host")
 def test_second_derivative_raises_and_the_reference_has_it(generator):
     x = draw(generator, 1, 2, 4, 4, dtype=torch.float64).requires_grad_()
     (grad,) = torch.autograd.grad(relu_pool_skip(x)[0].sum(), x)
@@ -188,6 +195,7 @@ def test_second_derivative_raises_and_the_reference_has_it(generator):
         assert torch.autograd.gradgradcheck(lambda x: relu_pool_skip(x)[0].square(), x)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

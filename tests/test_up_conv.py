@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.places import needs
 from tests.tolerances import CONVOLUTION, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import UpConvCropConcat
 from unet_fast.ops import relu_pool_skip, up_conv_crop_concat, up_conv_into
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+pytestmark = pytest.mark.kernels
 
 
 def draw(generator, *shape, dtype=torch.float32, channels_last=False, device="cpu"):
@@ -39,12 +40,18 @@ def truth(x, weight, bias):
     return out if bias is None else out + bias.double()[:, None, None]
 
 
-SHAPES = [(2, 5, 7, (3, 4)), (1, 1, 1, (1, 1)), (1, 33, 16, (5, 6)), (3, 8, 40, (2, 9)), (0, 2, 3, (4, 4))]
+SMALL = [(2, 5, 7, (3, 4)), (1, 1, 1, (1, 1)), (1, 33, 16, (5, 6)), (0, 2, 3, (4, 4))]
+LARGE = (3, 8, 40, (2, 9))
+PRODUCTS = [
+    *((shape, dtype) for shape in SMALL for dtype in (torch.float32, torch.float64, torch.bfloat16)),
+    *(pytest.param(shape, torch.float16, marks=needs("speed")) for shape in SMALL),
+    *(pytest.param(LARGE, dtype, marks=needs("speed")) for dtype in (torch.float32, torch.float64, torch.float16)),
+    (LARGE, torch.bfloat16),
+]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "dtype"), PRODUCTS)
 def test_matches_four_matrix_products(shape, channels_last, dtype, place, generator):
     layout = {"dtype": dtype, "device": place, "channels_last": channels_last}
     x, weight, bias = operands(generator, *shape, **layout)
@@ -71,6 +78,7 @@ def test_matches_four_matrix_products(shape, channels_last, dtype, place, genera
     torch.testing.assert_close(buffer[:, 4:].double(), truth(x, weight, None), **CONVOLUTION[dtype])
 
 
+@needs("speed")
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_both_junctions_share_one_buffer(channels_last, generator):
     """relu_pool_skip -> up_conv_into, forward and backward, against the same in plain torch."""
@@ -111,6 +119,7 @@ def test_a_buffer_that_was_written_before_gets_no_gradient_there(generator):
         kept.sum().backward()
 
 
+@needs("host")
 def test_layer_takes_the_state_of_conv_transpose(generator):
     plain = torch.nn.ConvTranspose2d(4, 2, 2, stride=2)
     layer = UpConvCropConcat(4, 2)
@@ -128,6 +137,7 @@ def test_layer_takes_the_state_of_conv_transpose(generator):
     assert without.bias is None and without(x, skip).shape == (1, 5, 6, 6)
 
 
+@needs("numeric")
 def test_gradcheck_and_registration(generator):
     x, weight, bias = (t.requires_grad_() for t in operands(generator, 2, 3, 2, (2, 3), dtype=torch.float64))
     skip = draw(generator, 2, 2, 5, 7, dtype=torch.float64).requires_grad_()
@@ -150,6 +160,7 @@ def test_gradcheck_and_registration(generator):
         torch.library.opcheck(ops.up_conv_into_backward.default, (buffer, *arguments[:2], False, True, False))
 
 
+@needs("compiler", "speed")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_without_a_graph_break(backend, generator):
     def step(x, weight, bias):
@@ -167,6 +178,7 @@ def test_compiles_without_a_graph_break(backend, generator):
             torch.testing.assert_close(compiled(x, weight, bias), step(x, weight, bias))
 
 
+@needs("host")
 def test_second_derivative_raises(generator):
     x, weight, bias = operands(generator, 1, 2, 3, (2, 2))
     x.requires_grad_()
@@ -179,6 +191,7 @@ def test_second_derivative_raises(generator):
             torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

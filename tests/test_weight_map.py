@@ -10,12 +10,15 @@ import torch
 
 import unet_fast.numpy
 from tests.instance_maps import random_instances, real_instances, weights_of
+from tests.places import needs
 from tests.tolerances import EXACT, WEIGHT_MAP
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import DistanceWeightMap
 from unet_fast.ops import _backends, nearest_two, use_backend, weight_map
+
+pytestmark = pytest.mark.kernels
 
 
 def shares_the_kernel_of_numpy(place: str) -> bool:
@@ -111,6 +114,7 @@ def test_strided_inputs(rng):
         torch.testing.assert_close(weight_map(view), weight_map(view.clone().contiguous()), **EXACT)
 
 
+@needs("large")
 @pytest.mark.parametrize("width", [5000, 70000])
 def test_long_sides(width):
     labels = np.zeros((1, 2, width), np.int32)
@@ -133,6 +137,7 @@ def test_empty_and_single_pixel_shapes(shape):
             assert weight_map(torch.ones(shape, dtype=torch.int32), class_weights=class_weights).shape == shape
 
 
+@needs("host")
 @pytest.mark.parametrize("class_weights", [None, "balanced", torch.tensor([0.3, 1.7])])
 @pytest.mark.parametrize("inside", [False, True])
 def test_reference_and_backends(class_weights, inside, rng):
@@ -145,6 +150,7 @@ def test_reference_and_backends(class_weights, inside, rng):
             torch.testing.assert_close(result, truth, **WEIGHT_MAP)
 
 
+@needs("compiler")
 def test_registration_and_compile(rng):
     labels = torch.from_numpy(random_instances(rng, (2, 9, 14), 4, 0.1))
     for pair, balanced in ((None, False), (None, True), (torch.tensor([1.0, 2.0]), False)):
@@ -179,6 +185,7 @@ def test_module(rng):
 ONE = torch.ones(1, 4, 4, dtype=torch.int32)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("labels", "options", "error", "message"),
     [
@@ -207,6 +214,7 @@ def test_bad_input(labels, options, error, message):
         weight_map(labels, **options)
 
 
+@needs("host")
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -1,7 +1,4 @@
-"""nearest_two, distance_transform and weight_map in Triton, against the slow truth and the C++ kernels.
-
-Run by test_triton_distance.py, in a process in which Triton interprets its kernels and UNET_FAST_BACKEND is triton.
-"""
+"""nearest_two, distance_transform and weight_map for GPUs, against the slow truth and the C++ kernels."""
 
 from __future__ import annotations
 
@@ -9,10 +6,13 @@ import pytest
 import torch
 
 from tests.instance_maps import random_instances
+from tests.places import only
 from tests.tolerances import DISTANCE, EXACT, WEIGHT_MAP
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import _backends, distance_transform, nearest_two, use_backend, weight_map
+
+pytestmark = pytest.mark.kernels
 
 SHAPES = [
     ((2, 12, 17), None),
@@ -25,12 +25,14 @@ SHAPES = [
 ]
 
 
+@only("interpreted")
 def test_triton_runs():
     assert _backends.wish() == "triton"
     for op in ("nearest_two", "distance_transform", "weight_map"):
         assert _backends.choose(op, "cpu") == "triton"
 
 
+@only("interpreted")
 @pytest.mark.parametrize(("shape", "spacing"), SHAPES)
 @pytest.mark.parametrize("density", [0.02, 0.5])
 def test_distances(shape, spacing, density, rng):
@@ -42,6 +44,7 @@ def test_distances(shape, spacing, density, rng):
     torch.testing.assert_close(distance_transform(mask, spacing=spacing), truth, **DISTANCE)
 
 
+@only("interpreted")
 @pytest.mark.parametrize(
     ("class_weights", "inside"), [(None, False), ("balanced", False), (torch.tensor([0.3, 1.7]), True)]
 )
@@ -53,6 +56,7 @@ def test_weights(class_weights, inside, rng):
         torch.testing.assert_close(weight_map(labels, **options), reference.weight_map(labels, **options), **WEIGHT_MAP)
 
 
+@only("interpreted")
 def test_crowded_cells_equal_the_cpp_kernels(rng):
     labels = torch.from_numpy(crowded_cells(rng, (24, 40), 8, 2.5)[None])
     results = nearest_two(labels), distance_transform(labels != 0), weight_map(labels, class_weights="balanced")
@@ -62,6 +66,7 @@ def test_crowded_cells_equal_the_cpp_kernels(rng):
         torch.testing.assert_close(results[2], weight_map(labels, class_weights="balanced"), **WEIGHT_MAP)
 
 
+@only("interpreted")
 def test_sides_over_1024_pixels():
     labels = torch.zeros(1, 1, 1300, dtype=torch.uint8)
     labels[0, 0, ::12], labels[0, 0, 6::12] = 1, 2
@@ -71,6 +76,7 @@ def test_sides_over_1024_pixels():
         torch.testing.assert_close(results[1], weight_map(labels, sigma=2.0), **WEIGHT_MAP)
 
 
+@only("interpreted")
 def test_every_dtype(rng):
     labels = torch.from_numpy(random_instances(rng, (1, 9, 13), 6, 0.1))
     truth = reference.nearest_two(labels)
@@ -84,6 +90,7 @@ def test_every_dtype(rng):
     assert distance_transform(special)[0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@only("interpreted")
 def test_strides_and_empty_tensors(rng):
     base = torch.from_numpy(random_instances(rng, (2, 20, 24), 5, 0.1))
     for view in (base[1:, 3:17, 1:20:2], base.transpose(1, 2)):
@@ -96,6 +103,7 @@ def test_strides_and_empty_tensors(rng):
         assert weight_map(empty, class_weights="balanced").shape == shape
 
 
+@only("interpreted")
 def test_nothing_to_find():
     one = torch.zeros(2, 3, 5, dtype=torch.int32)
     one[1, 1, 2] = 7
@@ -103,3 +111,17 @@ def test_nothing_to_find():
     assert d1[0].isinf().all() and d2.isinf().all() and d1[1, 1].tolist() == [2, 1, 0, 1, 2]
     assert distance_transform(torch.ones(1, 3, 5)).isinf().all()
     assert weight_map(one, inside=True).eq(1).all()
+
+
+@only("emulated")
+@pytest.mark.parametrize("bad", [-1, -7, 2**31])
+def test_bad_labels_make_their_surroundings_nan(bad, kernels, rng):
+    labels = torch.from_numpy(random_instances(rng, (2, 30, 40), 3, 0.05)).long()
+    truth = torch.ops.unet_fast.nearest_two(labels, [1.0, 1.0])
+    labels[0, 11, 17] = bad
+    d1, d2 = kernels.nearest_two(labels, [1.0, 1.0])
+    weights = kernels.weight_map(labels, 10.0, 5.0, None, False, False)
+    for result in (d1[0], d2[0], weights[0]):
+        assert result[11, 17].isnan() and not result.isnan().all()
+    torch.testing.assert_close((d1[1], d2[1]), (truth[0][1], truth[1][1]), **EXACT)
+    assert not weights[1].isnan().any()
