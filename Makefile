@@ -4,7 +4,7 @@
 # make docs    the documentation site, in build/docs; a broken link or reference is an error
 # make family DATA=DIR   train every system of the sources on public images for a fixed number of steps, write its table
 # make build   compile what changed in csrc
-# make fuzz    10,000 random cases of every op against independent truths (FUZZ_CASES=..., SEED=..., OPS="crop_concat ...")
+# make fuzz    10,000 random cases of every op against independent truths (FUZZ_CASES=..., SEED=..., OPS="weight_map ...")
 # make sanitize   the ops' tests on CPU kernels built with AddressSanitizer and UBSan, the NumPy module's threads with TSan
 # make cuda-check   compile the CUDA kernels for every architecture (nvcc, no GPU); fails on register spills
 # make gpu-check   on a machine with a GPU: build, test, sanitize, benchmark with $(PYTHON) as it is; below 9 minutes

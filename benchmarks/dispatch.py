@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unet_fast import ops
+from unet_fast.ops._record import OPS, Draw
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -23,8 +23,6 @@ def tensors() -> dict[str, torch.Tensor]:
         "skip": torch.rand(1, 2, 4, 4, **make),
         "up": torch.rand(1, 2, 2, 2, **make),
         "image": torch.rand(1, 1, 4, 4, **make),
-        "labels": torch.ones(1, 4, 4, dtype=torch.int32, **make),
-        "field": torch.zeros(1, 2, 3, 3, **make),
         "logits": torch.rand(1, 2, 4, 4, **make),
         "target": torch.zeros(1, 4, 4, dtype=torch.int64, **make),
         "kernel": torch.rand(2, 2, 2, 2, **make),
@@ -40,25 +38,18 @@ PEERS: dict[str, Call] = {
     "torch: F.grid_sample": lambda t: F.grid_sample(t["image"], t["image"].expand(2, 1, 4, 4).permute(1, 2, 3, 0)),
     "torch: F.conv_transpose2d": lambda t: F.conv_transpose2d(t["features"], t["kernel"], stride=2),
 }
-OURS: dict[str, Call] = {
-    "crop_concat": lambda t: ops.crop_concat(t["skip"], t["up"]),
-    "elastic_warp": lambda t: ops.elastic_warp((t["image"], t["labels"][:, None]), t["field"], interpolation="nearest"),
-    "nearest_two": lambda t: ops.nearest_two(t["labels"]),
-    "distance_transform": lambda t: ops.distance_transform(t["labels"]),
-    "weight_map": lambda t: ops.weight_map(t["labels"]),
-    "weighted_cross_entropy": lambda t: ops.weighted_cross_entropy(t["logits"], t["target"]),
-    "bias_relu": lambda t: ops.bias_relu(t["skip"]),
-    "relu_pool_skip": lambda t: ops.relu_pool_skip(t["skip"]),
-    "up_conv_crop_concat": lambda t: ops.up_conv_crop_concat(t["features"], t["kernel"], None, t["skip"]),
-}
 
 
-@pytest.mark.parametrize("name", [*PEERS, *OURS])
+@pytest.mark.parametrize("name", [*PEERS, *OPS])
 def test_dispatch(benchmark: Any, name: str) -> None:
-    given, call = tensors(), {**PEERS, **OURS}[name]
+    if name in OPS:
+        given: Any = OPS[name].sample(Draw(torch.default_generator, device=DEVICE), 1, 4, 5)
+    else:
+        given = (tensors(),)
+    call = OPS[name].call if name in OPS else PEERS[name]
 
     def run() -> None:
-        call(given)
+        call(*given)
         if DEVICE == "cuda":
             torch.cuda.synchronize()
 

@@ -2,8 +2,8 @@
 
     python csrc/cpu/sanitize.py [address] [thread] [--cases 200] [-- PYTEST_ARGUMENT ...]
 
-address: AddressSanitizer and UndefinedBehaviorSanitizer, the operators of torch and the NumPy module, through the tests
-of every op and so many fuzzed cases of each. Leaks are not looked for: Python itself leaks.
+address: AddressSanitizer and UndefinedBehaviorSanitizer, the operators of torch and the NumPy module, through the kernels'
+tests (``pytest --place sanitized``) and so many fuzzed cases of each op. Leaks are not looked for: Python itself leaks.
 thread: ThreadSanitizer, the NumPy module's pool of threads, called from several Python threads at once.
 
 Needs GCC with its sanitizer libraries. Nothing is compiled for several instruction sets (UF_NO_MULTIVERSION).
@@ -20,25 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitize"
-OPS = (
-    "crop_concat",
-    "elastic_warp",
-    "elastic_warp_api",
-    "nearest_two",
-    "distance_transform",
-    "weight_map",
-    "weighted_cross_entropy",
-    "head_cross_entropy",
-    "relu_pool_skip",
-    "bias_relu",
-    "up_conv",
-    "metrics_topology",
-    "fuzz",
-)
 RUNTIME = {"address": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
 CHECKED = {"address": "address,undefined", "thread": "thread"}
-# Compilers started by torch.compile would be sanitized as well.
-LEFT_OUT = "not compile"
 
 POOL = """
 import threading, numpy as np, unet_fast.numpy as un
@@ -102,10 +85,9 @@ def _library(name: str) -> str:
 
 def check_address(cases: int, arguments: list[str]) -> None:
     folder = build("address")
-    files = [f"tests/test_{op}.py" for op in OPS]
     # a sanitizer writes to the process's own stderr and ends it, so pytest must not keep that
-    options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-k", LEFT_OUT]
-    command = [sys.executable, "-m", "pytest", *options, *files, *arguments]
+    options = ["-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "--place", "sanitized"]
+    command = [sys.executable, "-m", "pytest", *options, "tests", *arguments]
     variables = {**environment("address"), "FUZZ_CASES": str(cases)}
     subprocess.run(command, cwd=folder, env=variables, check=True)
 

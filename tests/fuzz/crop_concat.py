@@ -28,7 +28,7 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def crop_concat_cases(draw: st.DrawFn) -> Case:
     dims = draw(st.sampled_from((2, 2, 3)))
     largest = 9 if dims == 2 else 5
     up = st.tuples(st.integers(1, 3), drawing.sides(8), *[drawing.sides(largest)] * dims)
@@ -44,7 +44,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def check(case: Case, device: str) -> None:
+def check_crop_concat(case: Case, device: str) -> None:
     g = torch.Generator().manual_seed(case.seed)
     skip_shape = (
         case.up[0],

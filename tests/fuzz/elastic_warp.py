@@ -72,7 +72,7 @@ def inputs(draw: st.DrawFn, size: tuple[int, int]) -> Input:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def elastic_warp_cases(draw: st.DrawFn) -> Case:
     size = (draw(drawing.sides(20)), draw(drawing.sides(20)))
     field = draw(st.sampled_from(FIELDS))
     least = 4 if field == "bspline_smooth" else 1
@@ -119,7 +119,7 @@ def moved(displacement: torch.Tensor, matrix: torch.Tensor | None, step: float) 
     return [{"displacement": displacement, "matrix": matrix.double() + step * shift} for shift in shifts]
 
 
-def check(case: Case, device: str) -> None:
+def check_elastic_warp(case: Case, device: str) -> None:
     g = torch.Generator().manual_seed(case.seed)
     displacement = drawing.tensor(g, (case.n, 2, *case.grid), torch.float64) * case.sigma
     if case.strange is not None and displacement.numel():

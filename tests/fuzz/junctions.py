@@ -224,7 +224,7 @@ class UpConvolution:
 
 
 @st.composite
-def up_conv_cases(draw: st.DrawFn) -> UpConvolution:
+def up_conv_into_cases(draw: st.DrawFn) -> UpConvolution:
     return UpConvolution(
         n=draw(st.sampled_from((1, 1, 2, 3, 0))),
         channels=(draw(channel_counts), draw(channel_counts), draw(st.integers(0, 9))),
@@ -238,6 +238,9 @@ def up_conv_cases(draw: st.DrawFn) -> UpConvolution:
         threads=draw(drawing.thread_counts),
         seed=draw(drawing.seeds),
     )
+
+
+up_conv_crop_concat_cases = up_conv_into_cases
 
 
 def _up_conv_operands(case: UpConvolution, g: torch.Generator, device: str) -> list[torch.Tensor]:

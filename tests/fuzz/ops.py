@@ -8,34 +8,43 @@ from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.strategies import SearchStrategy
+from hypothesis import strategies as st
 
-from tests.fuzz import crop_concat, distances, elastic_warp, junctions, losses
-from unet_fast.ops import _backends
+from tests.fuzz import crop_concat, distances, drawing, elastic_warp, junctions, losses
+from unet_fast.ops import _backends, _record
 
 
 @dataclass(frozen=True)
 class Op:
     """``check(case, device)`` raises where the op is wrong for this case."""
 
-    cases: SearchStrategy[Any]
+    cases: st.SearchStrategy[Any]
     check: Callable[[Any, str], None]
 
 
-OPS = {
-    "crop_concat": Op(crop_concat.cases(), crop_concat.check),
-    "elastic_warp": Op(elastic_warp.cases(), elastic_warp.check),
-    "nearest_two": Op(distances.nearest_two_cases(), distances.check_nearest_two),
-    "distance_transform": Op(distances.distance_transform_cases(), distances.check_distance_transform),
-    "weight_map": Op(distances.weight_map_cases(), distances.check_weight_map),
-    "weighted_cross_entropy": Op(losses.weighted_cross_entropy_cases(), losses.check_weighted_cross_entropy),
-    "head_cross_entropy": Op(losses.head_cross_entropy_cases(), losses.check_head_cross_entropy),
-    "relu_pool_skip": Op(junctions.relu_pool_skip_cases(), junctions.check_relu_pool_skip),
-    "bias_relu": Op(junctions.bias_relu_cases(), junctions.check_bias_relu),
-    "conv_bias_relu": Op(junctions.conv_bias_relu_cases(), junctions.check_conv_bias_relu),
-    "up_conv_into": Op(junctions.up_conv_cases(), junctions.check_up_conv_into),
-    "up_conv_crop_concat": Op(junctions.up_conv_cases(), junctions.check_up_conv_crop_concat),
-}
+def samples(name: str) -> Op:
+    """For an operator without cases of its own: the samples of its record, of any size, dtype and layout."""
+    record = _record.OPS[name]
+
+    def check(case: tuple[Any, ...], device: str) -> None:
+        seed, size, dtype, layout = case
+        drawn = record.sample(_record.Draw(torch.Generator().manual_seed(seed), dtype), *size)
+        record.check(tuple(drawing.lay_out(tensor, layout).to(device) for tensor in drawn))
+
+    sizes = st.tuples(st.integers(0, 3), st.integers(4, 24), st.integers(5, 40))
+    layouts = st.sampled_from([layout for layout in drawing.LAYOUTS if layout != "expanded"])
+    return Op(st.tuples(st.integers(0, 2**31 - 1), sizes, st.sampled_from(_record.FLOATS), layouts), check)
+
+
+def _find(name: str) -> Op:
+    """``<name>_cases()`` and ``check_<name>`` of one of the files here, else the samples of the record."""
+    for module in (crop_concat, distances, elastic_warp, junctions, losses):
+        if hasattr(module, f"check_{name}"):
+            return Op(getattr(module, f"{name}_cases")(), getattr(module, f"check_{name}"))
+    return samples(name)
+
+
+OPS = {name: _find(name) for name in _record.OPS}
 
 
 def why_not(name: str, device: str) -> str | None:
@@ -45,13 +54,13 @@ def why_not(name: str, device: str) -> str | None:
 
 
 def fuzz(
-    name: str, cases: int, *, start: int = 0, device: str = "cpu", watch: Callable[[Any], None] = lambda case: None
+    name: str | Op, cases: int, *, start: int = 0, device: str = "cpu", watch: Callable[[Any], None] = lambda case: None
 ) -> None:
-    """Check so many cases of the op ``name``; raises at the first wrong one, after hypothesis has shrunk it.
+    """Check so many cases of the op ``name`` (or of another generator of cases); raises at the first wrong one, after hypothesis has shrunk it.
 
     ``start`` is the seed of the draws; ``watch`` is told every case before it runs.
     """
-    op = OPS[name]
+    op = OPS[name] if isinstance(name, str) else name
 
     @seed(start)
     @settings(

@@ -35,6 +35,17 @@ def dense_format(tensor: torch.Tensor) -> torch.memory_format:
     return channels_last(tensor.dim()) if is_channels_last(tensor) else torch.contiguous_format
 
 
+def innermost_dense(tensor: torch.Tensor, last: bool) -> torch.Tensor:
+    """The tensor itself where it steps by one element along the innermost dimension of the layout, else a copy that does.
+
+    ``last``: the layout is channels-last.
+    """
+    dim = 1 if last else -1
+    if tensor.shape[dim] <= 1 or tensor.stride(dim) == 1:
+        return tensor
+    return tensor.contiguous(memory_format=channels_last(tensor.dim()) if last else torch.contiguous_format)
+
+
 def new(
     like: torch.Tensor,
     shape: Sequence[int],

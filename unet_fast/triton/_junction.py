@@ -86,6 +86,13 @@ def add_parts(partial, sums, parts, channels, PARTS: tl.constexpr, CHANNELS: tl.
     tl.store(sums + column, result.to(sums.dtype.element_ty), mask=column < channels)
 
 
+def columns(*widths: int) -> int:
+    """The columns of a tile: a power of two with the least overhang over these widths, the widest of equals."""
+    if max(widths) <= 32:
+        return triton.next_power_of_2(max(1, *widths))
+    return min((256, 128, 64, 32), key=lambda block: sum(-width % block for width in widths))
+
+
 def channel_sums(partial: torch.Tensor, parts: int, sums: torch.Tensor) -> None:
     """Fills ``sums`` (channels,), which may be empty, from (parts, channels); with 0 where there are no parts."""
     channels = sums.numel()

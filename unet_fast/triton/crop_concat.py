@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from unet_fast.ops import _record, _tensors
+from unet_fast.triton import _junction
 
 _UNITS = {1: tl.int8, 2: tl.int16, 4: tl.int32, 8: tl.int64}
 _WIDEST = 16
@@ -113,20 +114,6 @@ def _box(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return volume.permute(0, 2, 3, 4, 1) if channels_last else volume
 
 
-def _innermost_dense(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """The tensor itself where it steps by one element along the innermost dimension of the layout, else a copy."""
-    dim = 1 if channels_last else -1
-    if tensor.shape[dim] <= 1 or tensor.stride(dim) == 1:
-        return tensor
-    return tensor.contiguous(memory_format=_format(tensor.dim(), channels_last))
-
-
-def _format(dims: int, channels_last: bool) -> torch.memory_format:
-    if not channels_last:
-        return torch.contiguous_format
-    return torch.channels_last_3d if dims == 5 else torch.channels_last
-
-
 def _word(*boxes: torch.Tensor, steps: tuple[int, ...] = ()) -> int:
     """The bytes of the widest word in which all of these boxes, and these steps in elements, can be counted."""
     size = boxes[0].element_size()
@@ -143,15 +130,8 @@ def _strides(box: torch.Tensor, word: int) -> list[int]:
     return [stride * box.element_size() // word if n > 1 else 0 for stride, n in outer]
 
 
-def _columns(*widths: int) -> int:
-    """The columns of a tile: a power of two with the least overhang over these widths, the widest of equals."""
-    if max(widths) <= 32:
-        return triton.next_power_of_2(max(1, *widths))
-    return min((256, 128, 64, 32), key=lambda block: sum(-width % block for width in widths))
-
-
 def _tiling(rows: int, *widths: int) -> tuple[int, int]:
-    columns = _columns(*widths)
+    columns = _junction.columns(*widths)
     return min(_TILE // columns, triton.next_power_of_2(max(1, rows))), columns
 
 
@@ -167,7 +147,7 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     channels_last = _tensors.is_channels_last(result)
     for dim in range(2, skip.dim()):
         skip = skip.narrow(dim, (skip.shape[dim] - up.shape[dim]) // 2, up.shape[dim])
-    skip, up = _innermost_dense(skip, channels_last), _innermost_dense(up, channels_last)
+    skip, up = _tensors.innermost_dense(skip, channels_last), _tensors.innermost_dense(up, channels_last)
     c1, c2 = skip.shape[1], up.shape[1]
     first, second, out = (_box(tensor, channels_last) for tensor in (skip, up, result))
     up_start = c1 * result.stride(1) if c2 else 0
@@ -197,7 +177,7 @@ def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list
 
 def place(tensor: torch.Tensor, result: torch.Tensor, channels_last: bool) -> None:
     """The centre of ``result``, which may be a part of the channels of another tensor, becomes ``tensor``, the rest 0."""
-    tensor = _innermost_dense(tensor, channels_last)
+    tensor = _tensors.innermost_dense(tensor, channels_last)
     source, target = _box(tensor, channels_last), _box(result, channels_last)
     start = [(full - crop) // 2 for full, crop in zip(target.shape, source.shape, strict=True)]
     word = _word(source, target, steps=(start[4],))

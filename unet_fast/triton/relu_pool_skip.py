@@ -239,14 +239,6 @@ def unpool_pixels(
         tl.store(partial + down.to(tl.int64) * channels + c, sums, mask=c < channels)
 
 
-def _innermost_dense(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """The tensor itself where it steps by one element along the innermost dimension of the layout, else a copy."""
-    dim = 1 if channels_last else 3
-    if tensor.shape[dim] <= 1 or tensor.stride(dim) == 1:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
 def _steps(image: torch.Tensor, channels_last: bool) -> list[int]:
     """The strides of all dimensions but the innermost one, outermost first; 0 where there is one element."""
     dims = (0, 2, 3) if channels_last else (0, 1, 2)
@@ -286,7 +278,7 @@ def relu_pool_skip(
     (n, c, height, width), (skip_height, skip_width) = x.shape, skip_size
     pooled, buffer, code = _record.allocate("relu_pool_skip", x, bias, skip_size, up_channels, want_code)
     last = _tensors.is_channels_last(x)
-    x = _innermost_dense(x, last)
+    x = _tensors.innermost_dense(x, last)
     bias = bias if bias is None else bias.contiguous()
     if not n * c:
         return pooled, buffer, code
@@ -327,8 +319,8 @@ def relu_pool_skip_backward(
     grad_x, grad_bias = _record.allocate("relu_pool_skip_backward", code, grad_pooled, grad_buffer, size, want_bias)
     layout, last = _tensors.dense_format(code), _tensors.is_channels_last(code)
     code = code.contiguous(memory_format=layout)
-    grad_pooled = grad_pooled if grad_pooled is None else _innermost_dense(grad_pooled, last)
-    grad_buffer = grad_buffer if grad_buffer is None else _innermost_dense(grad_buffer, last)
+    grad_pooled = grad_pooled if grad_pooled is None else _tensors.innermost_dense(grad_pooled, last)
+    grad_buffer = grad_buffer if grad_buffer is None else _tensors.innermost_dense(grad_buffer, last)
     skip_height, skip_width = (0, 0) if grad_buffer is None else grad_buffer.shape[2:]
     top, left = (height - skip_height) // 2, (width - skip_width) // 2
     pointers = [None if grad is None else _junction.bits_of(grad) for grad in (grad_pooled, grad_buffer, grad_x)]

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from unet_fast import reference
 from unet_fast.ops import _tensors
-from unet_fast.triton.crop_concat import _columns, _innermost_dense
+from unet_fast.triton import _junction
 
 _WARPS = 8
 _GATHERED = 1024  # pairs of elements (planar), elements (channels-last) of one step of a program of the gather
@@ -263,7 +263,7 @@ def _gather(
             image.stride(0), image.stride(2), image.stride(3), WIDE=wide, PIXELS=tile, CHANNELS=block, STEPS=_STEPS,
         )  # fmt: skip
         return product, sums
-    pairs = min(_columns(2 * width), triton.next_power_of_2(width))
+    pairs = min(_junction.columns(2 * width), triton.next_power_of_2(width))
     lines = min(_GATHERED // pairs, triton.next_power_of_2(2 * height))
     parts = images * triton.cdiv(2 * height, lines) * triton.cdiv(width, pairs)
     sums = image.new_empty((parts, channels), dtype=torch.float64) if want_bias else None
@@ -294,7 +294,7 @@ def up_conv_into_backward(
             zero_weight.contiguous(memory_format=torch.channels_last) if want_weight else none,
             x.new_zeros(channels if want_bias else 0, dtype=wide),
         )
-    image = _innermost_dense(grad, last)[:, grad.shape[1] - channels :]
+    image = _tensors.innermost_dense(grad, last)[:, grad.shape[1] - channels :]
     product, sums = _gather(image, height, width, last, want_bias)
     grad_bias = x.new_empty(0, dtype=wide) if sums is None else sums.sum(0).to(wide)
     x = x.contiguous(memory_format=form)
