@@ -7,22 +7,28 @@ import sys
 import traceback
 from pathlib import Path
 
-from benchmarks import tables
+from benchmarks import samples, tables
 from benchmarks.common import parse
+from unet_fast.ops._record import OPS
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmarks of these ops, all by default."""
     names, options = parse(arguments, "Benchmarks of the operators and of the network.")
-    available = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
+    files = {path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py")}
+    available = sorted(files | set(OPS))
     unknown = set(names) - set(available)
     if unknown:
         sys.exit(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(available)}")
     failed = list[str]()
-    for number, name in enumerate(names or available, 1):
-        print(f"[{number}/{len(names or available)}] {name} on {options.device}", flush=True)
+    chosen = names or sorted(files)
+    for number, name in enumerate(chosen, 1):
+        print(f"[{number}/{len(chosen)}] {name} on {options.device}", flush=True)
         try:
-            importlib.import_module(f"benchmarks.bench_{name}").main(options)
+            if name in files:
+                importlib.import_module(f"benchmarks.bench_{name}").main(options)
+            else:
+                samples.main(name, options)
         except Exception:  # the others are measured all the same
             traceback.print_exc()
             failed.append(name)
