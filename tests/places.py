@@ -57,9 +57,14 @@ def only(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.only(*names)
 
 
+def has(capability: str) -> bool:
+    """Whether the place can do this."""
+    return capability not in LACKS[PLACE]
+
+
 def require(capability: str) -> None:
     """Skip the running test, aloud, where the place does not have this."""
-    if capability in LACKS[PLACE]:
+    if not has(capability):
         pytest.skip(f"left out of the place {PLACE!r}: {CAPABILITIES[capability]}")
 
 

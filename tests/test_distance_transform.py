@@ -16,7 +16,7 @@ from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import distance_transform, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_distance.py
 
 DTYPES = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint16, torch.uint64]

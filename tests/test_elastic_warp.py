@@ -13,7 +13,7 @@ from tests.tolerances import EXACT, WARP
 from unet_fast import reference
 from unet_fast.ops import elastic_warp, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_warp.py
 
 FIELDS = ["bicubic", "bspline", "bspline_smooth"]
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic"]

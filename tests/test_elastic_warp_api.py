@@ -26,7 +26,7 @@ from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.nn import ElasticWarp
 from unet_fast.ops import elastic_warp, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_warp.py
 
 OP = torch.ops.unet_fast
 

@@ -7,11 +7,12 @@ import os
 import pytest
 
 from tests.fuzz.ops import OPS, fuzz, why_not
+from tests.places import has
 from unet_fast.ops import _record
 
 pytestmark = pytest.mark.kernels
 
-CASES = int(os.environ.get("FUZZ_CASES", "50"))
+CASES = int(os.environ.get("FUZZ_CASES", "50" if has("speed") else "4"))
 
 
 def test_every_operator_is_fuzzed():

@@ -23,7 +23,7 @@ from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import nearest_two, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_distance.py
 
 DTYPES = [torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64]
 SPACINGS = (None, 1.0, 0.37, "uneven")

@@ -13,7 +13,7 @@ from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import relu_pool_skip, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_junctions.py
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 CASES = [

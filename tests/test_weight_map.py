@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 import unet_fast.numpy
 from tests.instance_maps import random_instances, real_instances, weights_of
-from tests.places import needs
+from tests.places import has, needs
 from tests.tolerances import EXACT, WEIGHT_MAP
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import DistanceWeightMap
-from unet_fast.ops import _backends, nearest_two, use_backend, weight_map
+from unet_fast.ops import nearest_two, use_backend, weight_map
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, needs("speed")]  # smaller ones: test_kernels_distance.py
 
 
 def shares_the_kernel_of_numpy(place: str) -> bool:
     """Whether it is the compiled CPU kernel that runs there, not Triton's interpreter or emulated CUDA in its place."""
-    emulated = "tests.cuda_emulation.plugin" in sys.modules
-    return place == "cpu" and not emulated and _backends.choose("weight_map", place) == "cpp"
+    return place == "cpu" and has("cpp")
 
 
 def check(labels: np.ndarray, place: str = "cpu", **options: object) -> None:

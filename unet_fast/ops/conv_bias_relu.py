@@ -163,7 +163,11 @@ _record.register(
                 flops=_flops_backward,
             ),
         ),
-        sample=lambda d, n, h, w: (d.image(n, 2, h, w), d.same(3, 2, 3, 3), d.wide(3)),
+        sample=lambda d, n, h, w: (
+            d.whole(n, 2, h, w).contiguous(memory_format=d.form),
+            d.whole(3, 2, 3, 3),
+            d.wide(3).round() + 0.5,
+        ),
         arguments=lambda x, weight, bias: ((x, weight, bias), {"padding": 1}),
         tolerance=CONVOLUTION,
         leaves=(0, 1, 2),

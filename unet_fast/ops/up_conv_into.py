@@ -186,7 +186,10 @@ _record.register(
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, h, w), d.same(3, 2, 2, 2), d.wide(2), d.image(n, 5, 2 * h, 2 * w)),
         # a copy, as a leaf may not be written to
-        arguments=lambda x, weight, bias, buffer: ((x, weight, bias, buffer * 2), {}),
+        arguments=lambda x, weight, bias, buffer: (
+            (x, weight, bias, (buffer * 2).contiguous(memory_format=_tensors.dense_format(buffer))),
+            {},
+        ),
         tolerance=CONVOLUTION,
         leaves=(0, 1, 2, 3),
         gradient=GRADIENT,
