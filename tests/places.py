@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import warnings
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +103,7 @@ def _emulate() -> None:
     from tests.cuda_emulation import load
 
     global _emulation
+    warnings.filterwarnings("ignore", "Warning only once for all operators")  # to override is the purpose
     _emulation = torch.library.Library("unet_fast", "IMPL")
     for operator in load():
         kernel = getattr(torch.ops.unet_fast_emulated, operator).default
