@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import Options, Suite, run
-from benchmarks.dispatch import OURS
 from benchmarks.record import Row
+from unet_fast.ops._record import OPS
 
 
 def main(options: Options) -> None:
@@ -33,7 +33,7 @@ def main(options: Options) -> None:
         stats = entry["stats"]
         median, low, high = (1e3 * stats[key] for key in ("median", "q1", "q3"))
         name, ratio = entry["params"]["name"], stats["median"] / first
-        role, op = ("ours", name) if name in OURS else ("peer", None)
+        role, op = ("ours", name) if name in OPS else ("peer", None)
         suite.add(Row("smallest tensors", name, role, median, low, high, ratio, op=op))
     suite.finish()
 

@@ -125,3 +125,56 @@ def test_bad_labels_make_their_surroundings_nan(bad, kernels, rng):
         assert result[11, 17].isnan() and not result.isnan().all()
     torch.testing.assert_close((d1[1], d2[1]), (truth[0][1], truth[1][1]), **EXACT)
     assert not weights[1].isnan().any()
+
+
+def few_cells(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Maps in which the nearest instances are far away, by name."""
+    maps = {name: torch.zeros(shape, dtype=torch.int32) for name in ("none", "one", "two", "diagonal", "nested")}
+    maps["one"][0, ..., 0, 0] = 5
+    maps["two"][0, ..., 0, 3], maps["two"][0, ..., -1, -1] = 5, 9
+    rows, columns = shape[-2:]
+    at = torch.arange(min(rows, columns))
+    maps["diagonal"][..., at, at], maps["diagonal"][..., rows - 1, 1] = 3, 4
+    # a frame of one label around a strip of another, nearer to the middle only there
+    maps["nested"][..., 0], maps["nested"][..., -1], maps["nested"][..., 0, columns // 3] = 1, 1, 2
+    return maps
+
+
+@only("emulated")
+@pytest.mark.parametrize("spacing", [1.0, 0.7])
+@pytest.mark.parametrize("shape", [(2, 9, 300), (1, 40, 129), (2, 3, 140, 150)])
+def test_few_cells_in_long_lines(shape, spacing, kernels, rng):
+    """Blocks of columns, or of rows in the middle pass of a volume, are passed over; nothing that matters is."""
+    steps = [spacing, *[1.0] * (len(shape) - 2)]
+    maps = {"sparse": torch.from_numpy(random_instances(rng, shape, 6, 0.002)), **few_cells(shape)}
+    for name, labels in maps.items():
+        got, truth = (k.nearest_two(labels, steps) for k in (kernels, torch.ops.unet_fast))
+        torch.testing.assert_close(got, truth, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
+        mask = labels == 0
+        got, truth = (k.distance_transform(mask, steps) for k in (kernels, torch.ops.unet_fast))
+        torch.testing.assert_close(got, truth, **EXACT, msg=lambda text, name=name: f"{name}: {text}")
+        if labels.dim() == 3 and spacing == 1.0:
+            arguments = (labels, 10.0, 30.0, None, True, True)
+            got, truth = (k.weight_map(*arguments) for k in (kernels, torch.ops.unet_fast))
+            torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+@only("emulated")
+@pytest.mark.parametrize("shape", [(2, 513, 5), (1, 1700, 9), (1, 65535, 1), (1, 70000, 2), (1, 600, 2, 3)])
+def test_scans_of_several_chunks(shape, kernels, rng):
+    """Lines of more than 512 pixels, and of more than 16 bits of steps; labels that only other chunks have."""
+    labels = torch.from_numpy(random_instances(rng, shape, 4, 0.001)).long()
+    far = torch.zeros_like(labels)
+    far[:, 0], far[:, -1] = 7, 8
+    ones = [1.0] * (len(shape) - 1)
+    for each in (labels, far, torch.zeros_like(labels)):
+        got, truth = (k.nearest_two(each, ones) for k in (kernels, torch.ops.unet_fast))
+        torch.testing.assert_close(got, truth, **EXACT)
+        mask = each == 0
+        got, truth = (k.distance_transform(mask, ones) for k in (kernels, torch.ops.unet_fast))
+        torch.testing.assert_close(got, truth, **EXACT)
+        if each.dim() == 3:
+            for balanced in (False, True):
+                arguments = (each, 10.0, 5.0, None, balanced, False)
+                got, truth = (k.weight_map(*arguments) for k in (kernels, torch.ops.unet_fast))
+                torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)

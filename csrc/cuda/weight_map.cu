@@ -92,7 +92,7 @@ struct Memory {
 };
 
 template <class Cost, class Steps>
-cudaError_t run(const DistanceGrid& grid, const void* labels, Element type, const WeightMapOptions& options, float* out,
+cudaError_t run(const DistanceGrid& grid, const void* labels, DType type, const WeightMapOptions& options, float* out,
                 void* workspace, cudaStream_t stream) {
   const Memory<Cost, Steps> memory(grid, options.balanced, workspace);
   cudaError_t error = scan_labels(grid, labels, type, memory.planes, memory.cells, memory.scan, stream);

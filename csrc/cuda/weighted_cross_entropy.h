@@ -27,6 +27,6 @@ cudaError_t weighted_cross_entropy_backward(int64_t batch, int64_t classes, int6
 
 // grad *= grad_output, one wide value, for any dense tensor of so many elements. Leaves the memory alone where that value
 // is 1, as it is where the backward pass begins with this loss.
-cudaError_t scale_in_place(int64_t elements, FloatType type, void* grad, const void* grad_output, cudaStream_t stream);
+cudaError_t scale_in_place(int64_t elements, DType type, void* grad, const void* grad_output, cudaStream_t stream);
 
 }  // namespace uf::cuda

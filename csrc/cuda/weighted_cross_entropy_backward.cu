@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T>
 cudaError_t launch_in_place(int64_t elements, void* grad, const void* factor, cudaStream_t stream) {
-  using A = decltype(widen(T{}));
+  using A = Wide<T>;
   constexpr int kVector = kVectorBytes / sizeof(T);
   const bool wide = elements % kVector == 0 && is_aligned(grad, kVectorBytes);
   const int64_t groups = elements / (wide ? kVector : 1), blocks = ceil_div(groups, kThreads);
@@ -122,12 +122,10 @@ cudaError_t weighted_cross_entropy_backward(int64_t batch, int64_t classes, int6
   return dispatch<double, BFloat16, float>(type, [&]<class T>(T) { return choose_factor<T>(scaling, factor, stream); });
 }
 
-cudaError_t scale_in_place(int64_t elements, FloatType type, void* grad, const void* grad_output, cudaStream_t stream) {
-  switch (type) {
-    case FloatType::kFloat64: return launch_in_place<double>(elements, grad, grad_output, stream);
-    case FloatType::kBFloat16: return launch_in_place<BFloat16>(elements, grad, grad_output, stream);
-    default: return launch_in_place<float>(elements, grad, grad_output, stream);  // as above
-  }
+cudaError_t scale_in_place(int64_t elements, DType type, void* grad, const void* grad_output, cudaStream_t stream) {
+  // as above
+  return dispatch<double, BFloat16, float>(
+      type, [&]<class T>(T) { return launch_in_place<T>(elements, grad, grad_output, stream); });
 }
 
 }  // namespace uf::cuda

@@ -30,8 +30,8 @@ Tensor weighted_cross_entropy_backward_cuda(const Tensor& grad_output, const Ten
 void weighted_cross_entropy_backward_in_place(std::vector<Tensor> grads, const Tensor& grad_output) {
   const OnDevice device(grad_output);
   for (Tensor& grad : grads) {
-    const Tensor dense = torch::stable::contiguous(grad, format_of(grad));
-    STD_CUDA_CHECK(cuda::scale_in_place(dense.numel(), float_type(dense), dense.mutable_data_ptr(),
+    const Tensor dense = torch::stable::contiguous(grad, dense_format(grad));
+    STD_CUDA_CHECK(cuda::scale_in_place(dense.numel(), floating_dtype(dense, "weighted_cross_entropy_backward_: grads"), dense.mutable_data_ptr(),
                                         grad_output.const_data_ptr(), device.stream()));
     if (dense.const_data_ptr() != grad.const_data_ptr()) torch::stable::copy_(grad, dense);
   }
