@@ -145,9 +145,12 @@ def kernels() -> Any:
 
 def left_out(item: pytest.Item) -> str | None:
     """Why a test does not run in this place, or None."""
-    places = [mark.args for mark in item.iter_markers("only")]
-    if any(PLACE not in names for names in places):
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    place = "cuda" if params.get("place", ("",))[0] == "cuda" else PLACE  # a GPU runs its tests in every run
+    if any(place not in mark.args for mark in item.iter_markers("only")):
         return "what other places are asked"
+    if PLACE == "cuda" and place != "cuda":
+        return "what runs on the CPU"
     if PLACE == "cpu":
         return None
     if item.get_closest_marker("kernels") is None:

@@ -1,39 +1,26 @@
-"""The stored gradients of the losses times that of the loss, in place: on a GPU, with the emulated CUDA kernel on the CPU,
-and with the interpreted Triton kernel."""
+"""The stored gradients of the losses times that of the loss, in place: where kernels for GPUs run."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
 
-from tests import cuda_emulation
-from tests.devices import DEVICES, INTERPRETER, run_interpreted
+from tests import places
+from tests.places import only
 from tests.tolerances import EXACT
 from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
 from unet_fast.ops.weighted_cross_entropy import _IN_PLACE_ON
 
-NAME = "weighted_cross_entropy_backward_"
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == INTERPRETER["TRITON_INTERPRET"]
+pytestmark = [pytest.mark.kernels, only("cuda", "emulated", "interpreted")]
 
 
-@pytest.fixture(params=DEVICES)
-def device(request):
-    """A device on which gradients are scaled in place; on the CPU by the emulated kernel, unless Triton's is there."""
-    if request.param != "cpu":
-        yield request.param
-        return
-    if not INTERPRETED and cuda_emulation.COMPILER is None:
-        pytest.skip("no C++ compiler: the CUDA kernel was not run on the CPU")
-    library = torch.library.Library("unet_fast", "IMPL")
-    if not INTERPRETED:
-        cuda_emulation.load()
-        library.impl(NAME, getattr(torch.ops.unet_fast_emulated, NAME).default, "CPU")
-    _IN_PLACE_ON.add("cpu")
-    yield "cpu"
-    _IN_PLACE_ON.remove("cpu")
-    library._destroy()
+@pytest.fixture
+def device(place):
+    """A device on which gradients are scaled in place: the CPU where a kernel of a GPU is in its place."""
+    _IN_PLACE_ON.add(place)
+    yield place
+    if place == "cpu":
+        _IN_PLACE_ON.remove(place)
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0, 0.0])
@@ -52,7 +39,7 @@ def test_kernel(size, dtype, factor, device, generator):
         [grads[0].clone(), *grads[1:5]], torch.tensor(factor, dtype=wide, device=device)
     )
     # the interpreter cuts float32 off to bfloat16, where a GPU rounds
-    tolerance = {"rtol": 2**-7, "atol": 0.0} if INTERPRETED and dtype == torch.bfloat16 else EXACT
+    tolerance = {"rtol": 2**-7, "atol": 0.0} if places.PLACE == "interpreted" and dtype == torch.bfloat16 else EXACT
     for grad, want in zip(grads[1:5], wanted[1:], strict=True):
         torch.testing.assert_close(grad, want, **tolerance)
     tail = grads[5].clone()  # starts in the middle of a vector where it shares memory
@@ -116,9 +103,3 @@ def test_gradients_of_leaves_add_up(device, generator):
         (call(*once) * 2).backward()
         for leaf, other in zip(leaves, once, strict=True):
             torch.testing.assert_close(leaf.grad, other.grad)
-
-
-if not INTERPRETED:
-
-    def test_the_same_with_the_interpreted_kernel():
-        run_interpreted("tests/test_gradient_scaling.py")
