@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.places import needs
 from tests.tolerances import CONVOLUTION, WINOGRAD_ERROR
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import ConvReLU
 from unet_fast.ops import _convolution, conv3x3, use_convolution
+
+pytestmark = [pytest.mark.kernels, needs("cpp")]
 
 LEVELS = ("plain", "avx2", "avx512")  # those that the processor lacks run as the next one below
 ACTIVATIONS = (None, "relu", "leaky_relu")
@@ -245,6 +248,7 @@ def test_registration(generator):
         torch.library.opcheck(ops.conv3x3_backward.default, (out.clone(), plain, weight.detach(), out, 0, 0.0, *wants))
 
 
+@needs("compiler")
 def test_compiles_without_a_graph_break(generator):
     def step(x, weight, bias):
         return conv3x3([x, x * 2], weight, bias, padding=1, activation="leaky_relu").square().sum()

@@ -249,7 +249,11 @@ _record.register(
             _record.Operator("conv3x3_weights(Tensor weight, SymInt[] channels) -> Tensor", _fake_weights),
             _record.Operator("fingerprint(Tensor[] tensors) -> Tensor", _fake_fingerprint),
         ),
-        sample=lambda d, n, h, w: (d.image(n, 16, h, w), d.image(n, 3, h, w), d.same(17, 19, 3, 3), d.wide(17)),
+        sample=lambda d, n, h, w: (
+            *(d.whole(n, c, h, w).contiguous(memory_format=d.form) for c in (16, 3)),
+            d.whole(17, 19, 3, 3),
+            d.wide(17).round() + 0.5,
+        ),
         arguments=lambda x, y, weight, bias: (([x, y], weight, bias), {"padding": 1, "activation": "leaky_relu"}),
         tolerance=CONVOLUTION,
         leaves=(0, 1, 2, 3),

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "bindings/junction_call.h"
+#include "bindings/tensor.h"
 #include "cpu/winograd.h"
 
 namespace uf::bindings {
@@ -21,7 +21,7 @@ Tensor fingerprint_cpu(std::vector<Tensor> tensors) {
   constexpr int64_t kSamples = 512;
   uint64_t hash = 14695981039346656037u;
   for (const Tensor& tensor : tensors) {
-    const Tensor dense = torch::stable::contiguous(tensor, layout_of(tensor));
+    const Tensor dense = torch::stable::contiguous(tensor, dense_format(tensor));
     const auto* bytes = static_cast<const unsigned char*>(dense.const_data_ptr());
     const int64_t size = static_cast<int64_t>(dense.element_size()), step = std::max<int64_t>(1, dense.numel() / kSamples);
     for (int64_t i = 0; i < dense.numel(); i += step) {
@@ -96,7 +96,7 @@ Tensor in_layout(const Tensor& map, MemoryFormat format) {
 
 Tensor conv3x3_weights_cpu(const Tensor& weight_in, std::vector<int64_t> channels) {
   check(weight_in, channels);
-  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
+  const Tensor weight = torch::stable::contiguous(weight_in, dense_format(weight_in));
   const Level level = winograd::best_level();
   const std::vector<int64_t> out_channels = {weight.size(0)};
   const Tensor result = new_tensor(weight, {kHeader + winograd::weight_floats(level, channels, out_channels)});
@@ -116,10 +116,10 @@ Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight_in, std::opt
                    std::optional<Tensor> transformed, int64_t padding, int64_t activation, double slope) {
   const std::vector<int64_t> channels = channels_of(inputs);
   check(weight_in, channels);
-  const MemoryFormat format = layout_of(inputs[0]);
+  const MemoryFormat format = dense_format(inputs[0]);
   const std::vector<Tensor> maps = all_innermost(inputs);
-  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
-  const std::optional<Tensor> bias = dense_bias(bias_in, maps[0], weight.size(0), "conv3x3");
+  const Tensor weight = torch::stable::contiguous(weight_in, dense_format(weight_in));
+  const std::optional<Tensor> bias = dense_wide(bias_in, maps[0], weight.size(0), "conv3x3: bias");
   winograd::Convolution work = {{}, {}, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding, nullptr,
                                 static_cast<Activation>(activation), static_cast<float>(slope)};
   const Tensor out = new_map(maps[0], {work.batch, weight.size(0), work.out_height(), work.out_width()});
@@ -141,7 +141,7 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
                                          bool want_weight, bool want_bias) {
   const std::vector<int64_t> channels = channels_of(inputs);
   check(weight_in, channels);
-  const Tensor weight = torch::stable::contiguous(weight_in, layout_of(weight_in));
+  const Tensor weight = torch::stable::contiguous(weight_in, dense_format(weight_in));
   const Level level = winograd::best_level();
   std::optional<Tensor> out;
   Tensor grad = channels_innermost(grad_in);
@@ -167,14 +167,14 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
     winograd::convolve(level, back, turned(taps_of(weight)), torch_parallel());
   }
   for (size_t i = 0; i < inputs.size(); ++i)
-    results.push_back(want_inputs ? in_layout(grad_inputs[i], layout_of(inputs[i])) : grad_inputs[i]);
+    results.push_back(want_inputs ? in_layout(grad_inputs[i], dense_format(inputs[i])) : grad_inputs[i]);
 
-  const Tensor grad_weight = want_weight ? new_tensor(weight, sizes(weight), std::nullopt, layout_of(weight)) : none();
+  const Tensor grad_weight = want_weight ? new_tensor(weight, sizes(weight), std::nullopt, dense_format(weight)) : none();
   const Tensor grad_bias = want_bias ? new_tensor(weight, {weight.size(0)}) : none();
   if (want_weight || want_bias) {
     const std::vector<Tensor> maps = all_innermost(inputs);
     // the sums of the bias fall out of the transforms for the weight's gradient, which is then computed in any case
-    const Tensor sums = want_weight ? grad_weight : new_tensor(weight, sizes(weight), std::nullopt, layout_of(weight));
+    const Tensor sums = want_weight ? grad_weight : new_tensor(weight, sizes(weight), std::nullopt, dense_format(weight));
     winograd::TapGradient work = {{}, gradient, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding,
                                   static_cast<float>(slope), static_cast<float*>(sums.mutable_data_ptr()),
                                   sums.stride(0), sums.stride(1), sums.stride(2), sums.stride(3),
