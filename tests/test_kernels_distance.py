@@ -178,3 +178,18 @@ def test_scans_of_several_chunks(shape, kernels, rng):
                 arguments = (each, 10.0, 5.0, None, balanced, False)
                 got, truth = (k.weight_map(*arguments) for k in (kernels, torch.ops.unet_fast))
                 torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+@only("interpreted")
+@pytest.mark.parametrize(("shape", "spacing"), [((1, 1, 260), 1.0), ((1, 2, 129), 0.7), ((1, 1, 140, 1), 1.0)])
+def test_long_lines_of_few_cells(shape, spacing, rng):
+    """Blocks of 32 pixels are passed over; nothing that matters is."""
+    steps = (spacing, *[1.0] * (len(shape) - 2))
+    two, strip = (torch.zeros(shape, dtype=torch.int32) for _ in range(2))
+    two.view(-1)[1], two.view(-1)[-1] = 5, 9
+    strip.view(-1)[::128], strip.view(-1)[100] = 1, 2  # one label on both sides, another between
+    for labels in (two, strip):
+        got = nearest_two(labels, spacing=steps), distance_transform(labels == 0, spacing=steps)
+        with use_backend("cpp"):
+            torch.testing.assert_close(got[0], nearest_two(labels, spacing=steps), **EXACT)
+            torch.testing.assert_close(got[1], distance_transform(labels == 0, spacing=steps), **EXACT)

@@ -67,12 +67,12 @@ def weighted_cross_entropy(run: Callable[..., Any]) -> None:
 
 
 def nearest_two(run: Callable[..., Any]) -> None:
-    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 40, 48), [2.5, 0.5, 0.7])):
+    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 140, 148), [2.5, 0.5, 0.7]), ((1, 4, 200), [1.0, 1.0])):
         run("nearest_two", torch.zeros(shape, dtype=torch.int32), spacing)
 
 
 def distance_transform(run: Callable[..., Any]) -> None:
-    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 40, 48), [2.5, 0.5, 0.7])):
+    for shape, spacing in (((2, 40, 48), [1.0, 1.0]), ((1, 8, 140, 148), [2.5, 0.5, 0.7]), ((1, 4, 200), [1.0, 1.0])):
         run("distance_transform", torch.zeros(shape, dtype=torch.bool), spacing)
 
 

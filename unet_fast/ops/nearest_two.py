@@ -41,9 +41,8 @@ def nearest_two(
     Time is linear in the number of pixels and does not depend on the number of instances: each pixel keeps the two
     nearest distinct labels of its column, then each row takes two lower envelopes of parabolas, the second without the
     label that won the first (csrc/common/two_nearest.h). On a GPU each pixel instead looks along its row until the next
-    column is farther than what it knows: faster in images full of cells. Beyond 32 columns the CUDA kernels pass over
-    blocks of 32 that cannot matter (csrc/cuda/distance_search.h), so that few cells cost few steps; those of Triton look
-    at every column, at worst the length of the row for a pixel.
+    column is farther than what it knows, and beyond 32 columns passes over blocks of 32 that cannot matter
+    (csrc/cuda/distance_search.h): faster in images full of cells, and few steps where there are hardly any.
 
     Equivalent to (for one image with at least two instances)::
 

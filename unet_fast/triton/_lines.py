@@ -4,8 +4,8 @@ The first axis is scanned down and up, all its lines abreast, in segments that w
 out what a walk through it would know (:func:`summarize_labels`, :func:`summarize_zeros`), then starts its own two walks
 with what the segments before and behind it add up to. Along every other axis each pixel looks at its neighbours on both
 sides in turn, until the next one is farther away than the second nearest instance known so far; nothing left out could
-change the result. The work is a few steps a pixel in images full of cells and, at worst, as many as the line is long
-(fewer than two instances within reach), unlike on the CPU, whose lower envelopes work one pixel after the other.
+change the result. The work is a few steps a pixel in images full of cells. What lies beyond 32 steps is passed over in
+blocks (:mod:`unet_fast.triton._blocks`). On the CPU lower envelopes work one pixel after the other instead.
 """
 
 from __future__ import annotations
@@ -345,6 +345,19 @@ def _offer(d1, label, d2, c1, other, c2):
 
 
 @triton.jit
+def look_at(
+    cost1, cost2, labels, pixel, seen, here, limit, d1, label, d2,
+    SCAN: tl.constexpr, COST: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """The two nearest after one more pixel, ``here`` away, where it is ``seen``."""
+    c1 = further(load_cost(cost1, pixel, seen, limit, SCAN, COST, STEPS), here, COST)
+    near = seen & (c1 < d2)  # else it can change nothing, and need not be loaded
+    c2 = further(load_cost(cost2, pixel, near, limit, SCAN, COST, STEPS), here, COST)
+    c1 = tl.where(near, c1, far_of(COST))
+    return _offer(d1, label, d2, c1, tl.load(labels + pixel, mask=near, other=0), c2)
+
+
+@triton.jit
 def look_both_ways(
     cost1, cost2, labels, pixel, inside, place, length, stride, limit, wanted, half, half_square, furthest,
     SCAN: tl.constexpr, WEIGHT: tl.constexpr, COST: tl.constexpr, STEPS: tl.constexpr,
@@ -368,11 +381,7 @@ def look_both_ways(
             there = place + offset
             other = pixel + offset.to(tl.int64) * stride
             seen = wanted & (there >= 0) & (there < length)
-            c1 = further(load_cost(cost1, other, seen, limit, SCAN, COST, STEPS), here, COST)
-            near = seen & (c1 < d2)  # else it can change nothing, and need not be loaded
-            c2 = further(load_cost(cost2, other, near, limit, SCAN, COST, STEPS), here, COST)
-            c1 = tl.where(near, c1, far_of(COST))
-            d1, label, d2 = _offer(d1, label, d2, c1, tl.load(labels + other, mask=near, other=0), c2)
+            d1, label, d2 = look_at(cost1, cost2, labels, other, seen, here, limit, d1, label, d2, SCAN, COST, STEPS)
         steps += 1
         unknown = wanted & (square(steps, WEIGHT, COST) < d2)
         unknown = unknown & ((steps <= half) | (d1 <= half_square))

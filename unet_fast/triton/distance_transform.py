@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from unet_fast.ops import _record
-from unet_fast.triton import _lines
+from unet_fast.triton import _blocks, _lines
+from unet_fast.triton._blocks import look_at_least
 from unet_fast.triton._lines import further, load_cost, pixels_of_program, square, store_distance
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -18,16 +19,16 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # One axis: the least squared distance of every line. ROOTS: distances instead of costs, for the last axis.
 # Bytes: 4 read a pixel (8 from float64 costs) and 4 or 8 written; neighbours come from the L1 cache. Limit: their sum /
 # copy bandwidth where zeros are dense; the looking around takes over where they are far.
-@triton.jit(do_not_specialize=_lines.SIZES)
+@triton.jit(do_not_specialize=[*_lines.SIZES, "near_steps"])
 def smallest_along(
-    cost, out, pixels, length, stride, SCAN: tl.constexpr, WEIGHT: tl.constexpr, SCALE: tl.constexpr,
+    cost, kept, out, pixels, length, stride, near_steps, SCAN: tl.constexpr, WEIGHT: tl.constexpr, SCALE: tl.constexpr,
     COST: tl.constexpr, STEPS: tl.constexpr, ROOTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pixel, inside, place = pixels_of_program(pixels, length, stride, BLOCK)
     nearest = load_cost(cost, pixel, inside, _lines.NO_STEPS, SCAN, COST, STEPS)
     steps = tl.full([], 1, tl.int32)
     more = tl.full([], 1, tl.int32)
-    while (more > 0) & (steps < length):
+    while (more > 0) & (steps <= near_steps):
         here = square(steps, WEIGHT, COST)
         for side in tl.static_range(2):
             offset = steps if side == 1 else -steps
@@ -40,6 +41,10 @@ def smallest_along(
         steps += 1
         unknown = inside & (square(steps, WEIGHT, COST) < nearest)
         more = tl.max(unknown.to(tl.int32), axis=0)
+    if kept is not None:
+        nearest = look_at_least(
+            cost, kept, pixel, inside, place, length, stride, nearest, SCAN, WEIGHT, COST, STEPS
+        )  # fmt: skip
     if ROOTS:
         store_distance(out, pixel, inside, nearest, SCALE, COST, nearest < 0)
     else:
@@ -72,15 +77,22 @@ def distance_transform(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor
         "BLOCK": _lines.BLOCK,
         "num_warps": _lines.BLOCK // 32,
     }
+
+    def run(plane: torch.Tensor, target: torch.Tensor, length: int, stride: int, last: bool) -> None:
+        steps = not (volume and last)
+        kinds = {name: options[name] for name in ("SCAN", "COST", "BLOCK", "num_warps")} | {"STEPS": steps}
+        (kept,) = _blocks.keep(_blocks.keep_one, (plane,), (grid.cost,), length, stride, **kinds)
+        weight = grid.last_weight if last else grid.middle_weight
+        smallest_along[blocks](
+            plane, kept, target, pixels, length, stride, length - 1 if kept is None else _blocks.KEPT.value,
+            WEIGHT=weight, STEPS=steps, ROOTS=last, **options,
+        )  # fmt: skip
+
     if volume:
         middle = torch.empty(mask.shape, dtype=grid.cost, device=mask.device)
-        smallest_along[blocks](
-            cost, middle, pixels, grid.middle, grid.last, WEIGHT=grid.middle_weight, STEPS=True, ROOTS=False, **options
-        )
+        run(cost, middle, grid.middle, grid.last, last=False)
         cost = middle
-    smallest_along[blocks](
-        cost, out, pixels, grid.last, 1, WEIGHT=grid.last_weight, STEPS=not volume, ROOTS=True, **options
-    )
+    run(cost, out, grid.last, 1, last=True)
     return out
 
 
