@@ -27,6 +27,7 @@ from benchmarks import plots, record, rows
 from benchmarks.memory import peak_megabytes
 from benchmarks.record import RESULTS, Row
 from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
+from unet_fast.deploy.choose import machine_name as hardware_name
 from unet_fast.ops import _backends, use_backend
 
 SIZES = (256, 512, 1024, 2048, 4096)
@@ -236,13 +237,7 @@ def bandwidth(device: str) -> float:
 
 def processor() -> str:
     """The processor's name as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return hardware_name("cpu")
 
 
 def machine_name(device: str) -> str:

@@ -76,6 +76,42 @@ def test_large_pages_are_written_in_tiles(tmp_path, rng):
         np.testing.assert_array_equal(tiff.asarray(), predictor(image))
 
 
+def test_pyramids_are_written_and_read(tmp_path, rng):
+    net = lively(uf.UNet(1, 3, base_channels=2, depth=1), rng)
+    image = rng.integers(0, 255, (1100, 700), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as writer:
+        writer.write(image, subifds=1, tile=(256, 256), metadata={"axes": "YX"})
+        writer.write(image[::2, ::2], subfiletype=1, tile=(256, 256))
+    predictor = Predictor(net, preprocess=uf.data.normalize, tile=256, output="labels")
+    pages = Pages([tmp_path / "a.ome.tif"])
+    assert len(pages) == 1 and pages.shape(0) == (1, 1100, 700)
+    targets.run(Stream(predictor, pages, tmp_path / "o.ome.tif"), progress=False)
+    expected = predictor(image)[0]
+    with tifffile.TiffFile(tmp_path / "o.ome.tif") as tiff:
+        assert tiff.is_ome and [level.shape[-2:] for level in tiff.series[0].levels] == [
+            (1100, 700),
+            (550, 350),
+            (275, 175),
+        ]
+        for level, array in enumerate(tiff.series[0].levels):
+            np.testing.assert_array_equal(array.asarray().reshape(array.shape[-2:]), expected[:: 2**level, :: 2**level])
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 7), st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_bands_are_regrouped_and_thinned(heights, rows, step):
+    from unet_fast.data.bands import every, regrouped
+
+    whole = np.arange(sum(heights) * 5).reshape(-1, 5)
+    cuts = np.cumsum([0, *heights])
+    bands = [whole[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    blocks = list(regrouped(iter(bands), rows))
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks] or [whole]), whole)
+    assert all(top % rows == 0 for top, _ in blocks) and all(len(block) % rows == 0 for _, block in blocks[:-1])
+    thin = list(every(iter(bands), step))
+    np.testing.assert_array_equal(np.concatenate([*thin, whole[:0, ::step]]), whole[::step, ::step])
+
+
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 6), st.integers(0, 2**32 - 1), st.floats(0.2, 0.8))
 @settings(max_examples=150, deadline=None)
 def test_objects_of_bands_are_those_of_the_whole(height, width, min_size, seed, density):

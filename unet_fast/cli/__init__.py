@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from unet_fast.cli import bench, look, predict, training
+from unet_fast.cli import bench, deploy, look, predict, training
 from unet_fast.cli._app import app
 from unet_fast.cli._memory import keep_freed_memory
 from unet_fast.cli._streams import sturdy_streams
 from unet_fast.errors import BackendError, InputError
 from unet_fast.files import protecting_inputs
 
-__all__ = ["app", "bench", "look", "main", "predict", "training"]
+__all__ = ["app", "bench", "deploy", "look", "main", "predict", "training"]
 
 
 _LONGEST_MESSAGE = 2000

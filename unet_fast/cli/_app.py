@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from unet_fast.labels import check_kind
 
 # as a newcomer needs them
-_ORDER = ("demo", "preview", "train", "predict", "evaluate", "recipes", "compare", "info", "bench")
+_ORDER = ("demo", "preview", "train", "predict", "evaluate", "recipes", "compare", "export", "latency", "info", "bench")
 
 
 class _InOrder(TyperGroup):

@@ -15,7 +15,6 @@ from unet_fast.files import ensure_folder, refuse_overwrite
 
 if TYPE_CHECKING:
     from unet_fast.predict import Predictor
-    from unet_fast.run import Run
 
 _OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".json", ".gif", ".bmp")
 
@@ -25,7 +24,7 @@ _OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".json", ".gif
     "`unet-fast predict RUN --images stage1_test --out FOLDER --output instances`"
 )
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder of train.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of train, or an exported .zip or .onnx.")],
     out: Annotated[
         Path,
         typer.Option(help="TIFF to write, or a folder for one TIFF per image; the images may then differ in size."),
@@ -50,6 +49,18 @@ def predict(
             "averages), 1 for none. Default: the run's."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the network: auto (the fastest that is installed, measured and remembered), torch, compile, "
+            "cuda-graph, onnxruntime or openvino. Default: torch, without measuring."
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the engine: float32 or bfloat16; auto: as the run.")] = "auto",
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Address of a Dask scheduler whose workers share the files, such as tcp://HOST:8786."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained network."""
@@ -59,8 +70,16 @@ def predict(
     if not single:
         ensure_folder(out)  # before any work is done for a folder that cannot be written to
     trained = Run.load(run, device)
-    predictor = trained.predictor(output=output, threshold=threshold, min_size=min_size, tile=tile, tta=tta)
-    chosen = _chosen_images(images, data, slices, trained.model.in_channels)
+    options: dict[str, Any] = {"output": output, "threshold": threshold, "min_size": min_size, "tile": tile, "tta": tta}
+    if engine is not None:
+        options.update(engine=engine, precision=precision)
+    predictor = trained.predictor(announce=say, **options)
+    make = None
+    if dask is not None:
+        from unet_fast.cluster import make_on
+
+        make = make_on(dask, run, device, options)
+    chosen = _chosen_images(images, data, slices, predictor.tiles.in_channels)
     began = time.monotonic()
     if single:
         first = chosen.shape(0)
@@ -71,7 +90,7 @@ def predict(
                     "give --out a folder (a name without .tif) to write one an image"
                 )
         refuse_overwrite([out], chosen.files)
-        _write(trained, predictor, chosen, out, progress=True)
+        _write(predictor, chosen, out, make, progress=True)
         written = str(out)
     else:
         names = _file_names(chosen)
@@ -85,7 +104,7 @@ def predict(
                 raise InputError(
                     f"{out} does not tell {path.name} from another prediction by letter case; rename one image"
                 )
-            _write(trained, predictor, chosen.select([index]), path, progress=False)
+            _write(predictor, chosen.select([index]), path, make, progress=False)
             done.append(path)
         written = f"{out}/*.tif"
     say(f"wrote {written}: {output} of {len(chosen)} images, {(time.monotonic() - began) / len(chosen):.2f} s an image")
@@ -102,21 +121,24 @@ def _is_one_file(out: Path) -> bool:
     return is_one_file(out)
 
 
-def _write(trained: Run, predictor: Predictor, chosen: _Chosen, path: Path, *, progress: bool) -> None:
+def _write(predictor: Predictor, chosen: _Chosen, path: Path, make: Any, *, progress: bool) -> None:
     """Predict ``chosen``: files in windows, in bounded memory; images of a data set, which are in memory, one by one."""
     from unet_fast.data.pages import Pages
     from unet_fast.predict import targets
     from unet_fast.predict.stream import Stream, identity_of
 
     if not isinstance(chosen.pages, Pages):
+        if make is not None:
+            raise InputError("--dask works on files, which every worker can read: give --images instead of --data")
         predictor.write(chosen, path, progress=progress)
         return
-    stream = Stream(predictor, chosen.pages, path, identity=identity_of(trained.model))
+    identity = identity_of(predictor.tiles.model)
+    stream = Stream(predictor, chosen.pages, path, identity=identity, shared=make is not None)
     left = len(stream.missing())
     if left < len(stream.groups):
         say(f"going on with {path}: {len(stream.groups) - left} of {len(stream.groups)} parts are done")
-    stages = targets.run(stream, progress=progress)
-    if progress:
+    stages = targets.run(stream, progress=progress, make=make)
+    if progress and make is None:
         say(f"time: {stages}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unet_fast.data.bands import every, pyramid_levels, regrouped
 from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.files import ensure_folder
 
@@ -151,9 +152,7 @@ def write_zarr(path: Path, source: Planes) -> None:
         raise InputError(f"{path} exists and is not a Zarr, so it is not replaced; choose another --out")
     ensure_folder(path.parent)
     work = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-    levels = 1
-    while max(source.height, source.width) >> levels > _CHUNK:
-        levels += 1
+    levels = pyramid_levels(source.height, source.width)
     try:
         group = zarr.open_group(str(work), mode="w", zarr_format=3)
         arrays = []
@@ -165,8 +164,8 @@ def write_zarr(path: Path, source: Planes) -> None:
         for page in range(len(source.pages)):
             for plane in range(source.planes):
                 for level, array in enumerate(arrays):
-                    rows = source.bands(page, plane) if level == 0 else _halved(arrays[level - 1], page, plane)
-                    for top, block in _in_chunk_rows(rows):
+                    rows = every(source.bands(page, plane), 2**level)
+                    for top, block in regrouped(rows, _CHUNK):
                         array[page, plane, top : top + len(block)] = block
         group.attrs["ome"] = _metadata(path, levels)
         shutil.rmtree(path, ignore_errors=True)
@@ -177,29 +176,6 @@ def write_zarr(path: Path, source: Planes) -> None:
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _in_chunk_rows(bands: Iterator[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, rows) in whole rows of chunks, from bands of any height: a chunk is written once."""
-    held: list[np.ndarray] = []
-    top = 0
-    for band in bands:
-        held.append(band)
-        count = sum(map(len, held))
-        if count >= _CHUNK:
-            rows = np.concatenate(held)
-            whole = count // _CHUNK * _CHUNK
-            yield top, rows[:whole]
-            top, held = top + whole, [rows[whole:]]
-    rest = np.concatenate(held) if held else None
-    if rest is not None and len(rest):
-        yield top, rest
-
-
-def _halved(array: Any, page: int, plane: int) -> Iterator[np.ndarray]:
-    """Every second pixel of a level, in bands."""
-    for top in range(0, array.shape[2], 2 * _CHUNK):
-        yield np.asarray(array[page, plane, top : top + 2 * _CHUNK])[::2, ::2]
 
 
 def _metadata(path: Path, levels: int) -> dict[str, Any]:

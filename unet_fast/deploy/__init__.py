@@ -6,5 +6,6 @@ from unet_fast.deploy.choose import engine
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines import Engine
 from unet_fast.deploy.export import export
+from unet_fast.deploy.latency import latency
 
-__all__ = ["Description", "Engine", "engine", "export"]
+__all__ = ["Description", "Engine", "engine", "export", "latency"]

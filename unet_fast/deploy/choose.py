@@ -62,16 +62,15 @@ def engine(
         InputError: an unknown backend or precision, a file that is not a network.
         BackendError: a library is missing (the message has the pip command), or the engine cannot do what was asked for.
     """
-    source, settings, onnx = _source(model)
-    if onnx is not None and source is None:
-        return _of_onnx(onnx, backend, precision)
-    assert source is not None
+    if isinstance(model, str | os.PathLike) and Path(model).suffix.lower() == ".onnx":
+        return _of_onnx(Path(model), backend, precision)
+    source, settings = source_of(model)
     description = Description.of(source, settings)
     where = str(next(source.parameters()).device if device is None else device)
     if precision == "auto":
         from unet_fast.train.config import fast_bfloat16
 
-        reduced = settings is not None and settings.amp and fast_bfloat16(torch.device(where))
+        reduced = settings is not None and getattr(settings, "amp", False) and fast_bfloat16(torch.device(where))
         precision = "bfloat16" if reduced else "float32"
     if backend == "auto":
         side = tile or max(description.tile, 512)
@@ -79,21 +78,20 @@ def engine(
     return engines.create(source, description, backend, precision, device=where)
 
 
-def _source(model: Any) -> tuple[SegmentationModel | None, Any, Path | None]:
-    """(network, settings of its run, ONNX file) of what :func:`engine` takes."""
+def source_of(model: Any) -> tuple[SegmentationModel, Any]:
+    """(network, settings of its run) of a network, a run, or the path of a run folder or an exported .zip."""
     if isinstance(model, SegmentationModel):
-        return model, None, None
-    if hasattr(model, "settings") and hasattr(model, "model"):
-        return model.model, model.settings, None
+        return model, None
     if isinstance(model, str | os.PathLike):
-        path = Path(model)
-        if path.suffix.lower() == ".onnx":
-            return None, None, path
         from unet_fast.run import Run
 
-        run = Run.load(path)
-        return run.model, run.settings, None
-    raise InputTypeError(f"model is a {type(model).__name__}, expected a network, a run, or the path of one")
+        model = Run.load(Path(model))
+    network, settings = getattr(model, "model", None), getattr(model, "settings", None)
+    if isinstance(network, SegmentationModel) and settings is not None:
+        return network, settings
+    raise InputTypeError(
+        f"model is a {type(model).__name__} without a network of torch, expected a network, a run, or the path of one"
+    )
 
 
 def _of_onnx(path: Path, backend: str, precision: str) -> Engine:

@@ -43,7 +43,7 @@ class Description:
         known: dict[str, Any] = {}
         if settings is not None:
             known = {name: getattr(settings, name) for name in ("tile", "tta", "threshold", "border")}
-            known["normalized"] = True
+            known["normalized"] = getattr(settings, "normalized", True)
         return cls(model.config, model.geometry, tile_dependence=model.tile_dependence, **known)
 
     def metadata(self) -> dict[str, str]:

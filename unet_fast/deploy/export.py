@@ -62,7 +62,7 @@ def export(
             f"the format {format} is written to files that end in {FORMATS[format]}, not to {target.name!r}"
         )
     settings = getattr(model, "settings", None)
-    plain = plain_copy(model.model if settings is not None else model)  # type: ignore[arg-type]
+    plain = plain_copy(getattr(model, "model", None) if settings is not None else model)
     description = Description.of(plain, settings)
     if format != "bioimageio" and about:
         raise InputError(f"{', '.join(about)} describe a bioimage.io package; the format {format} has no place for it")

@@ -18,7 +18,7 @@ SIZES = 3  # at which an exported network is compared with torch
 LEAST_SIDE = 48  # of those: below, a network with same padding consists of borders
 
 
-def plain_copy(model: nn.Module) -> SegmentationModel:
+def plain_copy(model: object) -> SegmentationModel:
     """The network in eval mode as float32 on the CPU, contiguous, without fused operators; ``model`` stays as it is.
 
     Raises ``InputTypeError`` for anything but a network of :mod:`unet_fast.models`.
@@ -37,7 +37,7 @@ def exported_program(model: SegmentationModel) -> torch.export.ExportedProgram:
     The layers of this package take their reference path, which consists of torch's operators.
     """
     geometry = model.geometry
-    first = _first_size(geometry, geometry.smallest_input)
+    first = first_size(geometry, geometry.smallest_input)
     x = torch.zeros(2, model.in_channels, first + geometry.step, first + 2 * geometry.step)
     # sizes as steps: every size on the way is then a line, which torch computes with far faster than with remainders;
     # torch takes a count of steps to be 2 or more
@@ -49,7 +49,7 @@ def exported_program(model: SegmentationModel) -> torch.export.ExportedProgram:
         return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 2: height, 3: width},))
 
 
-def _first_size(geometry: Geometry, least: int) -> int:
+def first_size(geometry: Geometry, least: int) -> int:
     """The first input of at least ``least`` pixels among those that are whole steps."""
     smallest = geometry.smallest_output + 2 * geometry.margin
     return smallest + max(0, -(-(least - smallest) // geometry.step)) * geometry.step
@@ -57,7 +57,7 @@ def _first_size(geometry: Geometry, least: int) -> int:
 
 def sample_sizes(geometry: Geometry) -> tuple[int, ...]:
     """Three legal inputs, the smallest sensible ones, no two alike."""
-    first = _first_size(geometry, max(geometry.smallest_input, LEAST_SIDE))
+    first = first_size(geometry, max(geometry.smallest_input, LEAST_SIDE))
     return tuple(first + step * geometry.step for step in range(SIZES))
 
 

@@ -8,7 +8,8 @@ palette and from perceptually uniform maps, so that colour-blind readers can tel
 from __future__ import annotations
 
 from unet_fast.plots.curves import loss_curve
+from unet_fast.plots.latency import latency_picture
 from unet_fast.plots.preview import grid_image, preview
 from unet_fast.plots.slices import overlay, worst_best
 
-__all__ = ["grid_image", "loss_curve", "overlay", "preview", "worst_best"]
+__all__ = ["grid_image", "latency_picture", "loss_curve", "overlay", "preview", "worst_best"]

@@ -38,7 +38,10 @@ class Join:
         self._count += count
 
     def numbers(self, min_size: int) -> np.ndarray:
-        """int64 (n + 1,): the number of every component of a band, in order; 0 for what is too small."""
+        """int64 (n + 1,): the number of every component of a band, in order; 0 for what is too small.
+
+        In narrower integers, which the caller may choose, :meth:`band` is faster.
+        """
         pairs = np.concatenate([np.zeros((0, 2), np.int64), *self._pairs])
         size = self._count + 1
         graph = sparse.coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
@@ -55,7 +58,7 @@ class Join:
         return np.where(kept, number, 0)[group]
 
     def band(self, index: int, mask: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Band ``index`` again, as the final numbers, int64 (h, W)."""
+        """Band ``index`` again, as the final numbers (h, W), in the dtype of ``numbers``."""
         labels, _ = ndimage.label(mask)
         own = numbers[self._offsets[index] : self._offsets[index] + int(labels.max()) + 1].copy()
         own[0] = 0

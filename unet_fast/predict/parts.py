@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder
 
 _PLAN = "plan.json"
@@ -59,14 +60,23 @@ class FolderStore:
     Args:
         out: the output that the parts are for.
         plan: text of everything that decides the parts. Parts of another plan are removed.
+        joins: another process has begun; a folder of another plan is then an error.
+
+    Raises:
+        InputError: ``joins``, and there is no folder of this plan.
     """
 
-    def __init__(self, out: Path, plan: str) -> None:
+    def __init__(self, out: Path, plan: str, *, joins: bool = False) -> None:
         self.folder = out.parent / f".{out.name}.parts"
         self._index: dict[int, list[int]] = {}
         known = self.folder / _PLAN
         if known.is_file() and known.read_text() == plan:
             return
+        if joins:
+            raise InputError(
+                f"{self.folder} was not begun with the same image, weights and options; every worker needs the same "
+                "files and the same version of unet_fast"
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
         ensure_folder(self.folder)
         self._write(known, plan.encode())

@@ -65,12 +65,23 @@ class Stream:
         pages: the images, all of one height and width.
         out: the output, which :func:`unet_fast.predict.targets.assemble` writes.
         identity: what else decides the result, such as the weights; parts of another identity are not used.
+        shared: other processes make parts too, so that they are files in any case.
+        joins: this is one of those other processes.
 
     The tiles are those of :class:`unet_fast.predict.OverlapTile`, and so are the results, bit for bit. In memory are a few
     rows of tiles; of K classes, K planes of one row of tiles.
     """
 
-    def __init__(self, predictor: Predictor, pages: Pages, out: Path, *, identity: str = "") -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        pages: Pages,
+        out: Path,
+        *,
+        identity: str = "",
+        shared: bool = False,
+        joins: bool = False,
+    ) -> None:
         if predictor.preprocess not in (None, normalize):
             raise InputError("images are predicted in windows with unet_fast.data.normalize, or as they are")
         if len(pages) == 0:
@@ -93,14 +104,16 @@ class Stream:
             (unit.page, unit.band): (n, i) for n, group in enumerate(self.groups) for i, unit in enumerate(group)
         }
         self.stages = Stages()
-        self.store: Store = MemoryStore() if len(self.groups) == 1 else FolderStore(out, self._plan(identity))
+        self.store: Store = MemoryStore()
+        if len(self.groups) > 1 or shared or joins:
+            self.store = FolderStore(out, self._plan(identity), joins=joins)
         self._image: tuple[int, WindowedImage] | None = None
 
     def _plan(self, identity: str) -> str:
         """Everything that decides the bytes of the parts, as text."""
         tiles = self.predictor.tiles
-        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in self.pages.files]
-        places = [(str(path), page) for path, page in map(self.pages.place, range(len(self.pages)))]
+        files = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.pages.files]
+        places = [(str(path.resolve()), page) for path, page in map(self.pages.place, range(len(self.pages)))]
         decided = {
             "identity": identity,
             "files": files,
@@ -208,7 +221,7 @@ class Stream:
     def segments_of(self, page: int, plane: int) -> Iterator[bytes]:
         """The compressed segments of a plane of a page, in the order of the file."""
         if self.objects:
-            for band in self.bands(page, plane):
+            for band in ahead(self.bands(page, plane)):  # numbered in a thread, compressed in this one
                 yield from self.segments.cut(band)
             return
         for unit, number, first, count in self._of_page(page):
@@ -249,9 +262,9 @@ class Stream:
         join = Join()
         for mask in self._masks(page):
             join.add(mask)
-        numbers = join.numbers(self.predictor.min_size)
+        numbers = join.numbers(self.predictor.min_size).astype(self.dtype)
         for index, mask in enumerate(self._masks(page)):
-            yield join.band(index, mask, numbers).astype(self.dtype)
+            yield join.band(index, mask, numbers)
 
 
 def _owned(rows: AxisPlan, height: int) -> list[tuple[int, int]]:

@@ -13,21 +13,29 @@ from unet_fast.train.config import TrainConfig, fast_bfloat16
 SMALLEST_TILE = 512
 
 
-def predictor_of(model: torch.nn.Module, config: TrainConfig, **options: Any) -> Predictor:
+def device_of(model: Any) -> torch.device:
+    """Where a network or an engine lies."""
+    return next(model.parameters()).device if isinstance(model, torch.nn.Module) else model.device
+
+
+def predictor_of(model: Any, config: Any, **options: Any) -> Predictor:
     """The :class:`unet_fast.predict.Predictor` of a network that was trained by ``config``.
 
     Grey values are normalised as in training and continued beyond the image as in training (``config.border``);
     bfloat16 is used where the run used it and the device gains by it; the threshold, and the versions that are averaged,
     are those of the run. ``options`` overrides any of it; an option that is None counts as not given.
+
+    ``model`` may be an engine, which has its own precision; ``config`` the description inside an exported file.
     """
-    device = next(model.parameters()).device
+    trained = isinstance(config, TrainConfig)
+    network = isinstance(model, torch.nn.Module)
     settings: dict[str, Any] = {
-        "preprocess": normalize,
+        "preprocess": normalize if trained or config.normalized else None,
         "tile": max(config.tile, SMALLEST_TILE),
         "tta": config.tta,
         "threshold": config.threshold,
         "padding": config.border,
-        "amp": config.amp and fast_bfloat16(device),
+        "amp": trained and network and config.amp and fast_bfloat16(device_of(model)),
     }
     settings.update({name: value for name, value in options.items() if value is not None})
     return Predictor(model, **settings)

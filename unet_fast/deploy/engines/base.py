@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +51,7 @@ class Engine:
         self.num_classes = int(description.model["num_classes"])
         self.tile_dependence = description.tile_dependence
         self.notes: list[str] = []
+        self.weights = ""  # a digest, of an engine that is not made from a torch network
         self._began = time.monotonic()
         self._ready: float | None = None
 
@@ -71,6 +74,11 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.precision}, {self.device})"
+
+
+def digest_of(source: str | bytes) -> str:
+    """Of the bytes of a file, or of bytes."""
+    return hashlib.sha256(source if isinstance(source, bytes) else Path(source).read_bytes()).hexdigest()
 
 
 def as_array(images: Tensor) -> Any:

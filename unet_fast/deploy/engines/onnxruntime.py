@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unet_fast.deploy.description import Description
-from unet_fast.deploy.engines.base import Engine, as_array
+from unet_fast.deploy.engines.base import Engine, as_array, digest_of
 from unet_fast.deploy.extras import load
 from unet_fast.errors import BackendError
 
@@ -31,6 +31,7 @@ class OnnxRuntimeEngine(Engine):
         self._session: Any = runtime.InferenceSession(source, options, providers=[wanted])
         self._input = self._session.get_inputs()[0].name
         self._version = runtime.__version__
+        self.weights = digest_of(source)
         self.ready()
 
     @classmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unet_fast.deploy.description import Description
-from unet_fast.deploy.engines.base import Engine, as_array
+from unet_fast.deploy.engines.base import Engine, as_array, digest_of
 from unet_fast.deploy.extras import load
 
 
@@ -31,6 +31,7 @@ class OpenVinoEngine(Engine):
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._core, self._network = core, core.read_model(source)
+        self.weights = digest_of(source)
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._version = openvino.__version__.split("-")[0]
         self.notes.append("compiles at the first tile of each size")
