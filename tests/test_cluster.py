@@ -28,9 +28,8 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
     (tmp_path / "run").mkdir()
     config.save(tmp_path / "run" / "config.json")
     save_model(tmp_path / "run", lively(uf.models.create(**config.model), rng), {})
-    # rows of tiles of more pixels than a part needs: one part each
-    image = rng.integers(0, 255, (12 * 512, 8300), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", image, tile=(512, 512), photometric="minisblack")
+    image = rng.integers(0, 255, (900, 300), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, tile=(64, 64), photometric="minisblack")
     return tmp_path
 
 
@@ -38,13 +37,15 @@ def test_two_workers_one_of_them_killed(folder):
     from unet_fast.cluster import make_on
 
     run = uf.Run.load(folder / "run", "cpu")
-    options = {"output": "labels", "tile": 512}
+    options = {"output": "labels", "tile": 60}
     predictor = run.predictor(**options)
     pages = Pages([folder / "a.tif"])
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
     ) as cluster:
-        stream = Stream(predictor, pages, folder / "o.tif", identity=identity_of(run.model), shared=True)
+        stream = Stream(
+            predictor, pages, folder / "o.tif", identity=identity_of(run.model), shared=True, part_pixels=15_000
+        )
         victims = [worker.pid for worker in cluster.workers.values()]
         done: list[int] = []
 
@@ -56,6 +57,7 @@ def test_two_workers_one_of_them_killed(folder):
         make = make_on(cluster.scheduler_address, folder / "run", "cpu", options)
         make(stream, stream.missing(), kill_one)
         assert stream.missing() == [] and sum(done) == stream.tiles
+        assert len(stream.groups) > 10
         parts = sorted(path.name for path in stream.store.folder.glob("*"))
         assert len(parts) == len(stream.groups) + 1, parts  # and the plan: no part twice, nothing half
         targets.run(stream, progress=False, make=make)
@@ -69,10 +71,10 @@ def test_what_a_cluster_refuses(folder):
 
     with pytest.raises(BackendError, match="no Dask scheduler answers"):
         run = uf.Run.load(folder / "run", "cpu")
-        stream = Stream(run.predictor(tile=512), Pages([folder / "a.tif"]), folder / "o.tif", shared=True)
+        stream = Stream(run.predictor(tile=60), Pages([folder / "a.tif"]), folder / "o.tif", shared=True)
         cluster._PATIENCE = "1s"
         cluster.make_on("tcp://127.0.0.1:9", folder / "run", "cpu", {})(stream, [0], print)
     # a worker with another image or other weights touches nothing
     with pytest.raises(InputError, match="was not begun with the same image"):
-        Stream(run.predictor(tile=256), Pages([folder / "a.tif"]), folder / "o.tif", joins=True)
+        Stream(run.predictor(tile=40), Pages([folder / "a.tif"]), folder / "o.tif", joins=True)
     assert (folder / ".o.tif.parts" / "plan.json").exists()

@@ -49,6 +49,7 @@ def make_on(
                 "files": [str(path.resolve()) for path in stream.pages.files],
                 "pages": [list(map(str, stream.pages.place(index))) for index in range(len(stream.pages))],
                 "out": str(stream.out.resolve()),
+                "part_pixels": stream.part_pixels,
             }
         )
         try:
@@ -92,4 +93,5 @@ def _stream(order: str) -> Stream:
     index = {tuple(place): number for number, place in enumerate(places)}
     pages = everything.select([index[str(Path(path).resolve()), page] for path, page in wanted["pages"]])
     predictor = run.predictor(**wanted["options"])
-    return Stream(predictor, pages, Path(wanted["out"]), identity=identity_of(predictor.tiles.model), joins=True)
+    identity, out = identity_of(predictor.tiles.model), Path(wanted["out"])
+    return Stream(predictor, pages, out, identity=identity, joins=True, part_pixels=wanted["part_pixels"])

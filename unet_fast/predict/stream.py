@@ -67,6 +67,7 @@ class Stream:
         identity: what else decides the result, such as the weights; parts of another identity are not used.
         shared: other processes make parts too, so that they are files in any case.
         joins: this is one of those other processes.
+        part_pixels: rows of tiles, or small pages, are put together to parts of about so many pixels; what is lost at a kill.
 
     The tiles are those of :class:`unet_fast.predict.OverlapTile`, and so are the results, bit for bit. In memory are a few
     rows of tiles; of K classes, K planes of one row of tiles.
@@ -81,6 +82,7 @@ class Stream:
         identity: str = "",
         shared: bool = False,
         joins: bool = False,
+        part_pixels: int | None = None,
     ) -> None:
         if predictor.preprocess not in (None, normalize):
             raise InputError("images are predicted in windows with unet_fast.data.normalize, or as they are")
@@ -99,7 +101,8 @@ class Stream:
             for page in range(len(pages))
             for band, (top, bottom) in enumerate(_owned(self.rows, self.height))
         ]
-        self.groups = _groups(self.units, self.width)
+        self.part_pixels = part_pixels or _PART_PIXELS
+        self.groups = _groups(self.units, self.width, self.part_pixels)
         self.where = {
             (unit.page, unit.band): (n, i) for n, group in enumerate(self.groups) for i, unit in enumerate(group)
         }
@@ -118,7 +121,7 @@ class Stream:
             "identity": identity,
             "files": files,
             "pages": hashlib.sha256(json.dumps(places).encode()).hexdigest(),
-            "size": [self.height, self.width],
+            "size": [self.height, self.width, self.part_pixels],
             "output": [self.predictor.output, self.predictor.threshold, self.predictor.min_size],
             "normalized": self.predictor.preprocess is not None,
             "tiles": [self.rows.size, self.rows.starts, self.columns.size, self.columns.starts],
@@ -272,12 +275,12 @@ def _owned(rows: AxisPlan, height: int) -> list[tuple[int, int]]:
     return list(zip(rows.starts, (*rows.starts[1:], height), strict=True))
 
 
-def _groups(units: list[Unit], width: int) -> list[list[Unit]]:
+def _groups(units: list[Unit], width: int, least: int) -> list[list[Unit]]:
     """Units put together to parts."""
     groups: list[list[Unit]] = [[]]
     pixels = 0
     for unit in units:
-        if groups[-1] and pixels >= _PART_PIXELS:
+        if groups[-1] and pixels >= least:
             groups.append([])
             pixels = 0
         groups[-1].append(unit)
