@@ -43,7 +43,8 @@ def demo(
 
 @app.command(
     epilog="Example: `unet-fast train --data FOLDER --out RUN --minutes 4`, "
-    "`unet-fast train --images A.tif --labels B.tif --out RUN --val 20:25 --recipe em`"
+    "`unet-fast train --images A.tif --labels B.tif --out RUN --val 20:25 --recipe em`, "
+    "`torchrun --nproc-per-node 4 -m unet_fast train --data FOLDER --out RUN`"
 )
 def train(
     out: Annotated[Path, typer.Option(help="Run folder to create, or to continue (--resume).")],
@@ -107,98 +108,109 @@ def train(
     """Train a network on labelled images and write a run folder."""
     from unet_fast import recipes
     from unet_fast import train as training
+    from unet_fast.train import distributed
 
-    chosen = None if recipe is None else recipes.get(recipe)
-    config = training.read_config(out) if resume and (out / "config.json").exists() else None
-    resumed = config is not None
-    kind = label_kind_of(label_kind) or (None if config is None else config.data.get("kind"))
-    source = Source(data, images, labels, kind, num_classes, ignore_index)
-    say(source.describe())
-    network: dict[str, Any] = {
-        "model": model,
-        "base_channels": base_channels,
-        "depth": depth,
-        "padding": padding,
-        "norm": norm,
-        "dropout": dropout,
-    }
-    settings: dict[str, Any] = {
-        "encoder_weights": None if weights is None else str(weights),
-        "tile": tile,
-        "loss": loss,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": lr,
-        "momentum": momentum,
-        "schedule": schedule,
-        "decay": decay,
-        "decay_steps": decay_steps,
-        "w0": w0,
-        "sigma": sigma,
-        "elastic_sigma": elastic_sigma,
-        "rotation": rotation,
-        "quarter_turns": quarter_turns,
-        "affine": affine,
-        "best_by": best_by,
-        "amp": amp,
-        "checkpoint_steps": checkpoint_steps,
-        "seed": seed,
-    }
-    if config is None:
-        validation, test = source.held_out(val, chosen)
-    else:
-        training.check_same_data(config, source.all, out)
-        validation, test = config.data.get("validation_slices", []), config.data.get("test_slices", [])
-        if val is not None and sorted(source.held_out(val, chosen)[0]) != sorted(validation):
-            raise InputError(
-                f"--val is {val}, but the run in {out} holds out {validation or 'no images'}, which cannot be changed when it "
-                "goes on; leave it out, or choose another --out"
+    with distributed.joined() as here:
+        tell = distributed.only_main(say)
+        chosen = None if recipe is None else recipes.get(recipe)
+        config = training.read_config(out) if resume and (out / "config.json").exists() else None
+        resumed = config is not None
+        kind = label_kind_of(label_kind) or (None if config is None else config.data.get("kind"))
+        source = Source(data, images, labels, kind, num_classes, ignore_index)
+        tell(source.describe())
+        network: dict[str, Any] = {
+            "model": model,
+            "base_channels": base_channels,
+            "depth": depth,
+            "padding": padding,
+            "norm": norm,
+            "dropout": dropout,
+        }
+        settings: dict[str, Any] = {
+            "encoder_weights": None if weights is None else str(weights),
+            "tile": tile,
+            "loss": loss,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "learning_rate": lr,
+            "momentum": momentum,
+            "schedule": schedule,
+            "decay": decay,
+            "decay_steps": decay_steps,
+            "w0": w0,
+            "sigma": sigma,
+            "elastic_sigma": elastic_sigma,
+            "rotation": rotation,
+            "quarter_turns": quarter_turns,
+            "affine": affine,
+            "best_by": best_by,
+            "amp": amp,
+            "checkpoint_steps": checkpoint_steps,
+            "seed": seed,
+        }
+        if config is None:
+            validation, test = source.held_out(val, chosen)
+        else:
+            training.check_same_data(config, source.all, out)
+            validation, test = config.data.get("validation_slices", []), config.data.get("test_slices", [])
+            if val is not None and sorted(source.held_out(val, chosen)[0]) != sorted(validation):
+                raise InputError(
+                    f"--val is {val}, but the run in {out} holds out {validation or 'no images'}, which cannot be changed when it "
+                    "goes on; leave it out, or choose another --out"
+                )
+        fitting, held_out = source.split(validation, test)
+        if epochs is None and chosen is not None and minutes is None and steps is None and config is None:
+            epochs = chosen.epochs
+        if epochs is not None and (minutes is not None or steps is not None):
+            raise InputError("--epochs is given together with --minutes or --steps; set one budget")
+        if epochs is not None:
+            size = batch_size or (config.batch_size if config is not None else chosen.batch_size if chosen else None)
+            per_epoch = (chosen.tiles_per_epoch if chosen else None) or len(fitting)
+            steps = training.steps_for(
+                epochs, per_epoch, here.size * (size or training.default_config(device, steps=1).batch_size)
             )
-    fitting, held_out = source.split(validation, test)
-    if epochs is None and chosen is not None and minutes is None and steps is None and config is None:
-        epochs = chosen.epochs
-    if epochs is not None and (minutes is not None or steps is not None):
-        raise InputError("--epochs is given together with --minutes or --steps; set one budget")
-    if epochs is not None:
-        size = batch_size or (config.batch_size if config is not None else chosen.batch_size if chosen else None)
-        per_epoch = (chosen.tiles_per_epoch if chosen else None) or len(fitting)
-        steps = training.steps_for(epochs, per_epoch, size or training.default_config(device, steps=1).batch_size)
-    if config is not None:
-        if minutes is not None or steps is not None:
-            config = replace(config, minutes=minutes, steps=steps)
-        if device != "auto":
-            settings["device"] = str(training.resolve_device(device))
-        if chosen is not None:
-            of_recipe = {name: value for name, value in chosen.settings().items() if settings.get(name) is None}
-            other = [name for name, value in of_recipe.items() if name != "tile" and getattr(config, name) != value]
-            if other:
-                say(f"--recipe {chosen.name} is not used when a run is resumed, which keeps its own {', '.join(other)}")
-        config = training.changed(config, {**network, **settings}, out, say)
-    else:
-        config = training.default_config(
-            device,
-            recipe=chosen,
-            in_channels=fitting.images.shape[1],
-            num_classes=fitting.num_classes,
-            minutes=minutes,
-            steps=steps,
-            data={
-                **source.described,
-                "fingerprint": training.fingerprint(source.all),
-                "validation_slices": validation,
-                "test_slices": test,
-            },
-            **network,
-            **settings,
-        )
-    if held_out is None and val is None and not resumed:
-        advice = "; --val 0 holds the first one out" if len(source) > 1 else ""
-        say(f"no image of {len(source)} is held out, so the last weights are kept unscored{advice}")
-    say(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
-    _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=say))
+        if config is not None:
+            if minutes is not None or steps is not None:
+                config = replace(config, minutes=minutes, steps=steps)
+            if device != "auto":
+                settings["device"] = str(training.resolve_device(device))
+            if chosen is not None:
+                of_recipe = {name: value for name, value in chosen.settings().items() if settings.get(name) is None}
+                other = [name for name, value in of_recipe.items() if name != "tile" and getattr(config, name) != value]
+                if other:
+                    tell(
+                        f"--recipe {chosen.name} is not used when a run is resumed, which keeps its own {', '.join(other)}"
+                    )
+            settings["processes"] = here.size
+            if batch_size is None and here.size != config.processes:
+                settings["batch_size"] = training.share_batch(config, here.size, out)
+            config = training.changed(config, {**network, **settings}, out, tell)
+        else:
+            config = training.default_config(
+                device,
+                recipe=chosen,
+                in_channels=fitting.images.shape[1],
+                num_classes=fitting.num_classes,
+                minutes=minutes,
+                steps=steps,
+                processes=here.size,
+                data={
+                    **source.described,
+                    "fingerprint": training.fingerprint(source.all),
+                    "validation_slices": validation,
+                    "test_slices": test,
+                },
+                **network,
+                **settings,
+            )
+        if held_out is None and val is None and not resumed:
+            advice = "; --val 0 holds the first one out" if len(source) > 1 else ""
+            tell(f"no image of {len(source)} is held out, so the last weights are kept unscored{advice}")
+        tell(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
+        _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=tell), tell)
 
 
-def _report_training(summary: Any) -> None:
+def _report_training(summary: Any, tell: Any) -> None:
     speed = summary.steps / max(summary.seconds, 1e-9)
     text = f"{summary.steps} steps in {summary.seconds:.0f} s ({speed:.1f} a second), loss {summary.loss:.4f}"
     if summary.images_per_second is not None:
@@ -207,11 +219,11 @@ def _report_training(summary: Any) -> None:
         text += f"; best validation: pixel error {summary.validation.pixel_error:.4f}"
         if summary.validation.rand_error is not None:
             text += f", Rand error {summary.validation.rand_error:.4f}"
-    say(text)
+    tell(text)
     if summary.interrupted:
-        say(f"interrupted; to continue, repeat the command with --resume: {summary.folder}")
+        tell(f"interrupted; to continue, repeat the command with --resume: {summary.folder}")
     names = ("model.safetensors", "metrics.csv", "config.json", "loss.png", "preview.png", "overlay.png")
-    say(f"wrote {summary.folder}: {', '.join(name for name in names if (summary.folder / name).exists())}")
+    tell(f"wrote {summary.folder}: {', '.join(name for name in names if (summary.folder / name).exists())}")
     if summary.signal is not None:
         raise typer.Exit(128 + summary.signal)  # as a shell says it, so that `train && predict` does not go on
 

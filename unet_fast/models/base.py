@@ -139,14 +139,20 @@ class SingleHeadModel(SegmentationModel):
     head: nn.Conv2d
     if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
-        def __call__(self, x: Tensor) -> Tensor: ...
+        def __call__(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor: ...
 
     def features(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> what the head reads, (N, C, h, w)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin)."""
+    def forward(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H - 2 * margin, W - 2 * margin).
+
+        With a ``target``, the loss instead: ``net(images, target, weight)`` is ``net.loss(images, target, weight)``, in the
+        form that DistributedDataParallel and FSDP2 synchronise, which act on calls of the network.
+        """
+        if target is not None:
+            return self.loss(x, target, weight)
         return self.head(self.features(x))
 
     def loss(
@@ -169,7 +175,9 @@ class SingleHeadModel(SegmentationModel):
 
         Returns:
             A scalar, float32 (float64 for float64 weights). Call it outside of ``torch.autocast`` or inside, the loss is
-            computed in float32. Under DistributedDataParallel, which counts on ``forward``, take the logits instead.
+            computed in float32. Under DistributedDataParallel or FSDP2 call the wrapped network itself,
+            ``ddp(images, target, weight)``: they synchronise gradients (and gather parameters) around its calls, so that
+            ``ddp.module.loss(...)`` would train every process on its own.
 
         Raises:
             InputError: a network of one class, whose output is read through a sigmoid; what

@@ -8,7 +8,7 @@ from unet_fast.train.defaults import default_config, describe, legal_tile, steps
 from unet_fast.train.loop import Summary, train
 from unet_fast.train.losses import LOSSES
 from unet_fast.train.pictures import write_preview
-from unet_fast.train.resume import changed, check_same_data, fingerprint
+from unet_fast.train.resume import changed, check_same_data, fingerprint, share_batch
 from unet_fast.train.run_folder import load_model, read_config
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "read_config",
     "resolve_device",
     "separate_touching",
+    "share_batch",
     "steps_for",
     "train",
     "write_preview",

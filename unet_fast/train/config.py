@@ -37,6 +37,8 @@ class TrainConfig:
         minutes, steps: the budget; exactly one is set. With ``minutes`` the schedule follows the clock.
         batch_size, tile: tiles per step and side of one *output* tile in pixels; the network's input is larger by its
             margin when its convolutions are valid.
+        processes: how many processes train together (see torchrun), each with ``batch_size`` tiles a step; together they
+            train as one with ``processes * batch_size``.
         loss, loss_options: a name of :data:`unet_fast.train.losses.LOSSES`, and the options of that loss.
         head_weights: of a network with several heads, one weight per head, the main one first; None: 1 each.
         encoder_weights: a local file with weights of a ``unet-resnet`` encoder to start from.
@@ -68,6 +70,7 @@ class TrainConfig:
     minutes: float | None = None
     steps: int | None = None
     batch_size: int = 1
+    processes: int = 1
     tile: int = 388
     loss: str = "weighted_cross_entropy"
     loss_options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -115,6 +118,7 @@ class TrainConfig:
             "minutes",
             "steps",
             "batch_size",
+            "processes",
             "tile",
             "learning_rate",
             "decay",

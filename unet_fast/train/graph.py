@@ -20,19 +20,26 @@ class GraphedStep:
             no result, nothing that depends on a value that the host would have to wait for.
         device: where it runs. Anything but a GPU runs ``step`` as it is.
         generators: the sources of its random numbers besides torch's own.
+        reason: why a GPU shall not even try, if so.
 
     ``reason`` says why a GPU runs the step eagerly, in a few words, where the step cannot be captured; else it is None.
     The steps done before the capture are steps like all others: none is made for the sake of the capture.
     """
 
-    def __init__(self, step: Callable[[], None], device: torch.device, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        step: Callable[[], None],
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+        reason: str | None = None,
+    ) -> None:
         self._step, self._device = step, device
         self._generators = list(generators)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._stream: torch.cuda.Stream | None = None
         self._calls = 0
         self._pending: deque[torch.cuda.Event] = deque()
-        self.reason: str | None = None
+        self.reason = reason if device.type == "cuda" else None
 
     @property
     def captured(self) -> bool:

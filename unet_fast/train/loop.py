@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from unet_fast import data
 from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder
-from unet_fast.train import memory, pictures, run_folder
+from unet_fast.train import distributed, memory, pictures, run_folder
 from unet_fast.train.checkpoint import load_tensors
 from unet_fast.train.config import TrainConfig, resolve_device
 from unet_fast.train.dataset import DeviceData, prepare
@@ -86,10 +87,14 @@ def train(
             fit the network, the loss is no longer finite, or memory is too small (naming batch and tile that fit).
         OSError: the folder cannot be written.
     """
-    folder = ensure_folder(out)
-    with run_folder.locked(folder):
-        if not resume and (folder / CONFIG).exists():
+    folder, here = ensure_folder(out), distributed.world()
+    with run_folder.locked(folder) if here.main else nullcontext():
+        if here.main and not resume and (folder / CONFIG).exists():
             raise InputError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+        if config.processes != here.size:
+            raise InputError(
+                f"processes is {config.processes}, but {here.size} train; start as many with torchrun --nproc-per-node"
+            )
         channels = training.images.shape[1]
         if channels != config.model["in_channels"]:
             raise InputError(f"the images have {channels} channels but the network takes {config.model['in_channels']}")
@@ -99,15 +104,19 @@ def train(
             )
         device_data = prepare(
             replace(training, num_classes=max(config.num_classes, 2)),
-            resolve_device(config.device),
+            distributed.device_of(resolve_device(config.device)),
             balance=config.balance,
         )
+        trainer: Trainer | None = None
         try:
-            return _Run(Trainer(config, device_data), validation, folder, announce).go(resume, progress)
+            with distributed.losing_no_process("to continue, repeat the command with --resume"):
+                trainer = Trainer(config, device_data)
+                return _Run(trainer, validation, folder, distributed.only_main(announce)).go(resume, progress)
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
         # outside of the handler, whose traceback holds on to the tensors of the run
+        trainer = None
         gc.collect()
         raise memory.explain_out_of_memory(config, lambda changed: _try_step(changed, device_data))
 
@@ -135,6 +144,7 @@ class _Run:
     ) -> None:
         self.trainer, self.validation, self.folder, self.announce = trainer, validation, folder, announce
         self.config = trainer.config
+        self.main = trainer.world.main  # of several processes one logs, validates and writes
         self.log = MetricsLog(folder)
         self.writer = CheckpointWriter(folder / CHECKPOINT)
         self.speed = Speed(trainer)
@@ -149,11 +159,12 @@ class _Run:
         trainer, config = self.trainer, self.config
         if resume and (self.folder / CHECKPOINT).exists():
             trainer.load(self.folder / CHECKPOINT)
-            if not self.log.keep_until(trainer.step):
+            if self.main and not self.log.keep_until(trainer.step):
                 kept = len(self.log.rows)
                 self.announce(f"{self.log.path} is damaged; its first {kept} rows are kept, the others are gone")
             self.best = _best_so_far(self.folder)
-            self.finished = trainer.progress() >= 1 and self.log.ends_with(trainer.step)
+            finished = self.main and trainer.progress() >= 1 and self.log.ends_with(trainer.step)
+            self.finished = distributed.largest(finished)[0] > 0
             self.announce(f"going on after step {trainer.step} ({trainer.seconds:.0f} s)")
         else:
             self._preview = pictures.preview(trainer)
@@ -163,15 +174,18 @@ class _Run:
         by_steps = config.steps is not None
         total = float(config.steps or 0) if by_steps else float(config.minutes or 0) * 60
         with Interruption() as interruption, self.writer:
-            with Bar(total, trainer.step if by_steps else trainer.seconds, by_steps=by_steps, shown=progress) as bar:
-                self._steps(bar, by_steps, interruption)
-            interrupted = interruption.signal is not None and trainer.progress() < 1
+            with Bar(
+                total, trainer.step if by_steps else trainer.seconds, by_steps=by_steps, shown=progress and self.main
+            ) as bar:
+                signal = self._steps(bar, by_steps, interruption)
+            interrupted = signal is not None and trainer.progress() < 1
             if not interrupted and not self.finished:
                 self._log(validate=True)
-            if not self.finished and (trainer.step > before or not interrupted):
+            if self.main and not self.finished and (trainer.step > before or not interrupted):
                 self.writer.submit(*trainer.state())
                 self.writer.wait()
-        pictures.results(self.folder, self.log.rows, self.validation, trainer.device)
+        if self.main:
+            pictures.results(self.folder, self.log.rows, self.validation, trainer.device)
         return Summary(
             self.folder,
             trainer.step,
@@ -179,23 +193,26 @@ class _Run:
             self.last_loss,
             self.best,
             interrupted,
-            interruption.signal if interrupted else None,
+            signal if interrupted else None,
             self.speed.images_per_second,
         )
 
-    def _steps(self, bar: Bar, by_steps: bool, interruption: Interruption) -> None:
+    def _steps(self, bar: Bar, by_steps: bool, interruption: Interruption) -> int | None:
+        """Train until the budget is used or a signal has come, whose number is returned."""
         trainer, config = self.trainer, self.config
+        signal = trainer.agree(interruption.signal)
         saved_at, saved_step = time.monotonic(), trainer.step
         row = int(trainer.progress() * LOG_ROWS)
         turn = int(trainer.progress() * config.validations)
         first, why_eager = True, None
-        while trainer.progress() < 1 and interruption.signal is None:
+        while trainer.progress() < 1 and signal is None:
             trainer.train_step()
             self.speed.step()
             if first:  # a run that could not start leaves none behind, which --out would be refused for
                 first = False
-                config.save(self.folder / CONFIG)
-                if self._preview is not None:
+                if self.main:
+                    config.save(self.folder / CONFIG)
+                if self.main and self._preview is not None:
                     self._preview(self.folder / PREVIEW)
             if trainer.run_step.reason != why_eager:
                 why_eager = trainer.run_step.reason
@@ -210,9 +227,12 @@ class _Run:
             bar.show(trainer.step if by_steps else trainer.seconds, text)
             self.writer.check()
             many = config.checkpoint_steps is not None and trainer.step - saved_step >= config.checkpoint_steps
-            if (many or time.monotonic() - saved_at >= config.checkpoint_seconds) and not self.writer.busy:
+            many = many or time.monotonic() - saved_at >= config.checkpoint_seconds
+            if self.main and many and not self.writer.busy:
                 self.writer.submit(*trainer.state())
                 saved_at, saved_step = time.monotonic(), trainer.step
+            signal = trainer.agree(interruption.signal)
+        return signal
 
     def _best_text(self) -> str:
         return "" if self.best is None else f", best pixel error {self.best.pixel_error:.4f}"
@@ -232,7 +252,7 @@ class _Run:
                     f"training diverged: the loss is {self.last_loss} at step {trainer.step}; "
                     "lower the learning rate (--lr) and start again from the last checkpoint (--resume)"
                 )
-        if losses is not None or validate:
+        if self.main and (losses is not None or validate):
             if validate:
                 row.update(self._validate())
             self.log.add(**row)

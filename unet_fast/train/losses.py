@@ -46,6 +46,10 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# whose value is a mean over the pixels that count
+MEANS_OF_PIXELS = ("weighted_cross_entropy", "bce", "inverse_frequency_bce", "focal")
+
+
 def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
     """The loss of a configuration, on the device of ``class_counts``.
 
@@ -99,10 +103,12 @@ class HeadLoss(nn.Module):
         self.weights = weights
         self.head_losses: Tensor | None = None
 
-    def of_network(self, network: nn.Module, images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    def of_network(
+        self, network: nn.Module, images: Tensor, target: Tensor, weight: Tensor, wrapped: nn.Module | None = None
+    ) -> Tensor:
         """The loss of what ``network`` makes of ``images``; where the two fuse, without storing the logits.
 
-        Autocast acts on the network alone: the loss is computed in float32.
+        ``wrapped`` is what is called in its place, such as a DistributedDataParallel around it. Autocast acts on the network alone: the loss is computed in float32.
         """
         if (
             isinstance(self.loss, WeightedCrossEntropy)
@@ -110,10 +116,10 @@ class HeadLoss(nn.Module):
             and network.num_classes > 1
             and (self.weights is None or len(self.weights) == 1)
         ):
-            value = network.loss(images, target, weight)
+            value = (wrapped or network)(images, target, weight)
             self.head_losses = value.detach().view(1)
             return value
-        outputs = network(images)
+        outputs = (wrapped or network)(images)
         with torch.autocast(images.device.type, enabled=False):
             return self(outputs, target, weight)
 

@@ -28,14 +28,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 def explain_out_of_memory(config: TrainConfig, attempt: Callable[[TrainConfig], None]) -> InputError:
     """The error that names, on a GPU, the largest batch at this tile, and the largest tile at this batch, that fit.
 
-    On a CPU nothing is tried: a system that promises more memory than it has ends the process that uses it.
+    With several processes, and on a CPU, nothing is tried: a system that promises more memory than it has ends the process that uses it.
 
     Args:
         config: what did not fit.
         attempt: does one step of a configuration; raises out of memory where it does not fit.
     """
     what = f"out of memory on {config.device}: {config.batch_size} tiles of {config.tile} px a step do not fit"
-    if not config.device.startswith("cuda"):
+    if not config.device.startswith("cuda") or config.processes > 1:
         return InputError(f"{what}; use a smaller --tile or --batch-size")
 
     def fits(changed: TrainConfig) -> bool:

@@ -79,6 +79,17 @@ def changed(
     return replace(config, **new)
 
 
+def share_batch(config: TrainConfig, processes: int, out: object) -> int:
+    """Tiles a step of each of ``processes``, so that all of them together train on as many as those before did."""
+    total = config.batch_size * config.processes
+    if total % processes:
+        raise InputError(
+            f"the run in {out} takes {total} tiles a step, which {processes} processes cannot share evenly; give --batch-size, "
+            "the tiles of each"
+        )
+    return total // processes
+
+
 def _refused(name: str, value: object, before: object, why: str, out: object) -> InputError:
     flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     return InputError(

@@ -33,7 +33,7 @@ class Speed:
     """Wall time of the steps of a run, without what is done between them."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._device, self._images = trainer.device, trainer.config.batch_size
+        self._device, self._images = trainer.device, trainer.config.batch_size * trainer.world.size
         self._untimed = _UNTIMED
         self._timed, self._seconds = 0, 0.0
         self._began: float | None = None

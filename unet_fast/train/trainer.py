@@ -16,6 +16,7 @@ import torch
 from unet_fast import models, ops
 from unet_fast.augment import Augmenter
 from unet_fast.errors import InputError
+from unet_fast.train import distributed
 from unet_fast.train.average import RunningAverage
 from unet_fast.train.checkpoint import (
     check_finite,
@@ -29,10 +30,12 @@ from unet_fast.train.checkpoint import (
     with_prefix,
 )
 from unet_fast.train.config import TrainConfig
-from unet_fast.train.dataset import DeviceData
+from unet_fast.train.dataset import IGNORED, DeviceData
 from unet_fast.train.graph import GraphedStep
-from unet_fast.train.losses import HeadLoss, create_loss
+from unet_fast.train.losses import MEANS_OF_PIXELS, HeadLoss, create_loss
 from unet_fast.train.schedule import learning_rate
+
+_FAR = 1_000_003  # between the seeds of processes
 
 
 def _channels_last(images: torch.Tensor) -> torch.Tensor:
@@ -74,6 +77,12 @@ class Trainer:
         start: dict[str, Any] = {} if config.encoder_weights is None else {"weights": config.encoder_weights}
         self.model = models.create(**config.model, **start).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.world = distributed.world()
+        if self.world.size > 1 and self.device.type == "cuda":
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.network = distributed.synchronised(self.model, self.device)
+        if not self.world.main:  # the weights are alike by now; dropout shall not be
+            torch.manual_seed(config.seed + _FAR * self.world.rank)
         self.average: RunningAverage | None = None
         if config.average_decay > 0:
             self.average = RunningAverage(self.model, config.average_decay)
@@ -106,13 +115,15 @@ class Trainer:
         )
         self._sum: torch.Tensor | None = None  # float64, over the steps since take_losses
         self._summed = 0
-        self.run_step = GraphedStep(self.compute, self.device, [self.generator])
+        several = f"{self.world.size} processes join their gradients" if self.world.size > 1 else None
+        self.run_step = GraphedStep(self.compute, self.device, [self.generator], several)
         self.step = 0
         self.learning_rate = 0.0  # of the last step
         self.best = float("inf")
         self._before = 0.0
         self._started = time.monotonic()
         self._deadline_reserve = 0.0
+        self._agreed: float | None = None  # the progress that all processes act on, where the clock decides
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -146,8 +157,25 @@ class Trainer:
         """The part of the budget that is used, 0 to 1. A budget in minutes keeps a reserve for the last validation."""
         if self.config.steps is not None:
             return self.step / self.config.steps
+        return self._by_the_clock() if self._agreed is None else self._agreed
+
+    def _by_the_clock(self) -> float:
         assert self.config.minutes is not None
         return min(1.0, self.seconds / max(1e-9, self.config.minutes * 60 - self._deadline_reserve))
+
+    def agree(self, signal: int | None) -> int | None:
+        """Before a step: the number of a signal that any process got, or None; all then see the progress of the first one.
+
+        Clocks differ, and so may what they say of a budget in minutes; a process that stopped alone would leave the others
+        waiting.
+        """
+        if self.world.size == 1:
+            return signal
+        by_the_clock = self.config.minutes is not None and self.world.main
+        progress, number = distributed.largest(self._by_the_clock() if by_the_clock else -1.0, signal or 0)
+        if self.config.minutes is not None:
+            self._agreed = progress
+        return int(number) or None
 
     def reserve(self, seconds: float) -> None:
         """Keep this much of a budget in minutes free for work after the last step."""
@@ -162,8 +190,12 @@ class Trainer:
         """``count`` random tiles (count, C, H, W) and their maps; ``more`` maps (H, W) are warped alike behind them."""
         height, width = self.data.images.shape[2:]
         channels = self.data.images.shape[1]
-        index = self.data.draw(count, self.generator)
-        drawn = self.augmenter.draw(count, (height, width), channels, device=self.device, generator=self.generator)
+        everywhere, first = count * self.world.size, count * self.world.rank
+        # every process draws for all, and makes its own, so that together they make what one alone would
+        index = self.data.draw(everywhere, self.generator)[first : first + count]
+        drawn = self.augmenter.draw(
+            everywhere, (height, width), channels, device=self.device, generator=self.generator
+        ).rows(first, count)
         images, maps = self.data.take(index)
         images, warped = self.augmenter.apply(images, (*maps, *(each.expand(count, -1, -1) for each in more)), drawn)
         return images, tuple(warped)
@@ -190,11 +222,14 @@ class Trainer:
         that doing it again, or replaying its CUDA graph, is the next step. The host sets ``rate`` before.
         """
         images, classes, weights = self.batch()
-        self.model.train()
+        self.network.train()
         with _fastest_algorithms(self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-                loss = self.loss.of_network(self.model, _channels_last(images), classes, weights)
+                loss = self.loss.of_network(self.model, _channels_last(images), classes, weights, self.network)
             self.optimizer.zero_grad(set_to_none=True)
+            if self.world.size > 1 and "counted" in self.data.roles and self.config.loss in MEANS_OF_PIXELS:
+                # the mean over the pixels that count here and elsewhere is not the mean of the means
+                loss = loss * distributed.share_of_mean((classes != IGNORED).sum())
             loss.backward()
         self.optimizer.step()
         if self.average is not None:
@@ -227,7 +262,7 @@ class Trainer:
         """
         if self._sum is None or self._summed == 0:
             return None
-        means = (self._sum / self._summed).tolist()
+        means = (distributed.sum_over_processes(self._sum) / (self._summed * self.world.size)).tolist()
         self._sum.zero_()
         self._summed = 0
         return means
@@ -266,8 +301,11 @@ class Trainer:
                 copy_checked(dict(self.average.state_dict()), under_prefix("average", tensors))
             restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
             self.generator.set_state(tensors["random.tiles"])
-            torch.set_rng_state(tensors["random.default"])
-            if self.device.type == "cuda" and "random.cuda" in tensors:
+            if self.world.main:
+                torch.set_rng_state(tensors["random.default"])
+            else:
+                torch.manual_seed(self.config.seed + _FAR * self.world.rank + int(state["step"]))
+            if self.device.type == "cuda" and "random.cuda" in tensors and self.world.main:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
             self.step, self.best = int(state["step"]), float(state["best"])
             self._before = float(state["seconds"])
