@@ -14,6 +14,7 @@ from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import ConvReLU
 from unet_fast.ops import _convolution, conv3x3, use_convolution
+from unet_fast.ops.conv3x3 import conv3x3_pool
 
 pytestmark = [pytest.mark.kernels, needs("cpp")]
 
@@ -109,6 +110,20 @@ def test_result_keeps_the_layout_of_the_input(last, generator):
     assert out.is_contiguous(memory_format=layout)
     out.sum().backward()
     assert x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(("size", "padding", "skip"), [((21, 18), 0, (9, 11)), ((8, 13), 1, None), ((7, 5), 0, (5, 2))])
+def test_pool_and_skip_in_the_epilogue(size, padding, skip, level, generator):
+    x, weight, bias = draw(generator, 2, 20, *size), draw(generator, 37, 20, 3, 3), draw(generator, 37)
+    x[1, 3, 2, 2] = torch.nan
+    pooled, buffer = conv3x3_pool(x, weight, bias, padding, skip, 5)
+    out = conv3x3(x, weight, bias, padding=padding, activation="relu")
+    expected = reference.relu_pool_skip(out, None, skip_size=skip or out.shape[2:], up_channels=5)
+    exact = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(pooled, expected[0], **exact)
+    assert buffer.shape == expected[1].shape
+    torch.testing.assert_close(buffer[:, :37], expected[1][:, :37], **exact)
+    assert conv3x3_pool(x, weight.requires_grad_(), bias, padding, skip, 5) is None
 
 
 @pytest.mark.parametrize("channels", [16, 64, 128, 256])
@@ -243,6 +258,7 @@ def test_registration(generator):
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(ops.conv3x3_weights.default, (weight.detach(), [3, 4]), test_utils=tests)
     torch.library.opcheck(ops.fingerprint.default, (plain,))
+    torch.library.opcheck(ops.conv3x3_pool.default, (plain, weight.detach(), bias.detach(), None, 1, [5, 6], 0))
     out = ops.conv3x3(plain, weight.detach(), None, None, 0, 1, 0.0)
     for wants in ((True, True, True), (False, True, False), (True, False, False), (False, False, True)):
         torch.library.opcheck(ops.conv3x3_backward.default, (out.clone(), plain, weight.detach(), out, 0, 0.0, *wants))

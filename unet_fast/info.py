@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import unet_fast
-from unet_fast.ops import _backends, _library
+from unet_fast.ops import _backends, _convolution, _library
 
 
 def _version(package: str) -> str:
@@ -27,6 +27,13 @@ def _numpy_module() -> str:
     except ImportError as error:
         return f"no ({error})"
     return f"yes, {_numpy.threads()} threads"
+
+
+def _convolution_line() -> str:
+    """The algorithm that is asked for, and what runs where it is Winograd's."""
+    if _library.CPU.error is not None:
+        return "direct, by torch"
+    return f"{_convolution.wish()} (Winograd's F(4x4, 3x3) in float32, {_convolution.level()}; else direct, by torch)"
 
 
 def facts() -> dict[str, str]:
@@ -45,6 +52,7 @@ def facts() -> dict[str, str]:
         "CUDA build": f"{'yes' if built.get('cuda') else 'no'} ({built.get('cuda_reason', 'not built')})",
         "NumPy module": _numpy_module(),
         "backend asked for": _backends.wish(),
+        "3x3 convolutions, CPU": _convolution_line(),
     }
     if torch.cuda.is_available():
         name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()

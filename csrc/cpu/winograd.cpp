@@ -69,7 +69,7 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int6
   const int64_t count = (tiles + blocks - 1) / blocks;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
-  constexpr int64_t kStreams = 2 << 20;
+  constexpr int64_t kStreams = 1 << 19;
   return {rows * groups, rows, out_bytes > kStreams};
 }
 
@@ -226,6 +226,14 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
       for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += run.bias_sums[chunk * run.width + c];
       work.bias[c] = static_cast<float>(sum);
     }
+}
+
+void up_convolve(Level level, const UpConvolution& work, const Parallel& parallel) {
+  const Kernels& kernels = kernels_of(level);
+  const int64_t row = 8 * work.width * work.source.channels * work.target.channels;  // operations
+  parallel(work.batch * work.height, (1 << 18) / (row + 1) + 1, [&](int64_t begin, int64_t end) {
+    kernels.up_convolve(work, begin, end, scratch(2 * kernels.lanes * work.source.channels));
+  });
 }
 
 }  // namespace uf::winograd

@@ -29,6 +29,13 @@ struct Taps {
   int64_t out_step, in_step, y_step, x_step;
 };
 
+// What a ReLU's output goes to instead of one target that holds all of it: its 2x2 max-pool (whose sides are rounded down),
+// and a part of it from (top, left) on.
+struct PoolTargets {
+  Target pooled, skip;
+  int64_t top, left, skip_height, skip_width;
+};
+
 // A convolution over the channels of all sources, which stand one behind the other, into those of all targets. The maps
 // of the sources have height x width pixels, those of the targets height + 2 padding - 2 by width + 2 padding - 2.
 struct Convolution {
@@ -38,6 +45,7 @@ struct Convolution {
   const float* bias;  // of all targets, or null
   Activation activation = Activation::kNone;
   float slope = 0, mask_slope = 0;
+  const PoolTargets* pool = nullptr;  // then there is one target, of which only the number of channels counts
 
   int64_t out_height() const { return height + 2 * padding - 2; }
   int64_t out_width() const { return width + 2 * padding - 2; }
@@ -74,5 +82,16 @@ struct TapGradient {
   float* bias;
 };
 void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel);
+
+// A transposed convolution with a 2x2 kernel and stride 2 by the same vectors: pixels (y, x) of a source of height x width to
+// pixels (2y, 2x) to (2y + 1, 2x + 1) of the target. weights: (in, 2, 2, out), dense.
+struct UpConvolution {
+  Source source;
+  Target target;
+  int64_t batch, height, width;
+  const float* weights;
+  const float* bias;  // or null
+};
+void up_convolve(Level level, const UpConvolution& work, const Parallel& parallel);
 
 }  // namespace uf::winograd

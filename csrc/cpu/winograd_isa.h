@@ -91,6 +91,15 @@ UF_PART void taps_of(const Vector d[6], Vector g[3]) {
   g[2] = (s * kGa2 + d[5]) + t * kGb2;
 }
 
+UF_PART void store_lanes(float* p, Vector v, int lanes) {
+  if (lanes == kLanes)
+    store(p, v);
+  else
+    store_some(p, v, lanes);
+}
+
+UF_PART Vector load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_some(p, lanes); }
+
 // ---- where a tile lies
 
 struct Tile {
@@ -145,9 +154,8 @@ UF_PART Vector pixel(const Square<kSide>& s, int i, int j, int64_t c, int lanes,
     return v;
   }
   if (!((s.in_rows >> i) & (s.in_columns >> j) & 1)) return zero();
-  const Vector v = lanes == kLanes ? load(s.first + at) : load_some(s.first + at, lanes);
-  if constexpr (kMask)
-    return masked(v, lanes == kLanes ? load(s.mask + at) : load_some(s.mask + at, lanes), slope);
+  const Vector v = load_lanes(s.first + at, lanes);
+  if constexpr (kMask) return masked(v, load_lanes(s.mask + at, lanes), slope);
   return v;
 }
 
@@ -309,7 +317,7 @@ UF_KERNEL void outputs(const Run& run, const Panel& panel, int64_t first, int64_
       const int64_t c = panel.channel + n * kLanes;
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, to.channels - c));
       Vector bias = zero();
-      if (panel.bias) bias = lanes == kLanes ? load(panel.bias + n * kLanes) : load_some(panel.bias + n * kLanes, lanes);
+      if (panel.bias) bias = load_lanes(panel.bias + n * kLanes, lanes);
       Vector y[4][4];
       transform_output<kActivation>(products + n * kLanes, step, bias, work.slope, y);
       if (rows == kOut && columns == kOut && lanes == kLanes) {
@@ -328,13 +336,51 @@ UF_KERNEL void outputs(const Run& run, const Panel& panel, int64_t first, int64_
         continue;
       }
       for (int i = 0; i < rows; ++i)
-        for (int j = 0; j < columns; ++j) {
-          float* p = place + i * to.rows + j * to.columns;
-          if (lanes == kLanes)
-            store(p, y[i][j]);
-          else
-            store_some(p, y[i][j], lanes);
-        }
+        for (int j = 0; j < columns; ++j) store_lanes(place + i * to.rows + j * to.columns, y[i][j], lanes);
+    }
+  }
+}
+
+// The larger one; a NaN is larger than everything.
+UF_PART Vector larger(Vector a, Vector b) {
+  const auto first = (a > b) | (a != a);
+  return first ? a : b;
+}
+
+// After the ReLU: pooled, and the part for the skip.
+UF_KERNEL inline void pooled_outputs(const Run& run, const Panel& panel, int64_t first, int64_t count,
+                                     const float* products) {
+  const Convolution& work = *run.work;
+  const PoolTargets& to = *work.pool;
+  const int64_t height = work.out_height(), width = work.out_width(), step = run.out_step(kLanes);
+  for (int64_t t = 0; t < count; ++t, products += kPanel) {
+    const Tile tile = tile_at(first + t, run.tiles_y, run.tiles_x);
+    const uint32_t skip_rows = inside(tile.y - to.top, std::min(to.skip_height, height - to.top), kOut);
+    const uint32_t skip_columns = inside(tile.x - to.left, std::min(to.skip_width, width - to.left), kOut);
+    float* skip = to.skip.data + tile.image * to.skip.batch + (tile.y - to.top) * to.skip.rows +
+                  (tile.x - to.left) * to.skip.columns + panel.channel;
+    float* pooled = to.pooled.data + tile.image * to.pooled.batch + tile.y / 2 * to.pooled.rows +
+                    tile.x / 2 * to.pooled.columns + panel.channel;
+    for (int n = 0; n < panel.vectors; ++n, skip += kLanes, pooled += kLanes) {
+      const int64_t c = panel.channel + n * kLanes;
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, panel.target->channels - c));
+      Vector bias = zero();
+      if (panel.bias) bias = load_lanes(panel.bias + n * kLanes, lanes);
+      Vector y[4][4];
+      transform_output<Activation::kRelu>(products + n * kLanes, step, bias, 0, y);
+#pragma GCC unroll 4
+      for (int i = 0; i < kOut; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < kOut; ++j)
+          if ((skip_rows >> i) & (skip_columns >> j) & 1) store_lanes(skip + i * to.skip.rows + j * to.skip.columns, y[i][j], lanes);
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; ++j)
+          if (tile.y + 2 * i + 1 < height && tile.x + 2 * j + 1 < width)
+            store_lanes(pooled + i * to.pooled.rows + j * to.pooled.columns,
+                larger(larger(y[2 * i][2 * j], y[2 * i][2 * j + 1]), larger(y[2 * i + 1][2 * j], y[2 * i + 1][2 * j + 1])),
+                        lanes);
     }
   }
 }
@@ -347,7 +393,8 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
   const Blocking& by = run.blocking;
   const int64_t in_step = run.in_step(), out_step = run.out_step(kLanes);
   float *in = scratch, *products = scratch + kPoints * in_step;
-  const Outputs write = run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
+  const Outputs write = run.work->pool                                 ? &pooled_outputs
+                        : run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
                         : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
                                                                      : &outputs<Activation::kNone>;
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
@@ -601,6 +648,67 @@ UF_KERNEL inline void tap_results(const TapRun& run, int64_t first_block, int64_
     tap_result(run, block, run.sums + block * kPoints * kBlockSums);
 }
 
-constexpr Kernels kKernels = {kLanes, kMaxRows, kTapRows, &weights, &convolve, &tap_inputs, &tap_products, &tap_results};
+// ---- the up-convolution: a product (pixels, in) (in, 4 out), whose rows are four pixels of the image
+
+// product (kRows, kPanel) of pixels that lie x_step apart, to pixels that lie to_step apart
+template <int kRows>
+UF_PART void up_convolve_pixels(const float* x, int64_t x_step, const float* weights, int64_t depth, Vector bias0,
+                                Vector bias1, float* to, int64_t to_step, int lanes0, int lanes1) {
+  Vector sum[kRows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    sum[r][0] = bias0;
+    sum[r][1] = bias1;
+  }
+  for (int64_t k = 0; k < depth; ++k, weights += kPanel) {
+    const Vector w0 = load(weights), w1 = load(weights + kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][0] += w0 * x[r * x_step + k];
+      sum[r][1] += w1 * x[r * x_step + k];
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    store_lanes(to + r * to_step, sum[r][0], lanes0);
+    if (lanes1) store_lanes(to + r * to_step + kLanes, sum[r][1], lanes1);
+  }
+}
+
+UF_KERNEL inline void up_convolve(const UpConvolution& work, int64_t first_row, int64_t end_row, float* scratch) {
+  constexpr int kRows = std::min(8, kMaxRows);
+  for (int64_t tap = 0; tap < 4; ++tap) {
+    for (int64_t c = 0; c < work.target.channels; c += kPanel) {
+      const int lanes0 = static_cast<int>(std::min<int64_t>(kLanes, work.target.channels - c));
+      const int lanes1 = static_cast<int>(std::clamp<int64_t>(work.target.channels - c - kLanes, 0, kLanes));
+      // the panel's weights, one after the other
+      for (int64_t k = 0; k < work.source.channels; ++k) {
+        const float* w = work.weights + (4 * k + tap) * work.target.channels + c;
+        store(scratch + k * kPanel, load_lanes(w, lanes0));
+        store(scratch + k * kPanel + kLanes, lanes1 ? load_lanes(w + kLanes, lanes1) : zero());
+      }
+      Vector bias0 = zero(), bias1 = zero();
+      if (work.bias) bias0 = load_lanes(work.bias + c, lanes0);
+      if (work.bias && lanes1) bias1 = load_lanes(work.bias + c + kLanes, lanes1);
+      for (int64_t row = first_row; row < end_row; ++row) {
+        const int64_t n = row / work.height, y = row % work.height;
+        const float* x = work.source.data + n * work.source.batch + y * work.source.rows;
+        float* to = work.target.data + n * work.target.batch + (2 * y + tap / 2) * work.target.rows +
+                    tap % 2 * work.target.columns + c;
+        int64_t at = 0;
+        for (; at + kRows <= work.width; at += kRows)
+          up_convolve_pixels<kRows>(x + at * work.source.columns, work.source.columns, scratch, work.source.channels,
+                                    bias0, bias1, to + 2 * at * work.target.columns, 2 * work.target.columns, lanes0,
+                                    lanes1);
+        for (; at < work.width; ++at)
+          up_convolve_pixels<1>(x + at * work.source.columns, work.source.columns, scratch, work.source.channels, bias0,
+                                bias1, to + 2 * at * work.target.columns, 2 * work.target.columns, lanes0, lanes1);
+      }
+    }
+  }
+}
+
+constexpr Kernels kKernels = {kLanes, kMaxRows, kTapRows, &weights, &convolve, &tap_inputs, &tap_products, &tap_results,
+                              &up_convolve};
 
 }  // namespace uf::winograd::UF_WINOGRAD_NAMESPACE

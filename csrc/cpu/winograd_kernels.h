@@ -70,6 +70,8 @@ struct Kernels {
   // products at these points; of units that are blocks where run.sums is null, else thirds of their points
   void (*tap_products)(const TapRun& run, int64_t first_unit, int64_t end_unit);
   void (*tap_results)(const TapRun& run, int64_t first_block, int64_t end_block);
+  // rows of the source, of all images; scratch for 2 * lanes * input channels
+  void (*up_convolve)(const UpConvolution& work, int64_t first_row, int64_t end_row, float* scratch);
 };
 
 const Kernels* plain_kernels();

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import crop_concat, distances, drawing, elastic_warp, junctions, losses
+from tests.fuzz import convolutions, crop_concat, distances, drawing, elastic_warp, junctions, losses
 from unet_fast.ops import _backends, _record
 
 
@@ -38,7 +38,7 @@ def samples(name: str) -> Op:
 
 def _find(name: str) -> Op:
     """``<name>_cases()`` and ``check_<name>`` of one of the files here, else the samples of the record."""
-    for module in (crop_concat, distances, elastic_warp, junctions, losses):
+    for module in (convolutions, crop_concat, distances, elastic_warp, junctions, losses):
         if hasattr(module, f"check_{name}"):
             return Op(getattr(module, f"{name}_cases")(), getattr(module, f"check_{name}"))
     return samples(name)

@@ -14,6 +14,7 @@ from unet_fast.nn.crop_concat import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
+from unet_fast.ops.conv3x3 import conv3x3_pool
 
 PADDINGS = ("valid", "same")
 NORMS = ("batch", "instance", "group")
@@ -82,6 +83,29 @@ class ConvBlock(nn.Sequential):
         # the CPU's convolution adds the bias for nothing; on a GPU it would add it in a pass of its own
         x = self._run(x, len(self) - 2, fusion)
         return nn.functional.conv2d(x, _kernel(last), None, padding=int(last.padding[0])), last.bias
+
+    def pooled(
+        self, x: Tensor, fusion: Fusion, skip_size: Sequence[int] | None, up_channels: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """The max-pool of the output and its crop, see :func:`relu_pool_skip`, by the operator that convolves as well.
+
+        None where there is no such operator: on a GPU, and while gradients are recorded.
+        """
+        index = len(self) - (2 if isinstance(self[-2], nn.Conv2d) else 3)
+        last, norm = self[index], self[-2]
+        if x.is_cuda or torch.is_grad_enabled() or not (fusion.convolutions and fusible_convolution(last)):
+            return None
+        weight, bias = last.weight, last.bias
+        if norm is not last:
+            if not can_fold(norm, last):
+                return None
+            weight, bias = folded(norm, last)
+        x = self._run(x, index, fusion)
+        joined = conv3x3_pool(x, weight, bias, int(last.padding[0]), skip_size, up_channels)
+        if joined is not None:
+            return joined
+        x = _convolve(x, last, weight, bias, False)
+        return relu_pool_skip(x, None, skip_size=skip_size, up_channels=up_channels)
 
     def _run(self, x: Tensor, count: int, fusion: Fusion) -> Tensor:
         """The first ``count`` layers, each convolution with what can follow it in one operator."""
@@ -201,6 +225,10 @@ def run_and_pool(
     ):
         skip = block(x, fusion)
         return skip, pool(skip)
+    joined = block.pooled(x, fusion, skip_size, up_channels)
+    if joined is not None:
+        pooled, buffer = joined
+        return SkipBuffer(buffer) if up_channels else buffer, pooled
     x, bias = block.before_relu(x, fusion)
     pooled, buffer = relu_pool_skip(x, bias, skip_size=skip_size, up_channels=up_channels)
     return SkipBuffer(buffer) if up_channels else buffer, pooled

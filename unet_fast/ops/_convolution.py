@@ -7,8 +7,10 @@ that was measured to be the faster for the channels and the size.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -108,3 +110,38 @@ def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor |
         made = torch.ops.unet_fast.conv3x3_weights(weight, channels)
     _kept[weight] = (state, made)
     return made
+
+
+LEVELS = ("plain C++", "AVX2", "AVX-512")  # of csrc/cpu/winograd.h
+
+
+def level() -> str:
+    """The instruction set of Winograd's form on this processor; UNET_FAST_CPU_LEVEL=plain|avx2|avx512 limits it."""
+    return LEVELS[int(torch.ops.unet_fast.conv3x3_weights(torch.zeros(1, 1, 3, 3), [1])[0])]
+
+
+@functools.cache
+def step_times() -> dict[torch.dtype, float]:
+    """Seconds of one 3x3 layer, forward and backward, in float32 and in bfloat16, the best of five each.
+
+    Which is faster depends on the processor: with units for bfloat16 matrices (AMX) torch's direct form in bfloat16,
+    without them Winograd's form in float32. Measured once a process, in some tens of milliseconds.
+    """
+    from unet_fast.ops.conv3x3 import conv3x3
+
+    times: dict[torch.dtype, float] = {}
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        operands = {
+            dtype: (
+                torch.ones(1, 64, 48, 48, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_(),
+                torch.ones(64, 64, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_(),
+            )
+            for dtype in (torch.float32, torch.bfloat16)
+        }
+        for _ in range(6):  # the first of which allocates
+            for dtype, (x, weight) in operands.items():
+                began = time.perf_counter()
+                out = conv3x3(x, weight, padding=1, activation="relu")
+                torch.autograd.grad(out, (x, weight), out.detach())
+                times[dtype] = min(time.perf_counter() - began, times.get(dtype, math.inf))
+    return times

@@ -113,6 +113,50 @@ def run(
     return torch.ops.unet_fast.conv3x3(maps, weight, bias, kept, padding, ACTIVATIONS[activation], slope)
 
 
+def conv3x3_pool(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    padding: int,
+    skip_size: Sequence[int] | None,
+    up_channels: int,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A convolution and :func:`unet_fast.ops.relu_pool_skip` behind it in one operator, whose full map is never written.
+
+    None where gradients are recorded, or where the two apart are the way: other layouts, sizes that are too small.
+    """
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    height, width = (size + 2 * padding - 2 for size in x.shape[2:])
+    if recorded or min(height, width) < 2 or not _tensors.is_channels_last(x) or _tensors.autocast_dtype(x) is not None:
+        return None
+    if not _convolution.by_winograd([x], weight, padding):
+        return None
+    kept = _convolution.transformed(weight, [x.shape[1]])
+    size = (height, width) if skip_size is None else tuple(skip_size)
+    result: tuple[torch.Tensor, torch.Tensor] = torch.ops.unet_fast.conv3x3_pool(
+        [x], weight, bias, kept, padding, size, up_channels
+    )
+    return result
+
+
+def _fake_pool(
+    inputs: list[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    transformed: torch.Tensor | None,
+    padding: int,
+    skip_size: list[int],
+    up_channels: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n, _, height, width = inputs[0].shape
+    channels, layout = weight.shape[0], _tensors.dense_format(inputs[0])
+    half = ((height + 2 * padding - 2) // 2, (width + 2 * padding - 2) // 2)
+    return (
+        _tensors.new(weight, (n, channels, *half), layout=layout),
+        _tensors.new(weight, (n, channels + up_channels, *skip_size), layout=layout),
+    )
+
+
 def _fake(
     inputs: list[torch.Tensor],
     weight: torch.Tensor,
@@ -247,6 +291,11 @@ _record.register(
                 flops=_flops_backward,
             ),
             _record.Operator("conv3x3_weights(Tensor weight, SymInt[] channels) -> Tensor", _fake_weights),
+            _record.Operator(
+                "conv3x3_pool(Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? transformed, SymInt padding, "
+                "SymInt[] skip_size, SymInt up_channels) -> (Tensor pooled, Tensor buffer)",
+                _fake_pool,
+            ),
             _record.Operator("fingerprint(Tensor[] tensors) -> Tensor", _fake_fingerprint),
         ),
         sample=lambda d, n, h, w: (

@@ -10,7 +10,7 @@ import torch
 
 from unet_fast import models
 from unet_fast.errors import InputError
-from unet_fast.train.config import TrainConfig, fast_bfloat16, resolve_device
+from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason, resolve_device
 
 if TYPE_CHECKING:
     from unet_fast.recipes import Recipe
@@ -129,5 +129,5 @@ def describe(config: TrainConfig, training: int, validation: int) -> str:
         f"training {model['name']}{' (' + ', '.join(details) + ')' if details else ''} on "
         f"{training} images, validating on {validation}, for {budget} on {config.device}: tiles of {config.tile} px, "
         f"batch {config.batch_size}, {config.loss}, {config.optimizer} {config.learning_rate:g}, "
-        f"{'bfloat16' if config.amp else 'float32'}"
+        f"{'bfloat16' if config.amp else 'float32'}{precision_reason(torch.device(config.device))}"
     )

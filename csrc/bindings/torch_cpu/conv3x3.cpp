@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bindings/tensor.h"
+#include "common/crop.h"
 #include "cpu/winograd.h"
 
 namespace uf::bindings {
@@ -112,27 +113,61 @@ bool fits(const Tensor& transformed, const Tensor& weight, const std::vector<int
          *static_cast<const float*>(transformed.const_data_ptr()) == static_cast<float>(level);
 }
 
-Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight_in, std::optional<Tensor> bias_in,
+// A convolution of maps to weight.size(0) channels; the targets are up to the caller.
+struct Call {
+  std::vector<int64_t> channels;
+  std::vector<Tensor> maps;
+  Tensor weight;
+  std::optional<Tensor> bias;
+  winograd::Convolution work;
+
+  Call(const std::vector<Tensor>& inputs, const Tensor& weight_in, const std::optional<Tensor>& bias_in, int64_t padding,
+       int64_t activation, double slope)
+      : channels(channels_of(inputs)), maps(all_innermost(inputs)),
+        weight(torch::stable::contiguous(weight_in, dense_format(weight_in))),
+        bias(dense_wide(bias_in, maps[0], weight_in.size(0), "conv3x3: bias")) {
+    check(weight, channels);
+    work = {{}, {}, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding, nullptr,
+            static_cast<Activation>(activation), static_cast<float>(slope)};
+    for (const Tensor& map : maps) work.sources.push_back(source_of(map));
+    work.bias = static_cast<const float*>(data_or_null(bias));
+  }
+
+  void run(const std::optional<Tensor>& transformed) const {
+    const Level level = winograd::best_level();
+    if (transformed.has_value() && fits(*transformed, weight, channels, level))
+      winograd::convolve(level, work, static_cast<const float*>(transformed->const_data_ptr()) + kHeader, torch_parallel());
+    else
+      winograd::convolve(level, work, taps_of(weight), torch_parallel());
+  }
+};
+
+Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight, std::optional<Tensor> bias,
                    std::optional<Tensor> transformed, int64_t padding, int64_t activation, double slope) {
-  const std::vector<int64_t> channels = channels_of(inputs);
-  check(weight_in, channels);
+  Call call(inputs, weight, bias, padding, activation, slope);
+  const Tensor out =
+      new_map(call.maps[0], {call.work.batch, weight.size(0), call.work.out_height(), call.work.out_width()});
+  call.work.targets.push_back(target_of(out));
+  if (out.numel() > 0) call.run(transformed);
+  return in_layout(out, dense_format(inputs[0]));
+}
+
+// With a ReLU: its 2x2 max-pool, and the centre of it in the first channels of a map with room for up_channels more.
+std::tuple<Tensor, Tensor> conv3x3_pool_cpu(std::vector<Tensor> inputs, const Tensor& weight, std::optional<Tensor> bias,
+                                            std::optional<Tensor> transformed, int64_t padding,
+                                            std::vector<int64_t> skip_size, int64_t up_channels) {
+  Call call(inputs, weight, bias, padding, static_cast<int64_t>(Activation::kRelu), 0);
+  const int64_t height = call.work.out_height(), width = call.work.out_width(), channels = weight.size(0);
+  const Tensor pooled = new_map(call.maps[0], {call.work.batch, channels, height / 2, width / 2});
+  const Tensor buffer = new_map(call.maps[0], {call.work.batch, channels + up_channels, skip_size[0], skip_size[1]});
+  winograd::PoolTargets pool = {target_of(pooled), target_of(buffer), crop_start(height, skip_size[0]),
+                                crop_start(width, skip_size[1]), skip_size[0], skip_size[1]};
+  pool.skip.channels = channels;
+  call.work.targets.push_back(pool.skip);
+  call.work.pool = &pool;
+  if (call.work.batch > 0) call.run(transformed);
   const MemoryFormat format = dense_format(inputs[0]);
-  const std::vector<Tensor> maps = all_innermost(inputs);
-  const Tensor weight = torch::stable::contiguous(weight_in, dense_format(weight_in));
-  const std::optional<Tensor> bias = dense_wide(bias_in, maps[0], weight.size(0), "conv3x3: bias");
-  winograd::Convolution work = {{}, {}, maps[0].size(0), maps[0].size(2), maps[0].size(3), padding, nullptr,
-                                static_cast<Activation>(activation), static_cast<float>(slope)};
-  const Tensor out = new_map(maps[0], {work.batch, weight.size(0), work.out_height(), work.out_width()});
-  if (out.numel() == 0) return in_layout(out, format);
-  for (const Tensor& map : maps) work.sources.push_back(source_of(map));
-  work.targets.push_back(target_of(out));
-  work.bias = static_cast<const float*>(data_or_null(bias));
-  const Level level = winograd::best_level();
-  if (transformed.has_value() && fits(*transformed, weight, channels, level))
-    winograd::convolve(level, work, static_cast<const float*>(transformed->const_data_ptr()) + kHeader, torch_parallel());
-  else
-    winograd::convolve(level, work, taps_of(weight), torch_parallel());
-  return in_layout(out, format);
+  return {in_layout(pooled, format), in_layout(buffer, format)};
 }
 
 // The gradients of the inputs, of the weight and of the bias; those that are not wanted are empty.
@@ -191,6 +226,7 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
 
 STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
   m.impl("conv3x3", TORCH_BOX(&conv3x3_cpu));
+  m.impl("conv3x3_pool", TORCH_BOX(&conv3x3_pool_cpu));
   m.impl("fingerprint", TORCH_BOX(&fingerprint_cpu));
   m.impl("conv3x3_weights", TORCH_BOX(&conv3x3_weights_cpu));
   m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward_cpu));

@@ -9,6 +9,7 @@
 #include "bindings/up_conv_matrix.h"
 #include "common/crop.h"
 #include "cpu/copy_rows.h"
+#include "cpu/winograd.h"
 
 namespace uf::bindings {
 namespace {
@@ -24,6 +25,18 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
   if (x.numel() == 0) return;
   const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
+  if (call.channels_last && call.type == FloatType::kFloat32) {  // no product is stored
+    const auto* source = static_cast<const float*>(call.x.const_data_ptr());
+    winograd::up_convolve(
+        winograd::best_level(),
+        {{source, nullptr, call.in_channels, call.x.stride(0), call.x.stride(2), call.x.stride(3)},
+         {reinterpret_cast<float*>(first_channel(call, buffer)), call.channels, call.stride.batch, call.stride.y,
+          call.stride.x},
+         call.batch, call.height, call.width, static_cast<const float*>(call.weight.const_data_ptr()),
+         static_cast<const float*>(data_or_null(bias))},
+        torch_parallel());
+    return;
+  }
   const Tensor product = product_for(call);
   const Matrix w = weight_matrix(call, call.weight);
   const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
