@@ -25,7 +25,7 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
   if (x.numel() == 0) return;
   const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
-  if (call.channels_last && call.type == FloatType::kFloat32) {  // no product is stored
+  if (call.channels_last && call.type == DType::kFloat32) {  // no product is stored
     const auto* source = static_cast<const float*>(call.x.const_data_ptr());
     winograd::up_convolve(
         winograd::best_level(),
