@@ -57,7 +57,7 @@ def layer(suite: Suite, inputs: int, outputs: int, side: int) -> None:
             bound = partial(call, function, operands)
             timed.update(suite.options.ours("conv3x3", bound) if function is ours else {candidate: bound})
         with torch.set_grad_enabled(call is both):
-            suite.measure(f"{case}, {name}", timed, rounds=7)
+            suite.measure(f"{case}, {name}", timed, rounds=5)
 
 
 def engines(path: Path, image: np.ndarray) -> dict[str, Candidate]:
@@ -99,7 +99,23 @@ def network(suite: Suite, base: int, side: int) -> None:
                 "torch, channels-last": Candidate(partial(last, rows)),
                 **peers,
             }
-            suite.measure(f"U-Net, base {base}, {side}x{side}, forward", calls, rounds=5, images=1)
+            suite.measure(f"U-Net, base {base}, {side}x{side}, forward", calls, rounds=3, images=1)
+
+
+def layers(options: Options) -> None:
+    """The first result file."""
+    suite = Suite("conv3x3", options, picture=True)
+    for inputs, outputs, side in [(16, 16, 20)] if options.tiny else LAYERS[: 2 if options.quick else None]:
+        layer(suite, inputs, outputs, side)
+    suite.finish()
+
+
+def networks(options: Options) -> None:
+    """The second."""
+    suite = Suite("conv3x3_networks", options, picture=True)
+    for base, side in [(16, 188)] if options.tiny else NETWORKS[: 1 if options.quick else None]:
+        network(suite, base, side)
+    suite.finish()
 
 
 def main(options: Options) -> None:
@@ -108,12 +124,8 @@ def main(options: Options) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        suite = Suite("conv3x3", options, picture=True)
-        for inputs, outputs, side in [(16, 16, 20)] if options.tiny else LAYERS[: 2 if options.quick else None]:
-            layer(suite, inputs, outputs, side)
-        for base, side in [(16, 188)] if options.tiny else NETWORKS[: 1 if options.quick else None]:
-            network(suite, base, side)
-        suite.finish()
+        layers(options)
+        networks(options)
     finally:
         torch.set_num_threads(threads)
 
