@@ -95,6 +95,7 @@ def _trade(axes: Any, rows: list[Mapping[str, Any]], tiles: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     named: set[str] = set()
+    named_tiles = next(iter(lines))[:2]  # whose points carry the sizes of the tiles
     for (engine, precision, tile, threads), members in lines.items():
         members.sort(key=lambda row: row["batch"])
         x = [row["p50"] for row in members]
@@ -108,7 +109,7 @@ def _trade(axes: Any, rows: list[Mapping[str, Any]], tiles: list[int]) -> None:
         named.add(label)
         end = members[-1]
         suffix = f", {threads} thr." if len({row["threads"] for row in rows}) > 1 else ""
-        if engine == lines_first(lines) or len(lines) <= 4:
+        if (engine, precision) == named_tiles:
             axes.annotate(
                 f"tile {tile}{suffix}",
                 (x[0], y[0]),
@@ -139,11 +140,6 @@ def _trade(axes: Any, rows: list[Mapping[str, Any]], tiles: list[int]) -> None:
     axes.margins(0.18)
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
-
-
-def lines_first(lines: Mapping[tuple[Any, ...], Any]) -> str:
-    """The engine whose lines carry the names of the tiles."""
-    return str(next(iter(lines))[0])
 
 
 def _plain_ticks(axis: Any) -> None:
