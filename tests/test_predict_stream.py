@@ -269,6 +269,9 @@ def test_what_streams_refuse(files, rng):
         Stream(Predictor(net, preprocess=lambda image: image), pages, files / "o.tif")
     with pytest.raises(InputError, match="no pages"):
         Stream(Predictor(net), pages.select([]), files / "o.tif")
+    tifffile.imwrite(files / "b.tif", np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError, match=r"different sizes: a\[0\] and b"):
+        Stream(Predictor(net), Pages([files / "a.tif", files / "b.tif"]), files / "o.tif")
     with pytest.raises(InputError, match="end it in .tif"):
         targets.run(Stream(Predictor(net), pages, files / "o.png"), progress=False)
     bad = np.zeros((60, 60), np.float32)

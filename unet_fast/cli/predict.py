@@ -64,6 +64,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Segment images with a trained network."""
+    from unet_fast.predict.stream import identity_of
     from unet_fast.run import Run
 
     single = _is_one_file(out)
@@ -80,6 +81,7 @@ def predict(
 
         make = make_on(dask, run, device, options)
     chosen = _chosen_images(images, data, slices, predictor.tiles.in_channels)
+    identity = identity_of(predictor.tiles.model)  # what an earlier, killed run must have had for its parts to be used
     began = time.monotonic()
     if single:
         first = chosen.shape(0)
@@ -90,7 +92,7 @@ def predict(
                     "give --out a folder (a name without .tif) to write one an image"
                 )
         refuse_overwrite([out], chosen.files)
-        _write(predictor, chosen, out, make, progress=True)
+        _write(predictor, chosen, out, make, identity, progress=True)
         written = str(out)
     else:
         names = _file_names(chosen)
@@ -104,7 +106,7 @@ def predict(
                 raise InputError(
                     f"{out} does not tell {path.name} from another prediction by letter case; rename one image"
                 )
-            _write(predictor, chosen.select([index]), path, make, progress=False)
+            _write(predictor, chosen.select([index]), path, make, identity, progress=False)
             done.append(path)
         written = f"{out}/*.tif"
     say(f"wrote {written}: {output} of {len(chosen)} images, {(time.monotonic() - began) / len(chosen):.2f} s an image")
@@ -121,18 +123,17 @@ def _is_one_file(out: Path) -> bool:
     return is_one_file(out)
 
 
-def _write(predictor: Predictor, chosen: _Chosen, path: Path, make: Any, *, progress: bool) -> None:
+def _write(predictor: Predictor, chosen: _Chosen, path: Path, make: Any, identity: str, *, progress: bool) -> None:
     """Predict ``chosen``: files in windows, in bounded memory; images of a data set, which are in memory, one by one."""
     from unet_fast.data.pages import Pages
     from unet_fast.predict import targets
-    from unet_fast.predict.stream import Stream, identity_of
+    from unet_fast.predict.stream import Stream
 
     if not isinstance(chosen.pages, Pages):
         if make is not None:
             raise InputError("--dask works on files, which every worker can read: give --images instead of --data")
         predictor.write(chosen, path, progress=progress)
         return
-    identity = identity_of(predictor.tiles.model)
     stream = Stream(predictor, chosen.pages, path, identity=identity, shared=make is not None)
     left = len(stream.missing())
     if left < len(stream.groups):

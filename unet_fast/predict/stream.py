@@ -90,6 +90,11 @@ class Stream:
             raise InputError("there are no pages to predict; expected at least one image")
         self.predictor, self.pages, self.out = predictor, pages, out
         _, self.height, self.width = pages.shape(0)
+        for index in range(1, len(pages)):
+            if pages.shape(index)[1:] != (self.height, self.width):
+                raise InputError(
+                    f"images of different sizes: {pages.names[0]} and {pages.names[index]}; predict them one by one"
+                )
         self.rows, self.columns = predictor.tiles.plan(self.height, self.width)
         self.dtype = predictor.dtype((self.height, self.width))
         self.objects = predictor.output == "instances"
