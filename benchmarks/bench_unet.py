@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import unet_fast as uf
-from benchmarks.common import BATCHES, Candidate, Options, Suite, run
+from benchmarks.common import Candidate, Options, Suite, run
 from unet_fast.models.fusion import AUTO
 from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
 
@@ -49,11 +49,9 @@ def main(options: Options) -> None:
     suite = Suite("unet", options, picture=True)
     gpu = options.device == "cuda"
     cases = TINY if options.tiny else GPU if gpu else CPU
-    if gpu and options.batches != BATCHES:
-        cases = [case for case in cases if case[2] in options.batches]
     for case in cases if gpu else cases[: 1 if options.quick else None]:
         measure(suite, *case)
-    if gpu and 1 in options.batches:
+    if gpu and options.peers != "compiled":
         whole_image(suite)
     suite.finish()
 
@@ -61,7 +59,7 @@ def main(options: Options) -> None:
 def whole_image(suite: Suite) -> None:
     """The forward pass of one image of 512 x 512 with same padding, the size of a published yardstick."""
     nets, (x, _, _) = problem(64, 512, 1, suite.options.device, padding="same")
-    compare_forward(suite, "base 64 same padding, 1 x 512x512, bfloat16", nets, x, low=True, compiled=False)
+    compare_forward(suite, "base 64 same padding, 1 x 512x512, bfloat16", nets, x, low=True)
 
 
 def problem(
@@ -75,23 +73,19 @@ def problem(
     return nets, (x, target, torch.rand(batch, out, out, device=device) + 1)
 
 
-def candidates(suite: Suite, ours: Call, plain: Call, compiled: Call | None) -> dict[str, Candidate]:
-    """Every way to run a pass; those of one launch a pass only where there is a GPU."""
-    found = {"plain": Candidate(plain, capture=False)}
-    if compiled is not None:
-        found["plain, torch.compile"] = Candidate(compiled, capture=False)
-    found["ours"] = Candidate(ours, capture=False, role="ours")
-    if suite.options.device == "cuda":
-        found["plain, one graph"] = Candidate(plain)
-        if compiled is not None:
-            found["plain, torch.compile, one graph"] = Candidate(compiled)
-        found["ours, one graph"] = Candidate(ours, role="ours")
+def candidates(options: Options, ours: Call, plain: Call, compiled: Call) -> dict[str, Candidate]:
+    """Every way to run a pass that is asked for; those of one launch a pass only where there is a GPU."""
+    passes = {"plain": plain, "plain, torch.compile": compiled, "ours": ours}
+    if options.peers != "all":
+        del passes["plain" if options.peers == "compiled" else "plain, torch.compile"]
+    roles = {name: "ours" if name == "ours" else "peer" for name in passes}
+    found = {name: Candidate(call, capture=False, role=roles[name]) for name, call in passes.items()}
+    if options.device == "cuda":
+        found |= {f"{name}, one graph": Candidate(call, role=roles[name]) for name, call in passes.items()}
     return found
 
 
-def compare_forward(
-    suite: Suite, case: str, nets: dict[str, uf.UNet], x: Tensor, low: bool, compiled: bool = True
-) -> None:
+def compare_forward(suite: Suite, case: str, nets: dict[str, uf.UNet], x: Tensor, low: bool) -> None:
     """Check that both agree, then time them."""
     device = suite.options.device
 
@@ -103,8 +97,8 @@ def compare_forward(
     expected = forward(nets["plain"]).double()
     error = (forward(nets["ours"]).double() - expected).square().mean().sqrt()
     assert error <= NETWORK_LOW_PRECISION * expected.square().mean().sqrt(), "the networks differ"
-    fast = partial(forward, suite.options.compile(nets["plain"])) if compiled else None
-    calls = candidates(suite, partial(forward, nets["ours"]), partial(forward, nets["plain"]), fast)
+    passes = (partial(forward, net) for net in (nets["ours"], nets["plain"], suite.options.compile(nets["plain"])))
+    calls = candidates(suite.options, *passes)
     suite.measure(f"{case}, forward", calls, rounds=5, images=len(x), peaks=True)
 
 
@@ -138,7 +132,7 @@ def measure(suite: Suite, base: int, side: int, batch: int, low: bool) -> None:
         partial(step, nets["plain"], optimizers["plain"], plain),
         partial(step, nets["plain"], optimizers["plain"], suite.options.compile(plain)),
     )
-    suite.measure(f"{case}, training step", candidates(suite, *calls), rounds=5, images=batch, peaks=True)
+    suite.measure(f"{case}, training step", candidates(suite.options, *calls), rounds=5, images=batch, peaks=True)
 
 
 if __name__ == "__main__":

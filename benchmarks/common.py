@@ -44,6 +44,7 @@ class Options:
     tiny: bool = False  # to see that all runs: small images, one call, nothing compiled to machine code
     sizes: tuple[int, ...] = SIZES
     batches: tuple[int, ...] = BATCHES
+    peers: str = "all"  # of whole networks: "eager", "compiled", whose compilation takes most of the time, or "all"
 
     def grid(self, most_pixels: int) -> list[tuple[int, int]]:
         """The batches and sides of a sweep that stay below a number of pixels, small ones first."""
@@ -222,11 +223,12 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
     parser.add_argument("--tiny", action="store_true", help="small images and one call, to see that all runs")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the images in the sweeps")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images a call in the sweeps")
+    parser.add_argument("--peers", choices=("all", "eager", "compiled"), default="all", help="of whole networks")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
     sizes, batches = ((128,), (1,)) if given.tiny else (tuple(given.sizes), tuple(given.batches))
-    return given.names, Options(given.device, given.quick or given.tiny, given.tiny, sizes, batches)
+    return given.names, Options(given.device, given.quick or given.tiny, given.tiny, sizes, batches, given.peers)
 
 
 @cache

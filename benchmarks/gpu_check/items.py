@@ -40,12 +40,12 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
-        bench("unet", 55, *(() if tiny else ("--batches", "8"))),
-        bench("unet", 45, *(() if tiny else ("--batches", "1")), label="unet_1"),
-        bench("train", 40),
-        Item("profile", (python, "-m", f"{module}.profile", *scale), 15),
+        bench("unet", 35, "--peers", "eager"),
+        bench("train", 55),
+        bench("unet", 50, "--peers", "compiled", label="unet_compiled"),
+        Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
         bench("junctions", 35),
-        *(bench(name, 18, *sweep) for name in OPERATORS),
+        *(bench(name, 17, *sweep) for name in OPERATORS),
         *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 60),
     ]
     if not tiny:  # where the caller is such a test itself
@@ -59,6 +59,8 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
             *plugins,
             "-m",
             "device",
+            "--place",
+            device,
             "--continue-on-collection-errors",
             *processes,
             "tests",
@@ -86,7 +88,7 @@ def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[
         Item(
             name,
             (*command, "--jobs", str(jobs)),
-            30 if backend == "triton" else 20,
+            28 if backend == "triton" else 20,
             {"UNET_FAST_BACKEND": backend},
             ("hypothesis",),
         )
@@ -109,7 +111,7 @@ def sanitizers(device: str) -> list[Item]:
         Item(
             tool,
             (*checker, tool, sys.executable, "-c", few),
-            25 if tool == "memcheck" else 22,
+            28 if tool == "memcheck" else 22,
             plain if tool == "memcheck" else backend,
             needs,
         )
