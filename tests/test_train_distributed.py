@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
 
 import unet_fast as uf
 from unet_fast import data
@@ -133,15 +134,18 @@ def test_the_configuration_says_how_many(files, tmp_path):
         uf.train.train(config, pair, None, tmp_path, progress=False)
 
 
-def loss_of_halves(rank: int, port: int, out: str) -> None:
+def loss_of_halves(rank: int, port: int, out: str, engine: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=2)
     net, images, target, weight = example()
     part = slice(rank, rank + 1)
-    ddp = torch.nn.parallel.DistributedDataParallel(net)
-    ddp(images[part], target[part], weight[part]).backward()
+    wrapped = torch.nn.parallel.DistributedDataParallel(net) if engine == "ddp" else fully_shard(net)
+    wrapped(images[part], target[part], weight[part]).backward()
+    grads = [parameter.grad for parameter in net.parameters()]
+    if engine == "fsdp2":
+        grads = [grad.full_tensor() for grad in grads]
     if rank == 0:
-        torch.save([parameter.grad for parameter in net.parameters()], out)
+        torch.save(grads, out)
     dist.destroy_process_group()
 
 
@@ -151,12 +155,13 @@ def example() -> tuple[uf.UNet, torch.Tensor, torch.Tensor, torch.Tensor]:
     return net, torch.randn(2, 1, 16, 16), torch.randint(0, 2, (2, 16, 16)), torch.rand(2, 16, 16)
 
 
-def test_a_call_with_a_target_is_what_ddp_synchronises(tmp_path):
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_a_call_with_a_target_is_what_is_synchronised(tmp_path, engine):
     net, images, target, weight = example()
     loss = net(images, target, weight)
     assert torch.equal(loss, net.loss(images, target, weight))
     loss.backward()
-    port = 20000 + os.getpid() % 20000
-    torch.multiprocessing.spawn(loss_of_halves, (port, str(tmp_path / "g.pt")), nprocs=2)
+    port = 20000 + (os.getpid() + len(engine)) % 20000
+    torch.multiprocessing.spawn(loss_of_halves, (port, str(tmp_path / "g.pt"), engine), nprocs=2)
     for got, parameter in zip(torch.load(tmp_path / "g.pt"), net.parameters(), strict=True):
         torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)

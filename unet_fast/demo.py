@@ -50,6 +50,8 @@ def run_demo(out: Path, *, minutes: float, device: str, seed: int, announce: Cal
     fitting, validation = train.hold_out(pair, held_out)
     announce(train.describe(config, TRAINING, VALIDATION))
     summary = train.train(config, fitting, validation, run, announce=announce)
+    if summary.interrupted:
+        raise KeyboardInterrupt  # the next demo starts anew
     announce(f"{summary.steps} steps in {summary.seconds:.0f} s, last loss {summary.loss:.4f}")
     prediction = folder / "prediction.tif"
     Run.load(run, device).predictor(tile=max(config.tile, *SIZE)).write(data.read_images(test_images), prediction)

@@ -278,8 +278,9 @@ def compare(
     fitting, held_out = source.split(validation, test)
     if held_out is None:
         raise InputError("compare needs validation images; give --val, such as --val 0")
-    compare_models(
-        [name.strip() for name in models.split(",") if name.strip()],
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    rows = compare_models(
+        names,
         fitting,
         held_out,
         out,
@@ -294,3 +295,5 @@ def compare(
         announce=say,
     )
     say(f"wrote {out}: compare.csv, compare.json, compare.png and a run folder for each network")
+    if len(rows) < len(names):
+        raise typer.Exit(130)  # interrupted
