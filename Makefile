@@ -5,6 +5,7 @@
 # make family DATA=DIR   train every system of the sources on public images for a fixed number of steps, write its table
 # make build   compile what changed in csrc
 # make fuzz    10,000 random cases of every op against independent truths (FUZZ_CASES=..., SEED=..., OPS="weight_map ...")
+# make torture   kills, damage, full disks, hostile files and settings, counted: about an hour (TORTURE="signals --scale 0.1" for some)
 # make sanitize   the ops' tests on CPU kernels built with AddressSanitizer and UBSan, the NumPy module's threads with TSan
 # make cuda-check   compile the CUDA kernels for every architecture (nvcc, no GPU); fails on register spills
 # make gpu-check   on a machine with a GPU: build, test, sanitize, benchmark with $(PYTHON) as it is; below 9 minutes
@@ -20,10 +21,10 @@ SOURCES := setup.py $(shell find csrc -type f)
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint fuzz sanitize cuda-check gpu-check bench docs family clean
+.PHONY: help demo test install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
 
 help:
-	@sed -n '1,11p' Makefile
+	@sed -n '1,12p' Makefile
 
 # Made once, and again when the packaging changes. Torch comes first, because the build needs it.
 $(VENV)/.installed: pyproject.toml Makefile
@@ -66,6 +67,9 @@ test: build lint
 
 fuzz: build $(VENV)/.tested
 	$(PY) -m tests.fuzz $(OPS) --cases $(FUZZ_CASES) --seed $(SEED) --jobs $(JOBS)
+
+torture: build $(VENV)/.tested
+	$(PY) -m tests.torture --seed $(SEED) $(TORTURE)
 
 sanitize: $(VENV)/.tested
 	MAX_JOBS=$(JOBS) $(PY) csrc/cpu/sanitize.py $(SANITIZE)

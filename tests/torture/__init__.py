@@ -1,0 +1,1 @@
+"""Kills, damage, full disks and hostile files, counted: ``python -m tests.torture``."""
