@@ -142,7 +142,7 @@ def test_a_pipe_is_no_image_and_no_network(trained: Path, tmp_path: Path) -> Non
     assert "model.safetensors is a pipe" in said
 
 
-@pytest.mark.parametrize("suffix", [".png", ".npy", ".zarr"])
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
 def test_a_folder_may_have_a_dot_but_no_other_format(trained: Path, tmp_path: Path, suffix: str) -> None:
     said = told("predict", trained / "run", "--images", trained / "i.tif", "--out", tmp_path / f"p{suffix}", fails=True)
     assert "predictions are written as TIFF" in said

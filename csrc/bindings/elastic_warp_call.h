@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "bindings/shape_checks.h"
 #include "bindings/tensor.h"
 #include "common/warp_types.h"
 
@@ -44,6 +45,8 @@ struct WarpImagesCall {
 
   WarpImagesCall(const std::vector<Tensor>& inputs, const std::vector<int64_t>& output_size,
                  const std::vector<int64_t>& interpolation, const std::vector<double>& fill) {
+    checks::warp_images(inputs, interpolation, true);
+    checks::warp_outputs(inputs.size(), output_size, fill);
     for (size_t i = 0; i < inputs.size(); ++i) {
       const Tensor& input = inputs[i];
       const std::vector<int64_t> stride = strides(input);
@@ -58,6 +61,7 @@ struct WarpImagesCall {
       image.type = dtype_of(input);
       image.element_size = static_cast<int64_t>(input.element_size());
       image.interpolation = static_cast<Interpolation>(interpolation[i]);
+      STD_TORCH_CHECK(is_floating(image.type) || interpolation[i] == 0, "elastic_warp: integers are not interpolated");
       image.fill = fill[i];
       wide = wide || image.type == DType::kFloat64;
       images.push_back(image);

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "bindings/shape_checks.h"
 #include "bindings/tensor.h"
 #include "common/junction_types.h"
 
@@ -26,6 +27,9 @@ struct ReluPoolSkipCall {
 inline ReluPoolSkipCall relu_pool_skip_call(const Tensor& x, const std::optional<Tensor>& bias,
                                             const std::vector<int64_t>& skip_size, int64_t up_channels,
                                             bool want_code) {
+  checks::rank(x, 4, 4, "relu_pool_skip: x");
+  checks::sides(skip_size, 1, x.size(2), x.size(3), "relu_pool_skip: skip_size");
+  STD_TORCH_CHECK(up_channels >= 0, "relu_pool_skip: up_channels is ", up_channels);
   ReluPoolSkipCall call;
   const bool last = is_channels_last(x);
   const MemoryFormat format = dense_format(last);
@@ -54,6 +58,23 @@ inline ReluPoolSkipBackwardCall relu_pool_skip_backward_call(const Tensor& code,
                                                              const std::optional<Tensor>& grad_buffer,
                                                              const std::vector<int64_t>& size) {
   STD_TORCH_CHECK(grad_pooled.has_value() || grad_buffer.has_value(), "relu_pool_skip_backward: no gradient was given");
+  checks::rank(code, 4, 4, "relu_pool_skip_backward: code");
+  checks::sides(size, 1, checks::kLargestSide, checks::kLargestSide, "relu_pool_skip_backward: size");
+  STD_TORCH_CHECK(code.scalar_type() == ScalarType::Byte && code.size(2) == (size[0] + 1) / 2 &&
+                      code.size(3) == (size[1] + 1) / 2,
+                  "relu_pool_skip_backward: code must be uint8, one number for each 2 x 2 pixels of size");
+  for (const std::optional<Tensor>* grad : {&grad_pooled, &grad_buffer}) {
+    if (!grad->has_value()) continue;
+    checks::rank(**grad, 4, 4, "relu_pool_skip_backward: a gradient");
+    STD_TORCH_CHECK((*grad)->size(0) == code.size(0), "relu_pool_skip_backward: another batch size");
+  }
+  STD_TORCH_CHECK(!grad_pooled.has_value() || (grad_pooled->size(1) == code.size(1) && grad_pooled->size(2) == size[0] / 2 &&
+                                               grad_pooled->size(3) == size[1] / 2),
+                  "relu_pool_skip_backward: grad_pooled does not fit");
+  STD_TORCH_CHECK(!grad_buffer.has_value() || (grad_buffer->size(1) >= code.size(1) && grad_buffer->size(2) >= 1 &&
+                                               grad_buffer->size(3) >= 1 && grad_buffer->size(2) <= size[0] &&
+                                               grad_buffer->size(3) <= size[1]),
+                  "relu_pool_skip_backward: grad_buffer does not fit");
   ReluPoolSkipBackwardCall call;
   const Tensor& like = grad_pooled.has_value() ? *grad_pooled : *grad_buffer;
   const bool last = is_channels_last(code);
@@ -91,6 +112,9 @@ struct UpConvCall {
 };
 
 inline UpConvCall up_conv_call(const Tensor& x, const Tensor& weight, const Tensor& image, const char* op) {
+  checks::rank(x, 4, 4, op);
+  checks::rank(weight, 4, 4, op);
+  checks::rank(image, 4, 4, op);
   UpConvCall call;
   call.type = floating_dtype(image, op);
   call.channels_last = is_channels_last(image);

@@ -1,6 +1,7 @@
 // From tensors to the shape, pointers and outputs of weighted_cross_entropy, for the kernels of every device.
 #pragma once
 
+#include "bindings/shape_checks.h"
 #include "bindings/tensor.h"
 #include "common/cross_entropy_types.h"
 
@@ -21,6 +22,7 @@ struct CrossEntropyCall {
 inline CrossEntropyCall cross_entropy_call(const Tensor& logits_in, const Tensor& target_in,
                                            const std::optional<Tensor>& weight_in, int64_t ignore_index,
                                            int64_t reduction, bool want_grad) {
+  checks::cross_entropy(logits_in, reduction, "weighted_cross_entropy");
   CrossEntropyCall call;
   const bool even = logits_in.numel() == 0 || even_step(logits_in) != 0;
   const MemoryFormat format = dense_format(logits_in);
@@ -71,6 +73,8 @@ struct CrossEntropyBackwardCall {
 };
 
 inline CrossEntropyBackwardCall cross_entropy_backward_call(const Tensor& grad_output_in, const Tensor& grad_in) {
+  checks::cross_entropy(grad_in, 0, "weighted_cross_entropy_backward");
+  checks::loss_gradient(grad_output_in, grad_in);
   CrossEntropyBackwardCall call;
   const MemoryFormat format = dense_format(grad_in);
   call.grad = torch::stable::contiguous(grad_in, format);

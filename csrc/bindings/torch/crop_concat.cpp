@@ -1,6 +1,7 @@
 #include "common/crop_concat.h"
 
 #include "bindings/device.h"
+#include "bindings/shape_checks.h"
 
 namespace uf::bindings {
 namespace {
@@ -28,6 +29,7 @@ CropConcatShape shape_of(const std::vector<int64_t>& skip, const Tensor& up, boo
 Tensor readable(const Tensor& tensor, bool channels_last) { return kOnGpu ? tensor : innermost_dense(tensor, channels_last); }
 
 Tensor crop_concat(const Tensor& skip_in, const Tensor& up_in) {
+  checks::crop(skip_in, up_in, "crop_concat");
   const Device device(up_in);
   const bool last = is_channels_last(up_in) && (is_channels_last(skip_in) || skip_in.size(1) == 1);
   const Tensor skip = readable(skip_in, last), up = readable(up_in, last);
@@ -43,6 +45,7 @@ Tensor crop_concat(const Tensor& skip_in, const Tensor& up_in) {
 }
 
 Tensor crop_concat_backward(const Tensor& grad_in, int64_t skip_channels, std::vector<int64_t> skip_size) {
+  checks::crop_backward(grad_in, skip_channels, skip_size, "crop_concat_backward");
   const Device device(grad_in);
   const bool last = is_channels_last(grad_in);
   const Tensor grad = readable(grad_in, last);

@@ -8,6 +8,7 @@ namespace uf::bindings {
 namespace {
 
 void apply(const Tensor& x, const std::optional<Tensor>& bias_in, const Tensor& out) {
+  checks::rank(x, 2, 5, "bias_relu: x");
   const std::optional<Tensor> bias = dense_wide(bias_in, x, x.size(1), "bias_relu: bias");
   bias_relu(bias_relu_shape(x), floating_dtype(x, "bias_relu"), x.const_data_ptr(), data_or_null(bias),
             out.mutable_data_ptr(), torch_parallel());
@@ -33,6 +34,9 @@ void bias_relu_in_place(const Tensor& x, const std::optional<Tensor>& bias) {
 }
 
 std::tuple<Tensor, Tensor> bias_relu_gradients(const Tensor& grad_in, const Tensor& out_in, bool want_bias) {
+  checks::rank(out_in, 2, 5, "bias_relu_backward: out");
+  checks::same_shape(grad_in, out_in, "bias_relu_backward");
+  checks::same_dtype(grad_in, out_in, "bias_relu_backward");
   const MemoryFormat format = dense_format(out_in);
   const Tensor grad = torch::stable::contiguous(grad_in, format), out = torch::stable::contiguous(out_in, format);
   const Tensor grad_x = new_tensor(grad, sizes(grad), std::nullopt, format);

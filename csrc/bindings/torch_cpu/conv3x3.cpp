@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "bindings/shape_checks.h"
 #include "bindings/tensor.h"
 #include "common/crop.h"
 #include "cpu/winograd.h"
@@ -174,6 +175,7 @@ std::tuple<Tensor, Tensor> conv3x3_pool_cpu(std::vector<Tensor> inputs, const Te
 std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tensor> inputs, const Tensor& weight_in,
                                          std::optional<Tensor> out_in, int64_t padding, double slope, bool want_inputs,
                                          bool want_weight, bool want_bias) {
+  checks::conv3x3_backward(grad_in, inputs, weight_in, out_in, padding);
   const std::vector<int64_t> channels = channels_of(inputs);
   check(weight_in, channels);
   const Tensor weight = torch::stable::contiguous(weight_in, dense_format(weight_in));

@@ -10,6 +10,7 @@ std::vector<Tensor> elastic_warp_cpu(std::vector<Tensor> inputs, const Tensor& d
                                      std::vector<int64_t> interpolation, std::vector<double> fill, int64_t field,
                                      int64_t padding) {
   const WarpImagesCall call(inputs, output_size, interpolation, fill);
+  checks::warp_frame(inputs[0].size(0), inputs[0].size(2), inputs[0].size(3), displacement, matrix, field, padding);
   const WarpFrameCall frame(inputs[0].size(2), inputs[0].size(3), displacement, matrix, field, padding, call.wide);
   elastic_warp(frame.frame, call.images.data(), static_cast<int>(call.images.size()), torch_parallel());
   return call.outputs;
@@ -19,6 +20,9 @@ std::vector<Tensor> elastic_warp_backward_cpu(std::vector<Tensor> grads, const T
                                               std::optional<Tensor> matrix, std::vector<int64_t> input_size,
                                               std::vector<int64_t> interpolation, int64_t field, int64_t padding,
                                               bool /* deterministic: it always is */) {
+  checks::warp_images(grads, interpolation, false);
+  checks::sides(input_size, 1, checks::kLargestSide, checks::kLargestSide, "elastic_warp_backward: input_size");
+  checks::warp_frame(grads[0].size(0), input_size[0], input_size[1], displacement, matrix, field, padding);
   const int64_t height = input_size[0], width = input_size[1];
   std::vector<Tensor> results;
   std::vector<WarpGradient> gradients;

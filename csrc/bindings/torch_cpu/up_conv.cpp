@@ -22,6 +22,7 @@ void multiply(const Matrix& a, const Matrix& b, const Matrix& out) {
 Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
 
 void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
+  checks::no_overlap(buffer, "up_conv_into: buffer");
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
   if (x.numel() == 0) return;
   const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
@@ -116,6 +117,10 @@ void copy_crop(const Tensor& skip_in, const Tensor& out) {
 }
 
 Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, const Tensor& skip) {
+  for (const Tensor* tensor : {&x, &weight, &skip}) checks::rank(*tensor, 4, 4, "up_conv_crop_concat: a tensor");
+  checks::same_dtype(x, skip, "up_conv_crop_concat");
+  STD_TORCH_CHECK(skip.size(0) == x.size(0) && skip.size(2) >= 2 * x.size(2) && skip.size(3) >= 2 * x.size(3),
+                  "up_conv_crop_concat: skip must have the batch of x, and at least twice its height and width");
   const Tensor out = new_tensor(x, {x.size(0), skip.size(1) + weight.size(1), 2 * x.size(2), 2 * x.size(3)},
                                 std::nullopt, dense_format(is_channels_last(x)));
   if (out.numel() == 0) return out;

@@ -1,5 +1,6 @@
 #include "cpu/weight_map.h"
 
+#include "bindings/shape_checks.h"
 #include "bindings/torch_cpu/distance_common.h"
 
 namespace uf::bindings {
@@ -7,6 +8,7 @@ namespace {
 
 Tensor weight_map_cpu(const Tensor& instances_in, double w0, double sigma, std::optional<Tensor> class_weights,
                       bool balanced, bool inside) {
+  checks::weight_map(w0, sigma);
   const Tensor instances = torch::stable::contiguous(instances_in);
   STD_TORCH_CHECK(instances.dim() == 3, "instances must have the shape (N, H, W)");
   const DistanceGrid grid = distance_grid(instances, {1.0, 1.0});
