@@ -38,6 +38,7 @@ def main() -> None:
             runs_=max(4, round(100 * options.scale)),
             damaged=max(10, round(500 * options.scale)),
             files=max(20, round(2000 * options.scale)),
+            full=max(3, round(100 * options.scale)),
             hostile=max(10, round(60 * options.scale)),
         )
         unknown = set(options.names) - set(every)

@@ -161,10 +161,11 @@ def _alone(path: Path, data: bytes) -> tuple[str, str]:
     return end.value[0] if end.word == GOOD else (end.word, f"{end.word} {end.value}")
 
 
-def disks(rng: np.random.Generator, folder: Path) -> Counts:
+def disks(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
     """A disk that is full at every file in turn: one line, the old files whole, and the run goes on exactly.
 
-    The limit is that of the size of any file, just below each file that a run writes; the system then refuses the write.
+    The limit is that of the size of any file, just below each file that a run writes, or at half of it (``cases`` of these
+    limits); the system then refuses the write.
     """
     counts = Counts("full disks")
     end = attempt(lambda: runs.go(folder / "whole", steps=20).steps, seconds=300)
@@ -173,7 +174,7 @@ def disks(rng: np.random.Generator, folder: Path) -> Counts:
     sizes = sorted({file.stat().st_size for file in (folder / "whole").iterdir()})
     limits = sorted({0, 1, *(size - 1 for size in sizes), *(size // 2 for size in sizes)})
     run = folder / "run"
-    for limit in limits:
+    for limit in rng.permutation(limits)[:cases].tolist():
         shutil.rmtree(run, ignore_errors=True)
         end = attempt(lambda: runs.go(run, resume=True, steps=20).steps, seconds=120, file_bytes=limit)
         if end.word not in (GOOD, REFUSED):
@@ -267,6 +268,6 @@ def campaigns(
         "signals": lambda: [signals(runs_, rng, places["signals"])],
         "weights": lambda: [weights(damaged, rng, places["weights"])],
         "images": lambda: images(files, rng, places["images"]),
-        "disks": lambda: [disks(rng, places["disks"])],
+        "disks": lambda: [disks(full, rng, places["disks"])],
         "settings": lambda: [settings(hostile, rng, places["settings"])],
     }
