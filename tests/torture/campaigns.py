@@ -258,7 +258,7 @@ def settings(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
 
 
 def campaigns(
-    rng: np.random.Generator, folder: Path, *, runs_: int, damaged: int, files: int, hostile: int
+    rng: np.random.Generator, folder: Path, *, runs_: int, damaged: int, files: int, full: int, hostile: int
 ) -> dict[str, Callable[[], list[Counts]]]:
     """Every campaign by its name, with so many cases each."""
     places = {name: folder / name for name in ("signals", "weights", "images", "disks", "settings")}
