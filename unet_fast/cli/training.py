@@ -156,7 +156,7 @@ def train(
             if val is not None and sorted(source.held_out(val, chosen)[0]) != sorted(validation):
                 raise InputError(
                     f"--val is {val}, but the run in {out} holds out {validation or 'no images'}, which cannot be changed when it "
-                    "goes on; leave it out, or choose another --out"
+                    "is resumed; leave it out, or choose another --out"
                 )
         fitting, held_out = source.split(validation, test)
         if epochs is None and chosen is not None and minutes is None and steps is None and config is None:

@@ -16,7 +16,7 @@ from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
 def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """ReLU of a map plus one number a channel.
+    """Add a bias to each channel of a map and apply the ReLU.
 
     Args:
         x: (N, C, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16, contiguous or
@@ -28,8 +28,8 @@ def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor
         only the output is kept for it; one pass over it and the incoming gradient gives the gradients of ``x`` and
         ``bias``. Second derivatives raise; ``unet_fast.reference.bias_relu`` has them.
 
-    :func:`conv_bias_relu` does the same in place of a convolution's output, which autograd allows there, as nobody else
-    sees it.
+    :func:`conv_bias_relu` does the same in place, in the output of a convolution, which autograd allows because nothing
+    else uses that output.
 
     Raises:
         InputError: a rank, device or channel count that does not fit; a second derivative.

@@ -76,7 +76,7 @@ def elastic_warp(
             that are warped by the same field. float32, float64, float16, bfloat16, or (with "nearest" only) uint8,
             int8, int16, int32, int64, bool. Any strides.
         displacement: (N, 2, gh, gw), pixels along y, then x, at gh x gw control points; a field for each sample.
-            Floating dtype. A constant: it may not require gradients (the reference has them).
+            Floating dtype. A constant: it must not require gradients (the reference computes them).
         matrix: (N, 2, 3) or None for the identity; maps output pixels to input pixels, order y, x, relative to the
             centre of the image. Floating, a constant too.
         output_size: None for (H, W), a side, (h, w), or a sequence with one of these for each input; two integers are
@@ -94,7 +94,7 @@ def elastic_warp(
         padding: what lies outside the input: "mirror" (``c b | a b c | b a``, repeated as often as needed), "zeros"
             (the value ``fill``) or "nearest" (the border pixel). A NaN coordinate reads row or column 0, or ``fill``.
         fill: the value outside with "zeros"; one number or one for each input, such as ``(0.0, -100)`` for labels that
-            a loss shall ignore.
+            a loss should ignore.
 
     Returns:
         (N, C, h, w), contiguous, in the dtype of the input; a tuple when a tuple (or list) came in. Sums are made in
@@ -180,7 +180,7 @@ def _check(
             checks.check_same_device("inputs[0]", images[0], name, tensor)
         if tensor.requires_grad and torch.is_grad_enabled():
             raise InputError(
-                f"{name} requires gradients, which elastic_warp has for its inputs only; pass {name}.detach(), or use "
+                f"{name} requires gradients, but elastic_warp computes them for its inputs only; pass {name}.detach(), or use "
                 "unet_fast.reference.elastic_warp"
             )
     arguments.check_shapes(

@@ -32,7 +32,7 @@ def head_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> torch.Tensor:
-    """The loss of ``conv1x1(features)`` for training: :func:`weighted_cross_entropy` of logits that nobody else needs.
+    """The loss of ``conv1x1(features)`` for training: :func:`weighted_cross_entropy` of logits that are never stored.
 
     Args:
         features: (N, C, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16, contiguous or
@@ -43,7 +43,7 @@ def head_cross_entropy(
         target: (N, *S) int64, int32 or uint8 class map with values 0 to K - 1, or ``ignore_index``.
         pixel_weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets
             no gradient.
-        relu: the features are those in front of a ReLU, which is then part of the pass.
+        relu: apply a ReLU to the features first, within the same pass.
         feature_bias: (C,) added to the features in front of that ReLU; with ``relu`` only.
         ignore_index: pixels with this target count for nothing, whatever their features and weights, NaN included.
         reduction: "mean" (over counted pixels), "weight_mean" or "sum", as in :func:`weighted_cross_entropy`.
@@ -57,8 +57,8 @@ def head_cross_entropy(
 
     Raises:
         InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
-            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, which the host
-            would have to wait for, the loss is NaN instead, and so are the gradients that the pixel reaches), pixel
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, where
+            the host would have to wait for the check, the loss is NaN instead, and so are the gradients that the pixel reaches), pixel
             weights that require gradients, ``feature_bias`` without ``relu``; a second derivative.
         InputTypeError: not tensors, or a dtype that is not in the lists above.
 
@@ -103,7 +103,7 @@ def head_cross_entropy(
 
 
 def fits_registers(classes: int, channels: int, dtype: torch.dtype) -> bool:
-    """Whether the kernels for GPUs take so many; with more, a matrix product and the loss by itself are as fast."""
+    """Whether the GPU kernels take this many; beyond that, a matrix product followed by the loss is as fast."""
     return classes <= (4 if dtype == torch.float64 else 8) and channels <= 256
 
 

@@ -34,15 +34,15 @@ def nearest_two(
 
     Raises:
         InputError: a wrong rank, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
-            RuntimeErrors with the same text; on a GPU, which would have to be waited for, nothing is raised and
+            RuntimeErrors with the same text; on a GPU, where the host would have to wait for the check, nothing is raised and
             both distances are NaN where such a label is the nearest), or a spacing that is not positive and finite.
         InputTypeError: not an integer tensor, or a spacing that is not numbers.
 
     Time is linear in the number of pixels and does not depend on the number of instances: each pixel keeps the two
     nearest distinct labels of its column, then each row takes two lower envelopes of parabolas, the second without the
     label that won the first (csrc/common/two_nearest.h). On a GPU each pixel instead looks along its row until the next
-    column is farther than what it knows, and beyond 32 columns passes over blocks of 32 that cannot matter
-    (csrc/cuda/distance_search.h): faster in images full of cells, and few steps where there are hardly any.
+    column is farther away than what it has found, and beyond 32 columns skips blocks of 32 that cannot matter
+    (csrc/cuda/distance_search.h): fast in images full of cells, and few steps where there are hardly any.
 
     Equivalent to (for one image with at least two instances)::
 

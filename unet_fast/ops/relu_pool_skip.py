@@ -39,9 +39,9 @@ def relu_pool_skip(
         ``((H - h) // 2, (W - w) // 2)``; **the others are uninitialised memory** until :func:`up_conv_into` fills them.
         Both have the dtype and layout of ``x``. The full-size output of the ReLU is never written.
 
-        For the backward pass nothing is kept of ``x`` (whose memory is free again at once) but one byte for each 2x2
-        window: which of its pixels are positive and which is the maximum. That is 1/4 byte read and written per element
-        of ``x``, where to recompute it from ``x`` would read 2 (bfloat16) or 4 bytes and keep ``x`` alive, and where
+        For the backward pass only one byte for each 2x2 window is kept, which says which of its pixels are positive and
+        which is the maximum; the memory of ``x`` is free again at once. That is 1/4 byte read and written per element
+        of ``x``, where recomputing it from ``x`` would read 2 (bfloat16) or 4 bytes and keep ``x`` alive, and where
         torch keeps the ReLU's output and int64 indices (2 more bytes per element). The gradients of the pool and of the
         skip meet in one pass that writes the gradient of ``x`` and sums it for the bias. Equal maxima: the first gets
         the gradient of the pool. NaN passes ReLU and pool. Second derivatives raise;

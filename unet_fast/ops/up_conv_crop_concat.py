@@ -27,8 +27,8 @@ def up_conv_crop_concat(
         x: (N, C_in, h, w) float32, float64, float16 or bfloat16, contiguous or channels-last.
         weight: (C_in, C_out, 2, 2), as that of ``nn.ConvTranspose2d(C_in, C_out, 2, stride=2)``.
         bias: (C_out,) floating, or None.
-        skip: (N, C, H, W) with H >= 2h, W >= 2w, same dtype. Under autocast the three are cast to its
-            dtype, but for float64 ``x``, as by torch's own layers.
+        skip: (N, C, H, W) with H >= 2h, W >= 2w, same dtype. Under autocast all three are cast to its
+            dtype, except for float64 ``x``, as torch's own layers do.
 
     Returns:
         (N, C + C_out, 2h, 2w) in the layout of ``x``: the crop starts at ``((H - 2h) // 2, (W - 2w) // 2)``. The

@@ -1,4 +1,4 @@
-"""The U-Net's loss weight per pixel, from instance labels in one go.
+"""The U-Net's loss weight per pixel, from instance labels in one call.
 
 Kernels: csrc/cpu/weight_map.cpp, csrc/cuda/weight_map.cu, unet_fast/triton/weight_map.py;
 truth: unet_fast/reference/weight_map.py.
@@ -30,7 +30,7 @@ def weight_map(
             int64. Touching cells need a background ridge between them, else there is no gap to emphasise.
         w0: height of the border term, >= 0.
         sigma: its width in pixels, > 0.
-        class_weights: w_c. None: 1. "balanced": for each image apart, pixels / (classes present * pixels of the class),
+        class_weights: w_c. None: 1. "balanced": for each image separately, pixels / (classes present * pixels of the class),
             so the mean over each image is 1 and an image without cells (or without background) gets 1. A tensor: two
             numbers [background, cells].
         inside: whether the border term also counts on the pixels of cells (where d1 = 0). The paper does not say; its
@@ -43,7 +43,7 @@ def weight_map(
 
     Raises:
         InputError: a wrong rank or device, a negative label or one above 2^31 - 1 (under ``torch.compile`` these are
-            RuntimeErrors with the same text; on a GPU, which would have to be waited for, nothing is raised and
+            RuntimeErrors with the same text; on a GPU, where the host would have to wait for the check, nothing is raised and
             the weight is NaN where such a label is the nearest), w0, sigma or class_weights out of range.
         InputTypeError: not an integer tensor, or class_weights of another type.
 

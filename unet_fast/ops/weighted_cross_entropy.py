@@ -16,7 +16,7 @@ from unet_fast.ops import _backends, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
-_IN_PLACE_ON = {"cuda"}  # where the factor of a gradient cannot be looked at
+_IN_PLACE_ON = {"cuda"}  # where the factor of a gradient cannot be read
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
 
 
@@ -49,8 +49,8 @@ def weighted_cross_entropy(
 
     Raises:
         InputError: shapes or devices do not match, fewer than two classes, an unknown reduction, a target outside the
-            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, which the host
-            would have to wait for, the loss and the gradient of that pixel are NaN instead), a weight that requires
+            classes (under ``torch.compile`` this one is a RuntimeError with the same text; on a GPU, where
+            the host would have to wait for the check, the loss and the gradient of that pixel are NaN instead), a weight that requires
             gradients.
         InputTypeError: not tensors, or a dtype that is not in the lists above.
 

@@ -208,7 +208,7 @@ class _Run:
         while trainer.progress() < 1 and signal is None:
             trainer.train_step()
             self.speed.step()
-            if first:  # a run that could not start leaves none behind, which --out would be refused for
+            if first:  # a run that could not start leaves no folder, which would make the next --out fail
                 first = False
                 if self.main:
                     config.save(self.folder / CONFIG)
