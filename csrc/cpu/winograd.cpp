@@ -62,7 +62,7 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int6
   // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read once
   // a block, count for more, and few tiles are divided evenly
   const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
-  const bool few = depth > 192 && tiles <= 2 * most;
+  const bool few = depth > 192 && depth <= 512 && tiles <= 2 * most;
   const int64_t wished = few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
   int64_t blocks = (tiles + wished - 1) / wished;
   if (blocks < 4 * threads) blocks = std::min(tiles, up_to(blocks, threads));
