@@ -190,27 +190,27 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int g = kGroups - 1; g > (kEnds ? -1 : own); --g) meet_segment(up, groups[g][place.line].up);
   if constexpr (kEnds) {
     if (place.inside && place.segment == 0) ends[place.ends + place.chunk * all.lanes] = {down, up};
-    return;
-  }
-  for (int s = own * kInGroup; s < place.segment; ++s) meet_segment(down, segments[s][place.line].down);
-  for (int s = own * kInGroup + kInGroup - 1; s > place.segment; --s) meet_segment(up, segments[s][place.line].up);
+  } else {
+    for (int s = own * kInGroup; s < place.segment; ++s) meet_segment(down, segments[s][place.line].down);
+    for (int s = own * kInGroup + kInGroup - 1; s > place.segment; --s) meet_segment(up, segments[s][place.line].up);
 
-  Scan known[kRows];  // on the way down
+    Scan known[kRows];  // on the way down
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    down.meet(value[i], place.begin + i);
-    known[i] = down;
-  }
+    for (int i = 0; i < kRows; ++i) {
+      down.meet(value[i], place.begin + i);
+      known[i] = down;
+    }
 #pragma unroll
-  for (int i = kRows - 1; i >= 0; --i) {
-    const int32_t y = place.begin + i;
-    up.meet(value[i], y);
-    if (place.inside && y < place.end) line.store(place.first + y * all.lanes, y, known[i], up);
-  }
+    for (int i = kRows - 1; i >= 0; --i) {
+      const int32_t y = place.begin + i;
+      up.meet(value[i], y);
+      if (place.inside && y < place.end) line.store(place.first + y * all.lanes, y, known[i], up);
+    }
 
-  if (line.cells == nullptr) return;
-  const double sum = block_sum<kThreads>(count, scratch);
-  if (threadIdx.x == 0) line.cells[blockIdx.x] = static_cast<int32_t>(sum);
+    if (line.cells == nullptr) return;
+    const double sum = block_sum<kThreads>(count, scratch);
+    if (threadIdx.x == 0) line.cells[blockIdx.x] = static_cast<int32_t>(sum);
+  }
 }
 
 template <class Line>
