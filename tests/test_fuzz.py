@@ -19,7 +19,11 @@ def test_every_operator_is_fuzzed():
     assert set(OPS) == set(_record.OPS)
 
 
-@pytest.mark.parametrize("op", [*slow("elastic_warp"), *(name for name in OPS if name != "elastic_warp")])
+# several launches a case, or large ones
+LONG = ("elastic_warp", "relu_pool_skip", "nearest_two", "weight_map")
+
+
+@pytest.mark.parametrize("op", [*slow(*LONG), *(name for name in OPS if name not in LONG)])
 def test_op_agrees_with_the_truth(op, place):
     reason = why_not(op, place)
     if reason is not None:

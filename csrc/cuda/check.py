@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "cuda_check"  # what was compiled, for the next time
 sys.path.insert(0, str(ROOT))
 
 from torch.utils.cpp_extension import include_paths  # noqa: E402
@@ -46,11 +49,30 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def compile_kernels(nvcc: str, source: Path, arch: str, target: Path) -> list[Kernel]:
+def kept(command: list[str], source: Path, suffix: str) -> tuple[Path, str]:
+    """The object that this command makes of a source, and what was printed; compiled only where something has changed."""
+    state = hashlib.sha256(" ".join([build.nvcc_version(), *command]).encode() + source.read_bytes())
+    for header in sorted(ROOT.glob("csrc/**/*.h")):
+        state.update(header.read_bytes())
+    target = FOLDER / f"{source.parent.name}-{source.stem}-{suffix}-{state.hexdigest()[:16]}.o"
+    listing = target.with_suffix(".txt")
+    if not listing.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for old in FOLDER.glob(f"{source.parent.name}-{source.stem}-{suffix}-*"):
+            old.unlink()
+        printed = run([*command, "-c", str(source), "-o", str(target)])
+        unfinished = listing.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(printed)
+        unfinished.replace(listing)
+    return target, listing.read_text()
+
+
+def compile_kernels(nvcc: str, source: Path, arch: str) -> tuple[Path, list[Kernel]]:
     number = arch.replace(".", "")
     code = f"arch=compute_{number},code=sm_{number}"
     flags = [*build.NVCC_FLAGS, "-Xcompiler=-fPIC", "-Xptxas=-v", f"-I{ROOT / 'csrc'}", "-gencode", code]
-    return parse(run([nvcc, *flags, "-c", str(source), "-o", str(target)]), arch)
+    target, listing = kept([nvcc, *flags], source, arch)
+    return target, parse(listing, arch)
 
 
 def parse(listing: str, arch: str) -> list[Kernel]:
@@ -74,13 +96,13 @@ def _numbers(pattern: str, text: str) -> tuple[int, ...]:
     return tuple(int(group) for group in found.groups())
 
 
-def compile_binding(nvcc: str, source: Path, target: Path) -> None:
+def compile_binding(nvcc: str, source: Path) -> Path:
     """With setup.py's flags and warnings as errors. Through nvcc, which knows where CUDA's headers are."""
     headers = [f"-isystem={path}" for path in include_paths()]
     defines = ["-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={build.TORCH_TARGET_VERSION}"]
     host = ",".join([*(flag for flag in build.CXX_FLAGS if flag[:2] in ("-f", "-W")), "-Werror", "-fPIC"])
     flags = ["-std=c++20", "-O1", f"-Xcompiler={host}", f"-I{ROOT / 'csrc'}", *headers, *defines]
-    run([nvcc, "-x", "c++", *flags, "-c", str(source), "-o", str(target)])
+    return kept([nvcc, "-x", "c++", *flags], source, "binding")[0]
 
 
 def unstable_symbols(library: Path) -> list[str]:
@@ -132,19 +154,15 @@ def main() -> None:
     sources = sorted(ROOT.glob("csrc/cuda/*.cu"))
     bindings = [ROOT / path for path in build.bindings("cuda")]
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        objects = [Path(folder) / f"{path.parent.name}-{path.stem}.o" for path in bindings]
-        waiting = [pool.submit(compile_binding, nvcc, *pair) for pair in zip(bindings, objects, strict=True)]
-        listings = []
-        for arch in options.arch:
-            for source in sources:
-                objects.append(Path(folder) / f"{source.stem}-{arch}.o")
-                listings.append(pool.submit(compile_kernels, nvcc, source, arch, objects[-1]))
-        kernels = [kernel for listing in listings for kernel in listing.result()]
-        for each in waiting:
-            each.result()
-        one_arch = [path for path in objects if path.suffix == ".o" and not path.stem.endswith(tuple(options.arch[1:]))]
+        bound = [pool.submit(compile_binding, nvcc, path) for path in bindings]
+        waiting = {
+            arch: [pool.submit(compile_kernels, nvcc, source, arch) for source in sources] for arch in options.arch
+        }
+        kernels = [kernel for compiled in waiting.values() for each in compiled for kernel in each.result()[1]]
+        one_arch = [each.result()[0] for each in waiting[options.arch[0]]]
         library = Path(folder) / "check.so"
-        run([nvcc, "-shared", "--cudart=shared", *map(str, one_arch), "-o", str(library)])
+        objects = [*(each.result() for each in bound), *one_arch]
+        run([nvcc, "-shared", "--cudart=shared", *map(str, objects), "-o", str(library)])
         unstable = unstable_symbols(library)
     listed = table(kernels)
     print(listed)

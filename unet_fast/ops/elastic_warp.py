@@ -15,7 +15,7 @@ from unet_fast import _warp_arguments as arguments
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _record, _tensors
-from unet_fast.ops._tolerances import WARP, WARP_GRADIENT
+from unet_fast.ops._tolerances import LARGE_WARP, WARP_GRADIENT
 
 _DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
 
@@ -304,7 +304,7 @@ _record.register(
             ((image, labels), displacement),
             {"interpolation": ("bicubic", "nearest")},
         ),
-        tolerance=WARP,
+        tolerance=LARGE_WARP,
         leaves=(0,),
         gradient=WARP_GRADIENT,
         second=True,
