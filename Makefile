@@ -1,4 +1,5 @@
 # make demo    install into .venv, train on synthetic images, predict, score, write a picture report to demo/report
+# make check   lint, type checks, and a quick core of the tests of every area
 # make test    install into .venv with what the tests need, lint, type checks, all tests
 # make bench   install, run the benchmarks (BENCH="weight_map --quick" for some), write benchmarks/results
 # make docs    the documentation site, in build/docs; a broken link or reference is an error
@@ -21,10 +22,10 @@ SOURCES := setup.py $(shell find csrc -type f)
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo test install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
+.PHONY: help demo check test install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
 
 help:
-	@sed -n '1,12p' Makefile
+	@sed -n '1,13p' Makefile
 
 # Made once, and again when the packaging changes. Torch comes first, because the build needs it.
 $(VENV)/.installed: pyproject.toml Makefile
@@ -58,6 +59,9 @@ lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+check: build lint
+	$(PY) -m pytest -q -n $(JOBS) -m core
 
 # Each place is a run of its own: Triton decides at the start whether it interprets, and one library is in place at a time.
 test: build lint

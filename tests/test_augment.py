@@ -12,6 +12,8 @@ from tests.tolerances import EXACT, GREY_CURVE, RAMP
 from unet_fast.augment import Augmenter, grey, parameters
 from unet_fast.errors import InputError, InputTypeError
 
+pytestmark = pytest.mark.core
+
 PLAIN = {"shift": False, "rotation": 0.0, "flips": False, "elastic_sigma": 0.0, "grey": False}
 
 

@@ -16,6 +16,8 @@ from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError
 from unet_fast.ops import _backends, _library, crop_concat, use_backend
 
+pytestmark = pytest.mark.core
+
 OP = "crop_concat"
 
 

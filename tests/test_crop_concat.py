@@ -11,7 +11,7 @@ from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.ops import crop_concat, use_backend
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.core]
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 

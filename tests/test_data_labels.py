@@ -22,6 +22,8 @@ from unet_fast.data import (
 )
 from unet_fast.errors import InputError, InputTypeError
 
+pytestmark = pytest.mark.core
+
 
 def save(path: Path, stack: np.ndarray) -> Path:
     tifffile.imwrite(path, stack, photometric="minisblack", compression="zlib")

@@ -18,6 +18,8 @@ from unet_fast.data import read_images, write_stack
 from unet_fast.errors import InputError
 from unet_fast.files import atomic_path, protecting_inputs, refuse_overwrite, remove_leftovers
 
+pytestmark = pytest.mark.core
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

@@ -11,6 +11,8 @@ from tests.networks import small_networks  # noqa: F401
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.geometry import unet_geometry
 
+pytestmark = pytest.mark.core
+
 
 def trace_valid_sizes(size: int, depth: int) -> int | None:
     """Follow a size through the valid network; None where a pooling would drop a row or nothing is left."""

@@ -19,6 +19,8 @@ from tests import losses_plain as plain
 from tests.tolerances import BY_DTYPE, LOSS
 from unet_fast.nn import losses
 
+pytestmark = pytest.mark.core
+
 IGNORED = plain.IGNORED
 
 # name -> loss, reference, module; two scales, so that small images do

@@ -21,6 +21,8 @@ from tests.tolerances import METRIC
 from unet_fast import metrics
 from unet_fast.errors import InputError, InputTypeError
 
+pytestmark = pytest.mark.core
+
 # --- pixel error -----------------------------------------------------------------------------------------------------
 
 

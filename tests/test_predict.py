@@ -20,6 +20,8 @@ from unet_fast.predict import OverlapTile
 from unet_fast.predict.overlap_tile import dihedral
 from unet_fast.predict.tiling import border_indices, gather_window, plan_axis
 
+pytestmark = pytest.mark.core
+
 NUMPY_MODES = {"mirror": "reflect", "zeros": "constant", "nearest": "edge"}
 
 

@@ -9,7 +9,7 @@ from tests.fuzz.ops import fuzz, samples
 from tests.places import needs
 from unet_fast.ops._record import FLOATS, OPS, Draw
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.core]
 
 each_op = pytest.mark.parametrize("name", OPS)
 

@@ -17,6 +17,8 @@ from unet_fast.train.dataset import prepare
 from unet_fast.train.losses import HeadLoss, WeightedCrossEntropy
 from unet_fast.train.schedule import learning_rate
 
+pytestmark = pytest.mark.core
+
 
 def config(**changes) -> TrainConfig:
     return default_config("cpu", steps=10, base_channels=4, depth=2, **changes)
