@@ -69,6 +69,15 @@ def test_listing_of_the_assembler(check):
     assert lines[1].split()[-1] == "40"
 
 
+def test_what_is_compiled_again_depends_on_all_headers(check):
+    """Those that a header of a header takes in among them, and no others."""
+    names = {path.name for path in check.included(check.ROOT / "csrc" / "cuda" / "bias_relu.cu")}
+    assert {"bias_relu.cu", "bias_relu.h", "dtype.h", "half.h", "macros.h"} <= names
+    assert "elastic_warp.h" not in names and all(
+        path.exists() for path in check.included(check.ROOT / "csrc" / "cuda" / "weight_map.cu")
+    )
+
+
 def test_unstable_symbols_are_found(check, tmp_path):
     """A binding that calls C++ of torch would break with the next release, so the check must see it."""
     source, library = tmp_path / "unstable.cpp", tmp_path / "unstable.so"

@@ -49,11 +49,23 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
+def included(source: Path) -> set[Path]:
+    """A source and all of our headers that it takes in, also by way of others."""
+    found, waiting = {source}, [source]
+    while waiting:
+        for name in re.findall(r'^#include "(.+)"', waiting.pop().read_text(), re.MULTILINE):
+            header = ROOT / "csrc" / name
+            if header not in found:
+                found.add(header)
+                waiting.append(header)
+    return found
+
+
 def kept(command: list[str], source: Path, suffix: str) -> tuple[Path, str]:
     """The object that this command makes of a source, and what was printed; compiled only where something has changed."""
-    state = hashlib.sha256(" ".join([build.nvcc_version(), *command]).encode() + source.read_bytes())
-    for header in sorted(ROOT.glob("csrc/**/*.h")):
-        state.update(header.read_bytes())
+    state = hashlib.sha256(" ".join([build.nvcc_version(), *command]).encode())
+    for path in sorted(included(source)):
+        state.update(path.read_bytes())
     target = FOLDER / f"{source.parent.name}-{source.stem}-{suffix}-{state.hexdigest()[:16]}.o"
     listing = target.with_suffix(".txt")
     if not listing.exists():
