@@ -41,9 +41,9 @@ FULL = Fusion(convolutions=True, contracting=True, expanding=True, head=True)
 # What "auto" takes, by kind of device: what was measured to be faster there. Anything else stays with torch's layers.
 #
 # CPU, fused over plain (processor time of one thread, 32 channels, PyTorch 2.13), forward / with backward: contracting
-#   0.41 / 0.11, expanding 0.96 / 0.52, head with loss 0.28 to 0.7 with backward. A convolution gains nothing there (1.02 to
-#   1.07 / 0.97 to 1.04): its bias is in its epilogue anyway, and the one pass that is saved in the backward is small beside
-#   the convolution's own. Whole networks, forward / training step: channels-last 0.99 / 0.95 at 188 pixels, 0.99 / 0.93 at
+#   0.41 / 0.11, expanding 0.96 / 0.52, head with loss 0.28 to 0.7 with backward. Convolutions run by Winograd's
+#   algorithm in float32 (benchmarks/bench_conv3x3.py); in other dtypes they gain nothing (1.02 to 1.07 / 0.97 to 1.04).
+#   Without Winograd: whole networks, forward / training step: channels-last 0.99 / 0.95 at 188 pixels, 0.99 / 0.93 at
 #   380, 0.86 / 0.81 there in bfloat16, 0.95 / 0.90 for four of 284; contiguous 0.81 / 0.89 at 380.
 #
 # CUDA: all, because each moves fewer bytes than the layers it replaces, which is what bounds them on a GPU; a measurement
