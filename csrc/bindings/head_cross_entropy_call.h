@@ -21,7 +21,7 @@ inline HeadCrossEntropyCall head_cross_entropy_call(const Tensor& features_in,
                                                     const Tensor& target, const std::optional<Tensor>& pixel_weight,
                                                     int64_t ignore_index, int64_t reduction, bool want_grad) {
   checks::cross_entropy(features_in, reduction, "head_cross_entropy");
-  STD_TORCH_CHECK(reduction != 3 && weight.dim() >= 2 && weight.size(1) == features_in.size(1),
+  STD_TORCH_CHECK(reduction != static_cast<int64_t>(Reduction::kNone) && weight.dim() >= 2 && weight.size(1) == features_in.size(1),
                   "head_cross_entropy: weight must have the shape (K, C, ...), and the reduction give one number");
   HeadCrossEntropyCall call;
   const MemoryFormat format = dense_format(features_in);
