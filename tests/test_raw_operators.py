@@ -39,6 +39,7 @@ GOOD = {
     "conv_bias_relu_backward": (f(2, 4, 9, 8), f(2, 3, 9, 8), f(4, 3, 3, 3), f(2, 4, 9, 8), 1, True, True, True),
     "conv3x3": ([f(2, 2, 9, 8), f(2, 1, 9, 8)], f(4, 3, 3, 3), f(4), None, 1, 1, 0.0),
     "conv3x3_backward": (f(2, 4, 9, 8), [f(2, 3, 9, 8)], f(4, 3, 3, 3), f(2, 4, 9, 8), 1, 0.0, True, True, True),
+    "conv3x3_pool": ([f(2, 3, 9, 8)], f(4, 3, 3, 3), f(4), None, 1, [6, 6], 2),
     "conv3x3_weights": (f(4, 3, 3, 3), [2, 1]),
     "fingerprint": ([f(2, 3), f(4)],),
     "up_conv_into": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 5, 8, 8)),

@@ -106,6 +106,18 @@ inline void cross_entropy(const Tensor& logits, int64_t reduction, const char* o
   STD_TORCH_CHECK(reduction >= 0 && reduction <= 3, op, ": there is no reduction ", reduction);
 }
 
+// Maps (N, C, H, W) of one size, not smaller than a 3x3 kernel, and the kernels over all their channels.
+inline void conv3x3(const std::vector<Tensor>& inputs, const Tensor& weight, int64_t padding, int64_t activation) {
+  STD_TORCH_CHECK(!inputs.empty() && padding >= 0 && padding <= 1 && activation >= 0 && activation <= 2,
+                  "conv3x3: expected inputs, padding 0 or 1, and an activation from 0 to 2");
+  rank(weight, 4, 4, "conv3x3: weight");
+  for (const Tensor& input : inputs) {
+    rank(input, 4, 4, "conv3x3: an input");
+    STD_TORCH_CHECK(input.size(2) + 2 * padding >= 3 && input.size(3) + 2 * padding >= 3,
+                    "conv3x3: an input with its padding is smaller than the kernel");
+  }
+}
+
 // The gradient of a 3x3 convolution's output, of the size that the inputs and their padding give.
 inline void conv3x3_backward(const Tensor& grad, const std::vector<Tensor>& inputs, const Tensor& weight,
                              const std::optional<Tensor>& out, int64_t padding) {

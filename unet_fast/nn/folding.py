@@ -38,8 +38,9 @@ def folded(norm: nn.BatchNorm2d, layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """
     parts = _parts(layer, norm)
     state = (norm.eps, state_of(parts))
-    found = _kept.get(layer.weight)
-    if found is not None and found[0] == state and state[1] is not None:
+    # without a state to compare, as in a compiled graph, nothing is kept and nothing looked up
+    found = _kept.get(layer.weight) if state[1] is not None else None
+    if found is not None and found[0] == state:
         return found[1], found[2]
     with torch.inference_mode(False), torch.no_grad():
         assert norm.running_mean is not None and norm.running_var is not None

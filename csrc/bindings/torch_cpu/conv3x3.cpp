@@ -20,6 +20,7 @@ constexpr int64_t kHeader = 16;  // floats in front of transformed weights: the 
 // Numbers of the tensors, spread over all of them, as one: other tensors give another one. It finds what a version counter
 // does not see, such as an optimizer that writes through .data.
 Tensor fingerprint_cpu(std::vector<Tensor> tensors) {
+  STD_TORCH_CHECK(!tensors.empty(), "fingerprint: expected at least one tensor");
   constexpr int64_t kSamples = 512;
   uint64_t hash = 14695981039346656037u;
   for (const Tensor& tensor : tensors) {
@@ -53,6 +54,12 @@ void check(const Tensor& weight, const std::vector<int64_t>& channels) {
   STD_TORCH_CHECK(weight.dim() == 4 && weight.size(1) == sum && weight.size(2) == 3 && weight.size(3) == 3,
                   "conv3x3: weight must have shape (K, ", sum, ", 3, 3)");
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float, "conv3x3: tensors must be float32");
+}
+
+const std::vector<Tensor>& checked(const std::vector<Tensor>& inputs, const Tensor& weight, int64_t padding,
+                                   int64_t activation) {
+  checks::conv3x3(inputs, weight, padding, activation);
+  return inputs;
 }
 
 std::vector<int64_t> channels_of(const std::vector<Tensor>& inputs) {
@@ -110,7 +117,7 @@ Tensor conv3x3_weights_cpu(const Tensor& weight_in, std::vector<int64_t> channel
 
 // Whether these are transformed weights of this shape for this level.
 bool fits(const Tensor& transformed, const Tensor& weight, const std::vector<int64_t>& channels, Level level) {
-  return transformed.numel() == kHeader + winograd::weight_floats(level, channels, {weight.size(0)}) &&
+  return transformed.scalar_type() == ScalarType::Float && transformed.numel() == kHeader + winograd::weight_floats(level, channels, {weight.size(0)}) &&
          *static_cast<const float*>(transformed.const_data_ptr()) == static_cast<float>(level);
 }
 
@@ -124,7 +131,7 @@ struct Call {
 
   Call(const std::vector<Tensor>& inputs, const Tensor& weight_in, const std::optional<Tensor>& bias_in, int64_t padding,
        int64_t activation, double slope)
-      : channels(channels_of(inputs)), maps(all_innermost(inputs)),
+      : channels(channels_of(checked(inputs, weight_in, padding, activation))), maps(all_innermost(inputs)),
         weight(torch::stable::contiguous(weight_in, dense_format(weight_in))),
         bias(dense_wide(bias_in, maps[0], weight_in.size(0), "conv3x3: bias")) {
     check(weight, channels);
@@ -159,6 +166,9 @@ std::tuple<Tensor, Tensor> conv3x3_pool_cpu(std::vector<Tensor> inputs, const Te
                                             std::vector<int64_t> skip_size, int64_t up_channels) {
   Call call(inputs, weight, bias, padding, static_cast<int64_t>(Activation::kRelu), 0);
   const int64_t height = call.work.out_height(), width = call.work.out_width(), channels = weight.size(0);
+  checks::sides(skip_size, 0, height, width, "conv3x3_pool: skip_size");
+  STD_TORCH_CHECK(height >= 2 && width >= 2 && up_channels >= 0 && up_channels <= (int64_t{1} << 31),
+                  "conv3x3_pool: expected an output of at least 2 x 2, and up_channels of at least 0");
   const Tensor pooled = new_map(call.maps[0], {call.work.batch, channels, height / 2, width / 2});
   const Tensor buffer = new_map(call.maps[0], {call.work.batch, channels + up_channels, skip_size[0], skip_size[1]});
   winograd::PoolTargets pool = {target_of(pooled), target_of(buffer), crop_start(height, skip_size[0]),
