@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--place", choices=places.LACKS, default="cpu", help="where the kernels' tests run")
 
 
+def heed_signals() -> None:
+    """Signals are not ignored, by these processes or those that they start, whoever started the tests (nohup, a job in the background)."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    heed_signals()
     places.start(config.getoption("place"))
 
 

@@ -258,7 +258,7 @@ def test_zarr_in_and_out(files, rng, version):
     np.testing.assert_array_equal(uf.data.read_images(files / "o.zarr").shape, (2, 3, 230, 301))
     # a folder that is no Zarr is not replaced
     (files / "mine.zarr").mkdir()
-    with pytest.raises(InputError, match="is no Zarr"):
+    with pytest.raises(InputError, match="is not a Zarr"):
         targets.run(Stream(predictor, pages, files / "mine.zarr"), progress=False)
 
 
