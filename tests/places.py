@@ -137,9 +137,10 @@ def kernels() -> Any:
         return torch.ops.unet_fast
     import importlib
 
-    from unet_fast.ops._record import OPS
+    from unet_fast.ops._backends import KERNELS
 
-    files = [importlib.import_module(f"unet_fast.triton.{name}").KERNELS for name in OPS]
+    able = [name for name, backends in KERNELS.items() if "triton" in backends]
+    files = [importlib.import_module(f"unet_fast.triton.{name}").KERNELS for name in able]
     return SimpleNamespace(**{name: kernel for functions in files for name, kernel in functions.items()})
 
 
