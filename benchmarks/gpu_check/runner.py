@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -24,9 +25,11 @@ def run(item: Item, limit: float) -> dict[str, Any]:
 
     Rows and output are kept as they come, so that an item which fails or runs out of time loses none of either.
     """
+    variables = [f"{name}={value}" for name, value in item.variables.items()]
     record: dict[str, Any] = {
         "name": item.name,
-        "command": " ".join([*(f"{name}={value}" for name, value in item.variables.items()), *item.command]),
+        # as one would type it: where this machine keeps its interpreter says nothing elsewhere
+        "command": " ".join([*variables, *("python" if part == sys.executable else part for part in item.command)]),
         "limit": round(limit, 1),
     }
     missing = [name for name in item.needs if not shutil.which(name) and not find_spec(name.replace("-", "_"))]
