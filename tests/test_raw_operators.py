@@ -42,6 +42,8 @@ GOOD = {
     "conv3x3_pool": ([f(2, 3, 9, 8)], f(4, 3, 3, 3), f(4), None, 1, [6, 6], 2),
     "conv3x3_weights": (f(4, 3, 3, 3), [2, 1]),
     "fingerprint": ([f(2, 3), f(4)],),
+    "norm_activation": (f(2, 4, 5, 6), f(4), f(4), f(4), None, None, 2, 1e-5, 2, 0.1),
+    "norm_activation_backward": (f(2, 4, 5, 6), f(2, 4, 5, 6), f(4), f(4), f(4), f(4), f(4), 2, 1e-5, 2, 0.1, False),
     "up_conv_into": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 5, 8, 8)),
     "up_conv_into_backward": (f(1, 5, 8, 8), f(1, 4, 4, 4), f(4, 3, 2, 2), True, True, True),
     "up_conv_crop_concat": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 2, 9, 10)),

@@ -15,6 +15,8 @@ from unet_fast.ops._tolerances import (  # noqa: F401
     EXACT,
     HEAD_GRADIENT,
     NETWORK_LOW_PRECISION,
+    NORM,
+    NORM_GRADIENT,
     WARP,
     WEIGHT_MAP,
 )

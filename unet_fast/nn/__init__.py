@@ -19,6 +19,7 @@ from unet_fast.nn.losses import (
     IoULoss,
     MSSSIMLoss,
 )
+from unet_fast.nn.norm_activation import BatchNormActivation, GroupNormActivation, InstanceNormActivation
 from unet_fast.nn.up_conv_crop_concat import UpConvCropConcat
 from unet_fast.nn.weighted_cross_entropy import WeightedCrossEntropyLoss
 from unet_fast.ops import _flops as _flops
@@ -26,6 +27,7 @@ from unet_fast.ops import _flops as _flops
 __all__ = [
     "BCEDiceLoss",
     "BCEWithLogitsLoss",
+    "BatchNormActivation",
     "ConvReLU",
     "CropConcat",
     "DeepSupervision",
@@ -36,6 +38,8 @@ __all__ = [
     "FocalLogDiceLoss",
     "FocalLoss",
     "FocalMSSSIMIoULoss",
+    "GroupNormActivation",
+    "InstanceNormActivation",
     "InverseFrequencyBCELoss",
     "IoULoss",
     "MSSSIMLoss",

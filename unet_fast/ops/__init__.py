@@ -12,6 +12,7 @@ from unet_fast.ops.distance_transform import distance_transform
 from unet_fast.ops.elastic_warp import elastic_warp
 from unet_fast.ops.head_cross_entropy import head_cross_entropy
 from unet_fast.ops.nearest_two import nearest_two
+from unet_fast.ops.norm_activation import norm_activation
 from unet_fast.ops.relu_pool_skip import relu_pool_skip
 from unet_fast.ops.up_conv_crop_concat import up_conv_crop_concat
 from unet_fast.ops.up_conv_into import up_conv_into
@@ -27,6 +28,7 @@ __all__ = [
     "elastic_warp",
     "head_cross_entropy",
     "nearest_two",
+    "norm_activation",
     "relu_pool_skip",
     "up_conv_crop_concat",
     "up_conv_into",

@@ -24,6 +24,12 @@ BY_DTYPE = {
 # numbers.
 GRADIENT = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
+# A normalised number: as BY_DTYPE, of up to some 5, less a mean that is rounded to float32, times a slope and a weight.
+NORM = BY_DTYPE | {torch.float32: {"rtol": 1e-5, "atol": 2e-5}}
+
+# Of the largest gradient, which is that of x less two means of products.
+NORM_GRADIENT = GRADIENT | {torch.float32: 3e-5}
+
 # Distances: exact integers or float64 up to one rounding to float32.
 DISTANCE = {"rtol": 2e-7, "atol": 0.0}
 # Weights: an exponential in float32 of an argument down to -16 (relative 2e-6); the term is left out below 1e-7 w0.

@@ -10,6 +10,7 @@ from unet_fast.reference.distance_transform import distance_transform
 from unet_fast.reference.elastic_warp import elastic_warp
 from unet_fast.reference.head_cross_entropy import head_cross_entropy
 from unet_fast.reference.nearest_two import nearest_two
+from unet_fast.reference.norm_activation import norm_activation
 from unet_fast.reference.relu_pool_skip import relu_pool_skip
 from unet_fast.reference.up_conv_crop_concat import up_conv_crop_concat
 from unet_fast.reference.up_conv_into import up_conv_into
@@ -25,6 +26,7 @@ __all__ = [
     "elastic_warp",
     "head_cross_entropy",
     "nearest_two",
+    "norm_activation",
     "relu_pool_skip",
     "up_conv_crop_concat",
     "up_conv_into",
