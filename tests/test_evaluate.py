@@ -106,6 +106,24 @@ def test_instances(truth: np.ndarray, rng: np.random.Generator) -> None:
     from_mask = evaluate((eroded > 0).astype(np.float32), instances)
     parts = np.stack([measure.label(mask, connectivity=1) for mask in eroded > 0])
     assert from_mask.seg == pytest.approx(metrics.seg(parts, instances))
+    found = metrics.detections(parts, instances)
+    assert from_mask.average_precision == pytest.approx(found.average_precision.tolist())
+    assert from_mask.ious == found.ious.tolist() and from_mask.merges == found.merges.sum()
+    assert perfect.average_precision == [1.0] * 5 and perfect.splits == perfect.merges == 0
+
+
+def test_what_cremi_scores_is_scored_slice_by_slice(truth: np.ndarray, probabilities: np.ndarray) -> None:
+    cells = np.stack([measure.label(mask, connectivity=1) for mask in truth])
+    for tolerance in (None, 1.0):
+        report = evaluate(probabilities, truth, tolerance=tolerance)
+        assert report.average_precision is None and report.splits is None
+        parts = np.stack(
+            [measure.label(p > p.dtype.type(report.rand_threshold), connectivity=1) for p in probabilities]
+        )
+        both = {"tolerance": tolerance, "volume": False}
+        scores = metrics.variation_of_information_scores(parts, cells, **both)
+        assert (report.vi_split, report.vi_merge) == pytest.approx((scores.split, scores.merge))
+        assert report.adapted_rand_error == pytest.approx(metrics.adapted_rand_error(parts, cells, **both))
 
 
 def test_classes(rng: np.random.Generator) -> None:

@@ -13,8 +13,11 @@ from PIL import Image
 
 from unet_fast import plots
 from unet_fast.errors import InputError
+from unet_fast.metrics._instances import compact
+from unet_fast.metrics.average_precision import pairing
 from unet_fast.plots._canvas import BLUE, ORANGE, PURPLE, SKY, VERMILLION, as_pictures, draw_contours, rgb
 from unet_fast.plots.curves import smooth
+from unet_fast.plots.objects import FATES, fates_of
 
 
 def read(path: Path) -> np.ndarray:
@@ -280,3 +283,38 @@ def test_ignored_pixels_are_no_errors(tmp_path: Path, stack: tuple[np.ndarray, n
     assert count(positive, "#333333") > 5000 and count(right, "#333333") < 1000  # letters
     with pytest.raises(InputError, match=r"ignored has shape \(2, 60, 60\) but truth has \(3, 60, 60\)"):
         plots.overlay(images, truth, probabilities, tmp_path / "o.png", ignored=ignored[:2])
+
+
+def test_objects_shows_what_became_of_each(tmp_path: Path) -> None:
+    truth = np.zeros((2, 60, 80), np.int32)
+    truth[0, 4:24, 4:24], truth[0, 4:24, 30:40], truth[0, 4:24, 40:50], truth[0, 30:50, 4:44] = 9, 2, 3, 4
+    truth[0, 30:50, 60:70] = 5
+    found = np.where(truth == 9, 1, 0)
+    found[0, 4:24, 30:50] = 7  # 2 and 3 in one
+    found[0, 30:50, 4:26], found[0, 30:50, 26:44] = 3, 4  # 4 in two, of which the first has an IoU above a half
+    found[0, 54:58, 60:70] = 5
+    fates = fates_of(pairing(compact(found[0]), compact(truth[0])))
+    named = ["absent", *FATES]
+    assert [named[fate + 1] for fate in fates.true[[9, 2, 3, 4, 5]]] == ["found", "merged", "merged", "split", "missed"]
+    assert [named[fate + 1] for fate in fates.predicted[[1, 7, 3, 4, 5, 2]]] == [
+        "found",
+        "merged",
+        "split",
+        "split",
+        "invented",
+        "absent",
+    ]
+    assert fates.partner[[1, 3, 4, 5]].tolist() == [9, 4, 4, 0]
+    truth[1, 4:24, 4:24], found[1, 4:24, 4:24] = 1, 1
+    images = np.random.default_rng(0).random((2, 3, 60, 80))
+    picture = read(plots.objects(images, truth, found, tmp_path / "o.png", names=["a", "b$"]))
+    worst, best = rows_of(picture, 2)
+    for name, colour in FATES.items():
+        assert count(worst, colour) > 50, name
+        assert (count(best, colour) > 50) == (name == "found"), name  # the best row is the slice without a fault
+    alone = read(plots.objects(None, truth[:1], found[:1], tmp_path / "o.png"))
+    assert alone.shape[1] < picture.shape[1]
+    with pytest.raises(InputError, match=r"images show \(2, 60, 80\) but truth has shape \(1, 60, 80\)"):
+        plots.objects(images, truth[:1], found[:1], tmp_path / "o.png")
+    with pytest.raises(InputError, match=r"prediction has shape \(2, 60, 80\) but truth has \(1, 60, 80\)"):
+        plots.objects(images, truth[:1], found, tmp_path / "o.png")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unet_fast import metrics
+from unet_fast._objects import object_scores
 from unet_fast._predicted import Prediction, interpret
 from unet_fast.errors import InputError
 from unet_fast.files import refuse_overwrite
@@ -46,9 +47,10 @@ def evaluate(
     names: Sequence[str] | None = None,
     images: ArrayLike | None = None,
     ignored: ArrayLike | None = None,
+    tolerance: float | None = None,
     picture: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Score a stack; optionally draw its worst and best slices by Rand error.
+    """Score a stack; optionally draw its worst and best slices: by Rand error, of instances by average precision.
 
     Args:
         prediction: any of
@@ -63,6 +65,8 @@ def evaluate(
         names: one per slice, for the table; default 0, 1, ...
         images: ``(N, C, H, W)`` or ``(N, H, W)``, only for the picture.
         ignored: boolean, the shape of ``labels``: pixels that no score counts, such as those outside a field of view.
+        tolerance: for variation of information and adapted Rand error, leave out what lies within this many pixels of a
+            true border; None: nothing.
         picture: path of a PNG with the worst and best slices.
 
     Pixel and Rand errors of K > 2 classes are those of the foreground, which is everything but class 0.
@@ -135,7 +139,7 @@ def evaluate(
         v_rand=metrics.v_rand(thinned, truth, thin=False, kind=kind),
         v_info=metrics.v_info(thinned, truth, thin=False, kind=kind),
         warping_error=float((metrics.warping_error_per_slice(foreground, truth) / counted).mean()),
-        seg=metrics.seg(cells, truth) if kind == "instances" else None,
+        **object_scores(cells, truth, kind, tolerance),
         dice_per_class=dice.tolist(),
         iou_per_class=iou.tolist(),
         per_slice=per_slice,
@@ -145,7 +149,11 @@ def evaluate(
         dice_thresholds=best.curve[0].tolist(),
         dice_scores=best.curve[1].tolist(),
     )
-    if picture is not None:
+    if picture is not None and kind == "instances":
+        from unet_fast.plots import objects
+
+        objects(images, truth, cells, picture, names=_slice_names(report))
+    elif picture is not None:
         _draw(report, predicted, truth, images, outside, picture)
     return report
 
@@ -161,6 +169,7 @@ def evaluate_files(
     kind: Kind | None = None,
     num_classes: int | None = None,
     ignore_index: int | None = None,
+    tolerance: float | None = None,
 ) -> Report:
     """:func:`evaluate` of files: each a TIFF stack, a PNG, or a folder of them.
 
@@ -177,6 +186,7 @@ def evaluate_files(
             holds only these (see :func:`unet_fast.data.parse_slices`); default: all.
         out: path of the JSON to write; a picture of the worst and best slices goes beside it, with the suffix ``.png``.
             Neither may be a file that is read.
+        tolerance: as for :func:`evaluate`.
 
     Raises:
         InputError, OSError: as :func:`evaluate`, :func:`unet_fast.data.read_labels` and
@@ -231,7 +241,7 @@ def evaluate_files(
             outside = outside | truth.ignored
     outside = None if outside is None else outside[chosen]
     names = [truth.names[n] for n in chosen]
-    return _scored(predicted, truth.labels[chosen], truth, names, pictures, outside, out)
+    return _scored(predicted, truth.labels[chosen], truth, names, pictures, outside, out, tolerance)
 
 
 def evaluate_dataset(
@@ -243,6 +253,7 @@ def evaluate_dataset(
     kind: Kind | None = None,
     num_classes: int | None = None,
     ignore_index: int | None = None,
+    tolerance: float | None = None,
 ) -> Report:
     """:func:`evaluate` of a prediction of a data set's images, in the order in which training counts them.
 
@@ -251,7 +262,7 @@ def evaluate_dataset(
             ``unet-fast predict --data`` writes them; files that are named as it names them may be in any order.
         folder: of the data set, see :func:`unet_fast.data.read_dataset`; a field of view of its (DRIVE) is applied.
         slices: the images that were predicted, such as ``"20:25"`` or ``"sequence:02"``; default: all.
-        out, kind, num_classes, ignore_index: as for :func:`evaluate_files`.
+        out, kind, num_classes, ignore_index, tolerance: as for :func:`evaluate_files`.
 
     Raises:
         InputError, OSError: as :func:`evaluate_files` and :func:`unet_fast.data.read_dataset`.
@@ -289,7 +300,7 @@ def evaluate_dataset(
         lowest = image[:, : page.shape[1], : page.shape[2]].min()
         # nothing was there to predict: no mirror image in the picture
         image[:, page.shape[1] :], image[:, :, page.shape[2] :] = lowest, lowest
-    return _scored(padded, truth.labels, truth, truth.names, shown, truth.ignored, out)
+    return _scored(padded, truth.labels, truth, truth.names, shown, truth.ignored, out, tolerance)
 
 
 def _stacked(pages: list[NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
@@ -328,6 +339,7 @@ def _scored(
     images: NDArray[Any] | None,
     ignored: NDArray[Any] | None,
     out: PathLike | None,
+    tolerance: float | None,
 ) -> Report:
     """The report of ``labels``, of the kind that ``described`` tells, saved to ``out`` with its picture beside it."""
     report = evaluate(
@@ -338,6 +350,7 @@ def _scored(
         names=names,
         images=images,
         ignored=ignored,
+        tolerance=tolerance,
         picture=_picture_beside(out),
     )
     if out is not None:
@@ -388,9 +401,14 @@ def _draw(
     from unet_fast.plots import worst_best
 
     scores = {name: [getattr(row, key) for row in report.per_slice] for key, name in _COLUMNS.items()}
-    names = [f"slice {row.name}" if row.name.isdecimal() else row.name for row in report.per_slice]
     threshold = 0.5 if report.rand_threshold is None else report.rand_threshold
-    worst_best(images, truth, predicted.shown, scores, out, threshold=threshold, names=names, ignored=outside)
+    worst_best(
+        images, truth, predicted.shown, scores, out, threshold=threshold, names=_slice_names(report), ignored=outside
+    )
+
+
+def _slice_names(report: Report) -> list[str]:
+    return [f"slice {row.name}" if row.name.isdecimal() else row.name for row in report.per_slice]
 
 
 _COLUMNS = {"rand_error": "Rand error", "pixel_error": "pixel error"}

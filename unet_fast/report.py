@@ -47,6 +47,15 @@ class Report:
     v_info: float  #: likewise
     warping_error: float  #: at 0.5
     seg: float | None  #: of the components at the threshold of the Rand error; for true instances only
+    average_precision: list[float] | None  #: TP / (TP + FP + FN) of the same objects at each of ``ious``
+    ious: list[float] | None
+    splits: int | None  #: true objects that hold more than half of each of several predicted ones
+    merges: int | None  #: predicted objects that hold more than half of each of several true ones
+    vi_split: (
+        float  #: variation of information in bits, over-segmentation; of the same objects or cells, slice by slice
+    )
+    vi_merge: float  #: likewise, under-segmentation
+    adapted_rand_error: float  #: likewise, as CREMI defines it
     dice_per_class: list[float]
     iou_per_class: list[float]
     per_slice: list[SliceScores]
@@ -121,6 +130,13 @@ def print_report(report: Report, console: Console | None = None, *, max_slices: 
     summary.add_row("V_Info", number(report.v_info), "borders thinned")
     if report.seg is not None:
         summary.add_row("SEG", number(report.seg), "instances")
+    if report.average_precision is not None and report.ious is not None:
+        for iou, value in zip(report.ious, report.average_precision, strict=True):
+            summary.add_row(f"average precision {iou:g}", number(value), f"objects with an IoU of at least {iou:g}")
+        summary.add_row("splits, merges", f"{report.splits}, {report.merges}", "of objects, lower is better")
+    summary.add_section()
+    summary.add_row("VI split, merge", f"{report.vi_split:.4f}, {report.vi_merge:.4f}", "bits, lower is better")
+    summary.add_row("adapted Rand error", number(report.adapted_rand_error), "of CREMI, lower is better")
     if not masks:
         summary.add_section()
         summary.add_row("best threshold", number(report.best_threshold), f"foreground Dice {report.best_dice:.4f}")

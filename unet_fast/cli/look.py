@@ -35,8 +35,12 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="JSON to write; the picture goes beside it.")] = Path("metrics.json"),
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Pixels around true borders that variation of information and adapted Rand error leave out."),
+    ] = None,
 ) -> None:
-    """Score a prediction: pixel, Rand and warping error, Dice, IoU, V_Rand, V_Info, SEG, best threshold."""
+    """Score a prediction: pixel, Rand and warping error, Dice, IoU, V_Rand, V_Info, objects found, best threshold."""
     from unet_fast.evaluate import evaluate_dataset, evaluate_files
 
     kind = label_kind_of(label_kind)
@@ -47,11 +51,21 @@ def evaluate(
     if data is not None:
         if images is not None or mask is not None:
             raise InputError("--data brings images and masks along; leave --images and --mask out")
-        report = evaluate_dataset(prediction, data, slices=slices, out=out, kind=kind, ignore_index=ignore_index)
+        report = evaluate_dataset(
+            prediction, data, slices=slices, out=out, kind=kind, ignore_index=ignore_index, tolerance=tolerance
+        )
     else:
         assert labels is not None
         report = evaluate_files(
-            prediction, labels, images=images, mask=mask, slices=slices, out=out, kind=kind, ignore_index=ignore_index
+            prediction,
+            labels,
+            images=images,
+            mask=mask,
+            slices=slices,
+            out=out,
+            kind=kind,
+            ignore_index=ignore_index,
+            tolerance=tolerance,
         )
     report.print()
     say(f"wrote {out} and {out.with_suffix('.png')}")

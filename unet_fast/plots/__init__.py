@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from unet_fast.plots.curves import loss_curve
 from unet_fast.plots.latency import latency_picture
+from unet_fast.plots.objects import objects
 from unet_fast.plots.preview import grid_image, preview
 from unet_fast.plots.slices import overlay, worst_best
 
-__all__ = ["grid_image", "latency_picture", "loss_curve", "overlay", "preview", "worst_best"]
+__all__ = ["grid_image", "latency_picture", "loss_curve", "objects", "overlay", "preview", "worst_best"]
