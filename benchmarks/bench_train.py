@@ -67,7 +67,7 @@ def synthetic(settings: Settings, count: int) -> data.Pair:
 def trainer(settings: Settings, device: str, pair: data.Pair) -> Trainer:
     """What ``unet-fast train`` steps with."""
     config = settings.config(device, settings.steps)
-    return Trainer(config, prepare(pair, torch.device(device), balance=config.balance))
+    return Trainer(config, prepare(pair, torch.device(device), balance=config.loss.balance))
 
 
 def by_unet_fast(settings: Settings, device: str, pair: data.Pair) -> float:
@@ -90,7 +90,7 @@ class Tiles(torch.utils.data.Dataset):
     def __init__(self, config: TrainConfig, pair: data.Pair, input_size: int, transforms: Any) -> None:
         images = data.normalize(pair.images)
         labels = torch.from_numpy(pair.labels)
-        weights = uf.ops.weight_map(labels, w0=config.w0, sigma=config.sigma)
+        weights = uf.ops.weight_map(labels, w0=config.loss.w0, sigma=config.loss.sigma)
         # a border that is mirrored once and for all, so that a tile may lie at the rim
         border = (input_size + config.tile) // 4
         pad = [(0, 0), (border, border), (border, border)]
@@ -103,7 +103,7 @@ class Tiles(torch.utils.data.Dataset):
             for image, label, weight in zip(images, labels, weights, strict=True)
         ]
         keys = ("image", "label", "weight")
-        radius = config.elastic_sigma
+        radius = config.augmentation.elastic_sigma
         self.transform = transforms.Compose(
             [
                 transforms.RandSpatialCropd(keys, (input_size, input_size), random_size=False),
@@ -133,7 +133,7 @@ class Tiles(torch.utils.data.Dataset):
 
 def peer_step(config: TrainConfig, device: str, net: uf.UNet, loss: Callable[..., Any]) -> Callable[[Any], None]:
     """A training step on a batch of :class:`Tiles`."""
-    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), config.optimizer.learning_rate, fused=True)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         image, label, weight = (batch[key].to(device, non_blocking=True) for key in ("image", "label", "weight"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tolerances import EXACT, GREY_CURVE, RAMP
-from unet_fast.augment import Augmenter, grey, parameters
+from unet_fast.augment import Augmentation, Augmenter, grey, parameters
 from unet_fast.errors import InputError, InputTypeError
 
 pytestmark = pytest.mark.core
@@ -241,7 +241,7 @@ def test_grey_tables_are_interpolated_linearly(generator):
 def test_random_numbers_never_wait_for_the_host():
     """On the meta device there are no values: whatever looked at one would raise."""
     meta = torch.device("meta")
-    matrix = parameters.draw_matrix(4, (30, 40), shift=True, rotation=90.0, flips=True, device=meta, generator=None)
+    matrix = parameters.draw_matrix(4, (30, 40), Augmentation(rotation=90.0), device=meta, generator=None)
     displacement = parameters.draw_displacement(4, (3, 5), 10.0, device=meta, generator=None)
     assert matrix.shape == (4, 2, 3) and displacement.shape == (4, 2, 3, 5)
     images = torch.empty(4, 2, 20, 20, device=meta)

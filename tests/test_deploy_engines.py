@@ -92,7 +92,7 @@ def test_an_onnx_file_predicts_as_its_run(run, rng, tmp_path):
     image = (1000 * grey(rng, 1, 1, 60, 70) + 500).astype(np.uint16)
     loaded = uf.Run.load(tmp_path / "m.onnx")
     np.testing.assert_allclose(loaded.predict(image), run.predict(image), atol=1e-5)
-    assert loaded.settings.threshold == 0.4 and loaded.settings.border == "zeros" and loaded.settings.normalized
+    assert loaded.settings.threshold == 0.4 and loaded.settings.padding == "zeros" and loaded.settings.normalized
     # a bare network has no normalisation
     uf.deploy.export(run.model, tmp_path / "bare.onnx")
     bare = uf.Run.load(tmp_path / "bare.onnx").predict(grey(rng, 1, 1, 60, 70), padding="mirror")

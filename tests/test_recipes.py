@@ -42,6 +42,10 @@ def tiny(device: str = "cpu", **settings) -> TrainConfig:
     return default_config(device, **{"steps": 3, "base_channels": 2, "amp": False, "tile": 32, **depth, **settings})
 
 
+def loss_of(config: TrainConfig, counts: tuple[float, ...] = (300.0, 100.0)) -> torch.nn.Module:
+    return create_loss(config.loss, torch.tensor(counts), config.model, config.tile)
+
+
 def learn_by_heart(trainer: Trainer) -> None:
     """Every step sees the same batch, so that the loss must fall."""
     batch = trainer.batch()
@@ -54,26 +58,28 @@ def test_every_recipe_runs_end_to_end(pair, tmp_path, name):
     config = tiny(recipe=recipe, validations=1, tile=36 if name == "paper-2015" else 32)
     assert config.model["name"] == recipe.model
     for field in ("loss", "optimizer", "learning_rate", "schedule", "batch_size", "w0", "best_by", "tta", "threshold"):
-        assert getattr(config, field) == getattr(recipe, field)
+        assert config.flat()[field] == recipe.settings()[field]
     validation, test = recipe.split_slices(len(pair))
     rest = [index for index in range(len(pair)) if index not in (*validation, *test)]
     summary = train(config, pair.select(rest), pair.select(validation), tmp_path / "run", progress=False)
     assert summary.steps == 3 and math.isfinite(summary.loss)
     model, config = load_model(tmp_path / "run")
     assert config.threshold is not None and 0 <= config.threshold <= 1
-    result = OverlapTile(model, tile=64, tta=config.tta, padding=config.border)(data.normalize(pair.images[:1]))
+    result = OverlapTile(model, tile=64, tta=config.tta, padding=config.padding)(data.normalize(pair.images[:1]))
     assert result.shape == (1, model.num_classes, 64, 64) and np.isfinite(result).all()
 
 
 def test_recipes_say_what_the_sources_say():
     em = recipes.get("em")
-    assert (em.learning_rate, em.betas, em.decay, em.decay_steps) == (3e-4, (0.99, 0.999), 0.99, 500)
+    rates = em.optimizer
+    assert (rates.learning_rate, rates.betas, rates.decay, rates.decay_steps) == (3e-4, (0.99, 0.999), 0.99, 500)
     assert (em.batch_size, em.epochs, em.tiles_per_epoch, em.best_by) == (3, 24, 3360, "loss")
     assert tuple(map(len, em.split_slices(30))) == (5, 5)
     assert steps_for(em.epochs, em.tiles_per_epoch, em.batch_size) == 24 * 1120
     paper = default_config("cpu", steps=1, recipe=recipes.get("paper-2015"))
     assert sum(p.numel() for p in models.create(**paper.model).parameters()) == 31_030_658
-    assert (paper.optimizer, paper.momentum, paper.batch_size, paper.w0, paper.tile) == ("sgd", 0.99, 1, 10.0, 388)
+    assert (paper.optimizer.name, paper.optimizer.momentum, paper.batch_size) == ("sgd", 0.99, 1)
+    assert (paper.loss.w0, paper.tile) == (10.0, 388)
     assert models.create(**default_config("cpu", steps=1, recipe=em).model).num_classes == 1
     assert recipes.get("unet3+").settings()["loss"] == "focal_ms_ssim_iou"
     assert default_config("cpu", steps=1, recipe=em, num_classes=3).num_classes == 3
@@ -91,9 +97,14 @@ def test_splits_leave_something_to_train_on(count):
 
 def test_settings_given_win_over_the_recipe():
     config = default_config("cpu", steps=1, recipe=recipes.get("em"), learning_rate=0.5, loss="dice", base_channels=4)
-    assert (config.learning_rate, config.loss, config.batch_size, config.model["base_channels"]) == (0.5, "dice", 3, 4)
+    assert (config.optimizer.learning_rate, config.loss.name) == (0.5, "dice")
+    assert (config.batch_size, config.model["base_channels"]) == (3, 4)
     other = default_config("cpu", steps=1, recipe=recipes.get("em"), model="unet-bn")
-    assert (other.model["name"], other.model["base_channels"], other.loss) == ("unet-bn", 64, "inverse_frequency_bce")
+    assert (other.model["name"], other.model["base_channels"], other.loss.name) == (
+        "unet-bn",
+        64,
+        "inverse_frequency_bce",
+    )
     # weights from a file fit the full width, which a CPU gets by half otherwise
     halved, whole = (default_config("cpu", steps=1, model="unet-resnet18", encoder_weights=w) for w in (None, "r.pth"))
     assert (halved.model["base_channels"], whole.model["base_channels"]) == (32, 64)
@@ -104,7 +115,7 @@ def test_settings_given_win_over_the_recipe():
 def test_every_loss_trains_one_channel_and_two(pair, loss, model):
     config = tiny(model=model, loss=loss, steps=12, learning_rate=1e-2, schedule="constant", warmup=0.0, grey=False)
     assert config.num_classes == (1 if model == "unet-bn" else 2)
-    trainer = Trainer(config, prepare(pair, torch.device("cpu"), balance=config.balance))
+    trainer = Trainer(config, prepare(pair, torch.device("cpu"), balance=config.loss.balance))
     learn_by_heart(trainer)
     values = [float(trainer.train_step()) for _ in range(12)]
     assert all(map(math.isfinite, values)) and min(values[-3:]) < values[0]
@@ -165,17 +176,16 @@ def test_head_weights(pair):
 
 
 def test_the_loss_gets_frequencies_scales_and_options(generator):
-    counts = torch.tensor([300.0, 100.0])
     logits, target = torch.randn(2, 1, 32, 32, generator=generator), torch.ones(2, 32, 32, dtype=torch.long)
-    ours = create_loss(tiny(loss="inverse_frequency_bce"), counts)(logits, target)
+    ours = loss_of(tiny(loss="inverse_frequency_bce"))(logits, target)
     assert float(ours) == pytest.approx(2 * float(losses.bce_with_logits_loss(logits, target)), rel=1e-5)
-    assert create_loss(tiny(loss="ms_ssim", tile=48), counts).options["scales"] == 3  # type: ignore[index]
+    assert loss_of(tiny(loss="ms_ssim", tile=48)).options["scales"] == 3  # type: ignore[index]
     # the coarsest head has a quarter of the side
-    coarse = create_loss(tiny(model="unet-dental", depth=3, loss="ms_ssim", tile=96), counts)
+    coarse = loss_of(tiny(model="unet-dental", depth=3, loss="ms_ssim", tile=96))
     assert coarse.options["scales"] == 2  # type: ignore[index]
-    assert create_loss(tiny(loss="focal", loss_options={"gamma": 0.5}), counts).options["gamma"] == 0.5  # type: ignore[index]
+    assert loss_of(tiny(loss="focal", loss_options={"gamma": 0.5})).options["gamma"] == 0.5  # type: ignore[index]
     with pytest.raises(InputError, match="loss 'focal' has no option 'gama'; its options are gamma"):
-        create_loss(tiny(loss="focal", loss_options={"gama": 1}), counts)
+        loss_of(tiny(loss="focal", loss_options={"gama": 1}))
     with pytest.raises(InputError, match="loss is 'dicee', expected one of 'weighted_cross_entropy'"):
         tiny(loss="dicee")
     for channels in (1, 3):
@@ -188,10 +198,12 @@ def test_the_loss_gets_frequencies_scales_and_options(generator):
 
 def test_schedules_of_the_recipes():
     em = tiny(recipe=recipes.get("em"), learning_rate=1.0)
-    assert [learning_rate(em, 0.3, step) for step in (0, 499, 500, 1000)] == pytest.approx([1, 1, 0.99, 0.99**2])
+    assert [learning_rate(em.optimizer, 0.3, step) for step in (0, 499, 500, 1000)] == pytest.approx(
+        [1, 1, 0.99, 0.99**2]
+    )
     bn = tiny(recipe=recipes.get("batch-norm"), learning_rate=1.0)
-    assert [learning_rate(bn, t) for t in (0, 0.49, 0.5, 0.8)] == pytest.approx([1, 1, 0.75, 0.75**2])
-    assert TrainConfig(**dataclasses.asdict(em)) == em
+    assert [learning_rate(bn.optimizer, t) for t in (0, 0.49, 0.5, 0.8)] == pytest.approx([1, 1, 0.75, 0.75**2])
+    assert em.changed() == em and em.changed(learning_rate=2.0) != em
 
 
 @pytest.mark.parametrize("best_by", ["score", "loss"])

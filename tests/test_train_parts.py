@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from unet_fast import data, models
+from unet_fast import data, models, recipes
+from unet_fast._settings import flat_names, from_flat
 from unet_fast.errors import InputError
 from unet_fast.train import TrainConfig, default_config, default_validation, hold_out, separate_touching
 from unet_fast.train.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
@@ -28,6 +29,38 @@ def test_config_round_trip(tmp_path):
     written = config(sigma=4.0, data={"images": "a.tif"})
     written.save(tmp_path / "config.json")
     assert TrainConfig.load(tmp_path / "config.json") == written
+    assert json.loads((tmp_path / "config.json").read_text())["loss"]["sigma"] == 4.0
+
+
+# what a version with flat settings wrote, line breaks aside
+FLAT = """{"model": {"name": "unet-dental", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 2}, "minutes": null,
+ "steps": 12, "batch_size": 1, "processes": 1, "tile": 384, "loss": "weighted_cross_entropy", "loss_options": {},
+ "head_weights": [1.0, 0.5, 0.25], "encoder_weights": null, "optimizer": "sgd", "learning_rate": 0.0001, "momentum": 0.99,
+ "betas": [0.9, 0.999], "weight_decay": 0.0, "schedule": "constant", "decay": 0.1, "decay_steps": 500, "warmup": 0.0,
+ "w0": 0.0, "sigma": 5.0, "balance": false, "shift": true, "rotation": 180.0, "quarter_turns": false, "flips": true,
+ "affine": 0.0, "elastic_sigma": 10.0, "elastic_grid": [4, 5], "field": "bicubic", "grey": true, "average_decay": 0.0,
+ "amp": false, "device": "cpu", "seed": 0, "tta": 1, "best_by": "score", "threshold": 0.5, "border": "zeros",
+ "validations": 8, "checkpoint_seconds": 60.0, "checkpoint_steps": 7, "data": {}}"""
+
+
+def test_a_run_folder_of_a_version_with_flat_settings_loads(tmp_path):
+    (tmp_path / "config.json").write_text(FLAT)
+    loaded = TrainConfig.load(tmp_path / "config.json")
+    expected = config(
+        recipe=recipes.get("dental"), elastic_grid=(4, 5), head_weights=(1.0, 0.5, 0.25), checkpoint_steps=7, amp=False
+    )
+    assert loaded == expected.changed(steps=12, model={**expected.model, "base_channels": 2})
+    assert (loaded.padding, loaded.budget.steps, loaded.checkpoints.steps) == ("zeros", 12, 7)
+
+
+def test_every_setting_has_one_flat_name():
+    names = flat_names(TrainConfig)
+    assert len(set(names)) == len(names)
+    assert set(json.loads(FLAT)) == set(names), "the flat names are those that people and old files know"
+    written = config(learning_rate=0.5, loss="focal", loss_options={"gamma": 1.0})
+    assert from_flat(TrainConfig, written.flat()) == written
+    with pytest.raises(InputError, match="unknown setting colour"):
+        written.changed(colour=1)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +98,7 @@ def test_unknown_devices():
 
 
 def test_schedules():
-    base = config(learning_rate=2.0, warmup=0.1)
+    base = config(learning_rate=2.0, warmup=0.1).optimizer
     assert learning_rate(base, 0.05) == pytest.approx(2.0 * 0.95**0.9 * 0.5)
     assert learning_rate(base, 1.0) == 0.0
     step = dataclasses.replace(base, schedule="step", warmup=0.0)

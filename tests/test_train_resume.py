@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,11 +114,11 @@ def test_settings_that_change_are_named_and_obeyed():
     config = changed(
         small(), {"learning_rate": 0.5, "batch_size": 3, "tile": None, "base_channels": 2}, "run", said.append
     )
-    assert (config.learning_rate, config.batch_size, config.tile) == (0.5, 3, 16)
+    assert (config.optimizer.learning_rate, config.batch_size, config.tile) == (0.5, 3, 16)
     assert len(said) == 2 and "learning_rate is 0.5, was 0.001" in said[0]
     other = changed(small(), {"loss": "dice"}, "run", said.append)
-    assert (other.loss, other.w0, other.balance) == ("dice", 0.0, False)
-    assert changed(small(), {"loss": "dice", "w0": 3.0}, "run", said.append).w0 == 3.0
+    assert (other.loss.name, other.loss.w0, other.loss.balance) == ("dice", 0.0, False)
+    assert changed(small(), {"loss": "dice", "w0": 3.0}, "run", said.append).loss.w0 == 3.0
 
 
 @pytest.mark.parametrize(
@@ -217,9 +218,23 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in HOSTILE.items() for value in values])
-def test_a_hostile_config_is_one_clear_error(tmp_path, name, value):
-    record = {**dataclasses.asdict(small()), name: value}
+NESTED: dict[str, list[Any]] = {
+    "loss": [None, 3, "dice", {"name": 3}, {"options": []}, {"colour": 1}, {"w0": -1}],
+    "optimizer": ["sgd", {"name": "adamm"}, {"betas": [0.9]}, {"betas": "99"}, {"learning_rate": {}}],
+    "augmentation": [[], {"elastic_grid": [3, None]}, {"field": 1}, {"rotation": 181}, {"padding": "reflect"}],
+    "budget": [None, {}, {"steps": 2.5}, {"steps": 1, "minutes": 1}],
+    "checkpoints": [3, {"validations": -1}, {"steps": 0}],
+    "learning_rate": [1e-3],
+    "tile": [None, "32"],
+}
+
+
+@pytest.mark.parametrize(
+    ("flat", "name", "value"),
+    [(table is HOSTILE, name, value) for table in (HOSTILE, NESTED) for name in table for value in table[name]],
+)
+def test_a_hostile_config_is_one_clear_error(tmp_path, flat, name, value):
+    record = {**(small().flat() if flat else dataclasses.asdict(small())), name: value}
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"is not the config\.json of a training run") as caught:
         read_config(tmp_path)

@@ -47,7 +47,7 @@ def trainer(stack: data.Pair, **settings: Any) -> Trainer:
         options.setdefault("depth", 2)
     options["num_classes"] = stack.num_classes
     config = default_config("cpu", **options)
-    return Trainer(config, prepare(stack, torch.device("cpu"), balance=config.balance))
+    return Trainer(config, prepare(stack, torch.device("cpu"), balance=config.loss.balance))
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_gpu_captures_the_step_and_replays_the_loop(stack, settings):
     device = torch.device("cuda")
 
     def weights_after(graph: bool) -> list[torch.Tensor]:
-        ours = Trainer(config, prepare(stack, device, balance=config.balance))
+        ours = Trainer(config, prepare(stack, device, balance=config.loss.balance))
         if not graph:
             ours.run_step = ours.compute
         torch.manual_seed(5)

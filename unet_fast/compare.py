@@ -248,7 +248,7 @@ def _warm_up(config: TrainConfig, pair: data.Pair) -> TrainConfig:
         batch_size=1,
         in_channels=pair.images.shape[1],
         num_classes=pair.num_classes,
-        optimizer=config.optimizer,
+        optimizer=config.optimizer.name,
         amp=config.amp,
     )
 

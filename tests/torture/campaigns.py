@@ -222,14 +222,15 @@ def settings(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
         from unet_fast.predict import OverlapTile
 
         model, config = train.load_model(folder / "run")
-        OverlapTile(model, tile=config.tile, tta=config.tta, padding=config.border)(image)
+        OverlapTile(model, tile=config.tile, tta=config.tta, padding=config.padding)(image)
 
-    keys: list[tuple[str, ...]] = [(key,) for key in whole] + [("model", key) for key in whole["model"]]
+    keys: list[tuple[str, ...]] = [(key,) for key in whole]
+    keys += [(key, inner) for key, record in whole.items() if isinstance(record, dict) for inner in record]
     keys += [("model", "depth"), ("model", "base_channels")] * 3
     tried = [(keys[int(rng.integers(len(keys)))], HOSTILE[int(rng.integers(len(HOSTILE)))]) for _ in range(cases)]
     for key, value in tried:
         changed = json.loads(json.dumps(whole))
-        place: dict[str, Any] = changed if len(key) == 1 else changed["model"]
+        place: dict[str, Any] = changed if len(key) == 1 else changed[key[0]]
         if rng.random() < 0.1:
             del place[key[-1]]
         else:

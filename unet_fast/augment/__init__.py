@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from unet_fast.augment.augmenter import Augmenter
+from unet_fast.augment.settings import Augmentation
 
-__all__ = ["Augmenter"]
+__all__ = ["Augmentation", "Augmenter"]

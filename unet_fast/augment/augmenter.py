@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
 from unet_fast import checks
-from unet_fast._repr import call_repr
-from unet_fast._warp_arguments import FIELDS, PADDINGS
 from unet_fast.augment import grey as grey_values
 from unet_fast.augment import parameters
+from unet_fast.augment.settings import Augmentation
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import elastic_warp
 
@@ -28,25 +27,8 @@ class Augmenter:
         input_size: side, or (h, w), of the image tiles in pixels: the network's input.
         output_size: of the label tiles, the network's output; None for ``input_size``. Both have the same centre, so
             the difference must be even (as it is for valid convolutions). Tiles may be larger than the image.
-        shift: put the tile's centre on a pixel that is uniform over the image; else on the centre of the image. What
-            lies outside the image is padded; with the mirror every source pixel is expected in equally many tiles
-            (only the outermost row or column, which the mirror does not repeat, in half as many).
-        rotation: angles are uniform in +-rotation degrees, 0 to 180.
-        flips: flip either axis with probability 1/2.
-        quarter_turns: turn by 0, 90, 180 or 270 degrees more; with flips, the 8 symmetries of the square, equally often
-            and, without rotation and deformation, free of interpolation.
-        affine: move three points of the image (at a third of its shorter side from the centre) by up to this many pixels
-            along either axis, uniformly, and the image by the affine map that they define; 0 for none.
-        elastic_sigma: standard deviation, in pixels, of the Gaussian displacement of each control point; 0 for none.
-        elastic_grid: control points (gh, gw) *over the source image*, from border to border. The paper's 3 x 3 on
-            512 px means one every 256 px; larger images need more points for the same deformation.
-        field: how the control points become a field: "bicubic", "bspline", "bspline_smooth", as in
-            :func:`unet_fast.ops.elastic_warp`.
-        grey: send the grey values of each tile and channel through a random smooth rising curve, see
-            :mod:`unet_fast.augment.grey`. The curve's 0..1 is the range from the tile's least to its largest value,
-            so it suits normalised and raw images alike.
-        padding: "mirror", "zeros" or "nearest", as in :func:`unet_fast.ops.elastic_warp`. With "zeros" the labels
-            outside are 0.
+        settings: what is random about a tile, see :class:`Augmentation`; None for its defaults.
+        changes: fields of ``settings`` that are otherwise: ``elastic_sigma=5.0``, ``rotation=0.0``, ...
 
     Raises:
         InputError: an option is out of its range; the message names the range.
@@ -58,17 +40,8 @@ class Augmenter:
         self,
         input_size: int | Sequence[int],
         output_size: int | Sequence[int] | None = None,
-        *,
-        shift: bool = True,
-        rotation: float = 180.0,
-        flips: bool = True,
-        elastic_sigma: float = 10.0,
-        elastic_grid: Sequence[int] = (3, 3),
-        field: str = "bicubic",
-        grey: bool = True,
-        padding: str = "mirror",
-        quarter_turns: bool = False,
-        affine: float = 0.0,
+        settings: Augmentation | None = None,
+        **changes: Any,
     ) -> None:
         self.input_size = _pair("input_size", input_size)
         self.output_size = self.input_size if output_size is None else _pair("output_size", output_size)
@@ -78,25 +51,13 @@ class Augmenter:
                     f"output_size is {self.output_size} for input_size {self.input_size}; expected at most the input "
                     "size and an even difference, so that both tiles have the same centre"
                 )
-        self.elastic_grid = _pair("elastic_grid", elastic_grid)
-        checks.check_choice("field", field, FIELDS)
-        checks.check_choice("padding", padding, PADDINGS)
-        if field == "bspline_smooth" and min(self.elastic_grid) < 4:
-            raise InputError(
-                f"elastic_grid is {self.elastic_grid}, but field 'bspline_smooth' needs at least 4 points an axis"
-            )
-        if not 0 <= rotation <= 180:
-            raise InputError(f"rotation is {rotation}, expected an angle from 0 to 180 degrees")
-        if not (elastic_sigma >= 0 and math.isfinite(elastic_sigma)):
-            raise InputError(f"elastic_sigma is {elastic_sigma}, expected a finite number of pixels, at least 0")
-        if not (affine >= 0 and math.isfinite(affine)):
-            raise InputError(f"affine is {affine}, expected a finite number of pixels, at least 0")
-        self.shift, self.rotation, self.flips = shift, rotation, flips
-        self.quarter_turns, self.affine = quarter_turns, affine
-        self.elastic_sigma, self.field, self.grey, self.padding = elastic_sigma, field, grey, padding
+        if "elastic_grid" in changes:
+            changes["elastic_grid"] = _pair("elastic_grid", changes["elastic_grid"])
+        self.settings = replace(settings or Augmentation(), **changes)
 
     def __repr__(self) -> str:
-        return call_repr(self)
+        given = {"input_size": self.input_size, "output_size": self.output_size, **vars(self.settings)}
+        return f"Augmenter({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     def __call__(
         self, images: torch.Tensor, labels: Maps, *, generator: torch.Generator | None = None
@@ -153,22 +114,13 @@ class Augmenter:
         Several processes can so draw the same numbers for the tiles of all of them, and each make only its own tiles.
         """
         height, width = image_size
-        matrix = parameters.draw_matrix(
-            count,
-            (height, width),
-            shift=self.shift,
-            rotation=self.rotation,
-            flips=self.flips,
-            quarter_turns=self.quarter_turns,
-            affine=self.affine,
-            device=device,
-            generator=generator,
-        )
+        settings = self.settings
+        matrix = parameters.draw_matrix(count, (height, width), settings, device=device, generator=generator)
         displacement = parameters.draw_displacement(
-            count, self.elastic_grid, self.elastic_sigma, device=device, generator=generator
+            count, settings.elastic_grid, settings.elastic_sigma, device=device, generator=generator
         )
         tables = None
-        if self.grey:
+        if settings.grey:
             tables = grey_values.draw_tables(count, channels, device=device, generator=generator)
         return parameters.Drawn(matrix, displacement, tables)
 
@@ -191,8 +143,8 @@ class Augmenter:
             matrix=drawn.matrix,
             output_size=(self.input_size, *[self.output_size] * len(maps)),
             interpolation=("bilinear", *("bilinear" if each.is_floating_point() else "nearest" for each in maps)),
-            field=self.field,
-            padding=self.padding,
+            field=self.settings.field,
+            padding=self.settings.padding,
         )
         on_cpu = images.device.type == "cpu"
         if drawn.tables is not None or on_cpu:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from unet_fast.augment.settings import Augmentation
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -34,12 +36,8 @@ class Drawn:
 def draw_matrix(
     count: int,
     image_size: tuple[int, int],
+    settings: Augmentation,
     *,
-    shift: bool,
-    rotation: float,
-    flips: bool,
-    quarter_turns: bool = False,
-    affine: float = 0.0,
     device: torch.device,
     generator: torch.Generator | None,
 ) -> torch.Tensor:
@@ -52,22 +50,22 @@ def draw_matrix(
     With ``quarter_turns`` the angle grows by 0, 90, 180 or 270 degrees; with ``affine`` the image is first deformed by
     :func:`draw_affine`.
     """
-    angle = (torch.rand(count, device=device, generator=generator) * 2 - 1) * math.radians(rotation)
+    angle = (torch.rand(count, device=device, generator=generator) * 2 - 1) * math.radians(settings.rotation)
     cosine, sine = angle.cos(), angle.sin()
-    if quarter_turns:
+    if settings.quarter_turns:
         turns = torch.randint(0, 4, (count,), device=device, generator=generator)
         # 0, 1 and -1 exactly, so that a turned tile is an exact copy as well
         turned_cosine = (turns == 0).float() - (turns == 2).float()
         turned_sine = (turns == 1).float() - (turns == 3).float()
         cosine, sine = cosine * turned_cosine - sine * turned_sine, sine * turned_cosine + cosine * turned_sine
-    if flips:
+    if settings.flips:
         sign = torch.randint(0, 2, (2, count), device=device, generator=generator) * 2.0 - 1.0
     else:
         sign = torch.ones(2, count, device=device)
     rows = []
     for axis, (from_y, from_x) in enumerate(((cosine, -sine), (sine, cosine))):
         size = image_size[axis]
-        if shift:
+        if settings.shift:
             # uniform over one period of the mirrored image, folded back: the outermost pixels come half as often
             period = torch.randint(0, max(2 * (size - 1), 1), (count,), device=device, generator=generator)
             centre = (period - (size - 1)).abs() - size // 2
@@ -75,9 +73,9 @@ def draw_matrix(
             centre = torch.zeros(count, device=device)
         rows.append(torch.stack([from_y * sign[0], from_x * sign[1], centre.float()], -1))
     matrix = torch.stack(rows, 1)
-    if affine == 0:
+    if settings.affine == 0:
         return matrix
-    linear, offset = draw_affine(count, image_size, affine, device=device, generator=generator)
+    linear, offset = draw_affine(count, image_size, settings.affine, device=device, generator=generator)
     moved = torch.baddbmm(matrix, linear, matrix)
     moved[..., 2] += offset
     return moved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,12 +170,13 @@ def train(
             )
         if config is not None:
             if minutes is not None or steps is not None:
-                config = replace(config, minutes=minutes, steps=steps)
+                config = config.changed(minutes=minutes, steps=steps)
             if device != "auto":
                 settings["device"] = str(training.resolve_device(device))
             if chosen is not None:
                 of_recipe = {name: value for name, value in chosen.settings().items() if settings.get(name) is None}
-                other = [name for name, value in of_recipe.items() if name != "tile" and getattr(config, name) != value]
+                so_far = config.flat()
+                other = [name for name, value in of_recipe.items() if name != "tile" and so_far[name] != value]
                 if other:
                     tell(
                         f"--recipe {chosen.name} is not used when a run is resumed, which keeps its own {', '.join(other)}"

@@ -24,7 +24,7 @@ class Description:
         model: arguments of :func:`unet_fast.models.create`.
         geometry: which sizes the network takes, and how far an output pixel sees.
         normalized: whether images are normalised, each by itself, before the network sees them.
-        tile, tta, threshold, border: as in :class:`unet_fast.train.TrainConfig`; what prediction does unless told otherwise.
+        tile, tta, threshold, padding: as in :class:`unet_fast.train.TrainConfig`; what prediction does unless told otherwise.
         tile_dependence: see :attr:`unet_fast.models.SegmentationModel.tile_dependence`.
     """
 
@@ -34,7 +34,7 @@ class Description:
     tile: int = 512
     tta: int = 1
     threshold: float | None = None
-    border: str = "mirror"
+    padding: str = "mirror"
     tile_dependence: str | None = None
 
     @classmethod
@@ -42,7 +42,7 @@ class Description:
         """Of a network, with the settings of its run (a :class:`unet_fast.train.TrainConfig`) where it comes from one."""
         known: dict[str, Any] = {}
         if settings is not None:
-            known = {name: getattr(settings, name) for name in ("tile", "tta", "threshold", "border")}
+            known = {name: getattr(settings, name) for name in ("tile", "tta", "threshold", "padding")}
             known["normalized"] = getattr(settings, "normalized", True)
         return cls(model.config, model.geometry, tile_dependence=model.tile_dependence, **known)
 
@@ -68,6 +68,8 @@ class Description:
             )
         try:
             values = json.loads(metadata[KEY])
+            if "border" in values:  # its name in files of older versions
+                values["padding"] = values.pop("border")
             return cls(**{**values, "geometry": Geometry(**values["geometry"])})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(

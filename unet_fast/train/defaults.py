@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from unet_fast import models
+from unet_fast._settings import flat_names, from_flat
 from unet_fast.errors import InputError
 from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason, resolve_device
-
-if TYPE_CHECKING:
-    from unet_fast.recipes import Recipe
+from unet_fast.train.losses import UNWEIGHTED, Loss
+from unet_fast.train.recipe import Recipe
 
 
 def default_config(
@@ -48,7 +47,8 @@ def default_config(
         minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
         base_channels, depth, padding, norm, dropout: options of the network.
         recipe: settings of a system of the literature, which take the place of the defaults, full width included.
-        overrides: fields of :class:`TrainConfig`.
+        overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``border``, ...; see
+            :class:`TrainConfig`, whose records inside one another they belong to.
 
     Raises:
         InputError: an unknown device, network, option or setting; a value out of range.
@@ -58,7 +58,7 @@ def default_config(
     if minutes is None and steps is None:
         minutes = 30.0 if gpu else 10.0
     given = {name: value for name, value in overrides.items() if value is not None}
-    unknown = sorted(set(given) - {item.name for item in dataclasses.fields(TrainConfig)})
+    unknown = sorted(set(given) - set(flat_names(TrainConfig)))
     if unknown:
         raise InputError(f"unknown setting {', '.join(unknown)}")
     from_recipe = {} if recipe is None else recipe.settings()
@@ -86,10 +86,10 @@ def default_config(
     if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
         # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10
         values["learning_rate"] = 1e-4
-    if given.get("loss", "weighted_cross_entropy") != values.get("loss", "weighted_cross_entropy"):
-        # border and class weights belong to the weighted cross-entropy; other losses get them when asked for
-        values.update({"w0": 0.0, "balance": False, "loss_options": {}, "head_weights": None})
-    return TrainConfig(**{**values, **given})
+    usual = Loss().name
+    if given.get("loss", usual) != values.get("loss", usual):
+        values.update(UNWEIGHTED)
+    return from_flat(TrainConfig, {**values, **given})
 
 
 def steps_for(epochs: float, images: int, batch_size: int) -> int:
@@ -121,13 +121,12 @@ def legal_tile(network: dict[str, Any], tile: int) -> int:
 def describe(config: TrainConfig, training: int, validation: int) -> str:
     """One line for a person: what will be trained, on what, for how long."""
     model = config.model
-    budget = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.steps} steps"
     details = [f"base {model['base_channels']}"] if "base_channels" in model else []
     details += [f"depth {model['depth']}"] if "depth" in model else []
     details += [str(model["padding"])] if "padding" in model else []
     return (
         f"training {model['name']}{' (' + ', '.join(details) + ')' if details else ''} on "
-        f"{training} images, validating on {validation}, for {budget} on {config.device}: tiles of {config.tile} px, "
-        f"batch {config.batch_size}, {config.loss}, {config.optimizer} {config.learning_rate:g}, "
+        f"{training} images, validating on {validation}, for {config.budget} on {config.device}: tiles of {config.tile} px, "
+        f"batch {config.batch_size}, {config.loss.name}, {config.optimizer.name} {config.optimizer.learning_rate:g}, "
         f"{'bfloat16' if config.amp else 'float32'}{precision_reason(torch.device(config.device))}"
     )

@@ -105,7 +105,7 @@ def train(
         device_data = prepare(
             replace(training, num_classes=max(config.num_classes, 2)),
             distributed.device_of(resolve_device(config.device)),
-            balance=config.balance,
+            balance=config.loss.balance,
         )
         trainer: Trainer | None = None
         try:
@@ -150,7 +150,7 @@ class _Run:
         self.speed = Speed(trainer)
         self.last_loss = math.nan
         self.best: Validation | None = None
-        self.blind = None if validation is None else cannot_judge(validation, trainer.config.best_by)
+        self.blind = None if validation is None else cannot_judge(validation, trainer.config.checkpoints.best_by)
         self._said_infinite = False
         self.finished = False  # whether the last row of the log is that of the end of the budget
         self._preview: Callable[[Path], Path] | None = None
@@ -171,8 +171,8 @@ class _Run:
         before = trainer.step
         if self.blind is not None:
             self.announce(f"{self.blind}: they cannot choose the best weights, so the last ones are kept")
-        by_steps = config.steps is not None
-        total = float(config.steps or 0) if by_steps else float(config.minutes or 0) * 60
+        by_steps = config.budget.steps is not None
+        total = float(config.budget.steps or 0) if by_steps else float(config.budget.minutes or 0) * 60
         with Interruption() as interruption, self.writer:
             with Bar(
                 total, trainer.step if by_steps else trainer.seconds, by_steps=by_steps, shown=progress and self.main
@@ -203,7 +203,7 @@ class _Run:
         signal = trainer.agree(interruption.signal)
         saved_at, saved_step = time.monotonic(), trainer.step
         row = int(trainer.progress() * LOG_ROWS)
-        turn = int(trainer.progress() * config.validations)
+        turn = int(trainer.progress() * config.checkpoints.validations)
         first, why_eager = True, None
         while trainer.progress() < 1 and signal is None:
             trainer.train_step()
@@ -219,15 +219,15 @@ class _Run:
                 self.announce(f"training steps run without a CUDA graph: {why_eager}")
             done = trainer.progress()
             text = None
-            due = int(done * config.validations) > turn and done < 1
+            due = int(done * config.checkpoints.validations) > turn and done < 1
             if due or (int(done * LOG_ROWS) > row and done < 1):  # the last row comes with the last validation
-                row, turn = int(done * LOG_ROWS), int(done * config.validations)
+                row, turn = int(done * LOG_ROWS), int(done * config.checkpoints.validations)
                 self._log(validate=due)
                 text = f"loss {self.last_loss:.4f}" + self._best_text()
             bar.show(trainer.step if by_steps else trainer.seconds, text)
             self.writer.check()
-            many = config.checkpoint_steps is not None and trainer.step - saved_step >= config.checkpoint_steps
-            many = many or time.monotonic() - saved_at >= config.checkpoint_seconds
+            many = config.checkpoints.steps is not None and trainer.step - saved_step >= config.checkpoints.steps
+            many = many or time.monotonic() - saved_at >= config.checkpoints.seconds
             if self.main and many and not self.writer.busy:
                 self.writer.submit(*trainer.state())
                 saved_at, saved_step = time.monotonic(), trainer.step
@@ -267,7 +267,7 @@ class _Run:
             return {}
         began = time.monotonic()
         scores = validate(predict_pair(model, self.config, self.validation), self.validation, trainer.loss.loss)
-        criterion = scores.loss if self.config.best_by == "loss" else scores.criterion
+        criterion = scores.loss if self.config.checkpoints.best_by == "loss" else scores.criterion
         if blind is not None or not math.isfinite(criterion):
             if blind is None and not self._said_infinite:
                 self._said_infinite = True

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unet_fast import ops
+from unet_fast import checks, ops
+from unet_fast._settings import Record, setting
 from unet_fast.errors import InputError
 from unet_fast.models import HeadOutputs, create
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.nn import losses
 from unet_fast.nn.losses.ms_ssim import EXPONENTS, WINDOW
-
-if TYPE_CHECKING:
-    from unet_fast.train.config import TrainConfig
 
 
 class WeightedCrossEntropy(nn.Module):
@@ -50,37 +49,69 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 MEANS_OF_PIXELS = ("weighted_cross_entropy", "bce", "inverse_frequency_bce", "focal")
 
 
-def create_loss(config: TrainConfig, class_counts: Tensor) -> nn.Module:
-    """The loss of a configuration, on the device of ``class_counts``.
+@dataclass(frozen=True)
+class Loss(Record):
+    """What a run minimises.
 
-    ``class_counts`` (K,), pixels of each class in the training labels, are the frequencies of
-    ``inverse_frequency_bce``. MS-SSIM takes as many scales as fit into the smallest head, unless ``loss_options`` says.
+    Attributes:
+        name, options: a name of :data:`LOSSES`, and the options of that loss.
+        head_weights: of a network with several heads, one weight per head, the main one first; None: 1 each.
+        w0, sigma: border term of the weight map, see :func:`unet_fast.ops.weight_map`. The paper's w0 = 10 comes on top
+            of weights that balance the classes; where nearly all background lies between two cells, as membranes do,
+            both lift the same pixels, and w0 = 4 gives the lower pixel error.
+        balance: weight classes by their inverse frequency in the training labels.
+    """
+
+    name: str = setting("weighted_cross_entropy", "loss")
+    options: dict[str, Any] = setting({}, "loss_options")
+    head_weights: tuple[float, ...] | None = None
+    w0: float = 4.0
+    sigma: float = 5.0
+    balance: bool = True
+
+    def check(self) -> None:  # noqa: D102
+        checks.check_choice("loss", self.name, tuple(LOSSES))
+        self.check_not_negative("w0")
+        if not self.sigma > 0:
+            raise InputError(f"sigma is {self.sigma}, expected a number of pixels above 0")
+
+
+# border and class weights belong to the weighted cross-entropy; other losses get them when asked for
+UNWEIGHTED = {"w0": 0.0, "balance": False, "loss_options": {}, "head_weights": None}
+
+
+def create_loss(settings: Loss, class_counts: Tensor, model: dict[str, Any], tile: int) -> nn.Module:
+    """The loss that ``settings`` say, on the device of ``class_counts``.
+
+    ``class_counts`` (K,), pixels of each class in the training labels, are the frequencies of ``inverse_frequency_bce``.
+    MS-SSIM takes as many scales as fit into the smallest head of the network (``model``, arguments of
+    :func:`unet_fast.models.create`) at output tiles of ``tile`` pixels, unless the options say how many.
 
     Raises:
         InputError: an option that the loss does not have (naming those that it has), or a value that it refuses.
     """
-    make = LOSSES[config.loss]
+    make = LOSSES[settings.name]
     parameters = inspect.signature(make).parameters
     options: dict[str, Any] = {}
     if "frequencies" in parameters:
         options["frequencies"] = class_counts
     if "scales" in parameters:
-        smallest = _smallest_head(config)
+        smallest = _smallest_head(model, tile)
         fitting = [scales for scales in range(1, len(EXPONENTS) + 1) if WINDOW << (scales - 1) <= smallest]
         options["scales"] = max(fitting, default=1)
-    for name in config.loss_options:
+    for name in settings.options:
         if name not in parameters:
             known = ", ".join(parameters) or "none"
-            raise InputError(f"loss {config.loss!r} has no option {name!r}; its options are {known}")
-    return make(**{**options, **config.loss_options}).to(class_counts.device)
+            raise InputError(f"loss {settings.name!r} has no option {name!r}; its options are {known}")
+    return make(**{**options, **settings.options}).to(class_counts.device)
 
 
-def _smallest_head(config: TrainConfig) -> int:
+def _smallest_head(arguments: dict[str, Any], tile: int) -> int:
     """The least side of what the network returns in training, in pixels; nothing is computed."""
     # the reference consists of torch's own operations, which know the meta device
     with ops.use_backend("reference"), torch.device("meta"), torch.no_grad():
-        model = create(**config.model).train()
-        side = model.input_size(config.tile)
+        model = create(**arguments).train()
+        side = model.input_size(tile)
         # two images: batch normalisation refuses a single value
         outputs = model(torch.empty(2, model.in_channels, side, side))
     heads = [outputs] if isinstance(outputs, Tensor) else outputs.heads

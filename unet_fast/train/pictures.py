@@ -22,7 +22,7 @@ PREVIEW_TILES = 6
 def write_preview(config: TrainConfig, pair: data.Pair, path: str | Path) -> None:
     """A picture of augmented tiles, labels and weight maps, as training with ``config`` on ``pair`` would see them."""
     device = resolve_device(config.device)
-    preview(Trainer(config, prepare(pair, device, balance=config.balance)))(Path(path))
+    preview(Trainer(config, prepare(pair, device, balance=config.loss.balance)))(Path(path))
 
 
 def preview(trainer: Trainer) -> Callable[[Path], Path]:

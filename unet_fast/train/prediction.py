@@ -21,7 +21,7 @@ def device_of(model: Any) -> torch.device:
 def predictor_of(model: Any, config: Any, **options: Any) -> Predictor:
     """The :class:`unet_fast.predict.Predictor` of a network that was trained by ``config``.
 
-    Grey values are normalised as in training and continued beyond the image as in training (``config.border``);
+    Grey values are normalised as in training and continued beyond the image as in training (``config.padding``);
     bfloat16 is used where the run used it and the device gains by it; the threshold, and the versions that are averaged,
     are those of the run. ``options`` overrides any of it; an option that is None counts as not given.
 
@@ -34,7 +34,7 @@ def predictor_of(model: Any, config: Any, **options: Any) -> Predictor:
         "tile": max(config.tile, SMALLEST_TILE),
         "tta": config.tta,
         "threshold": config.threshold,
-        "padding": config.border,
+        "padding": config.padding,
         "amp": trained and network and config.amp and fast_bfloat16(device_of(model)),
     }
     settings.update({name: value for name, value in options.items() if value is not None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from unet_fast import data
 from unet_fast.errors import InputError
 from unet_fast.train.config import TrainConfig
+from unet_fast.train.losses import UNWEIGHTED, Loss
 
 _FIXED = {
     "optimizer": "its state belongs to one kind",
@@ -50,7 +50,7 @@ def changed(
 
     Args:
         config: of the run so far.
-        given: settings that were asked for: fields of :class:`TrainConfig` and options of the network, None for those that
+        given: settings that were asked for: flat names of :class:`TrainConfig` and options of the network, None for those that
             were not.
         out: the run folder, to be named in errors.
         announce: told of every setting that changes.
@@ -63,20 +63,16 @@ def changed(
         before = config.model.get("name" if name == "model" else name)
         if name in asked and asked[name] != before:
             raise _refused(name, asked[name], before, "the weights belong to one network", out)
+    so_far = config.flat()
     for name, why in _FIXED.items():
-        if name in asked and asked[name] != getattr(config, name):
-            raise _refused(name, asked[name], getattr(config, name), why, out)
-    if asked.get("loss", config.loss) not in (config.loss, "weighted_cross_entropy"):
-        # border and class weights belong to the weighted cross-entropy; other losses get them when asked for
-        asked = {"w0": 0.0, "balance": False, "loss_options": {}, "head_weights": None, **asked}
-    new = {
-        name: value
-        for name, value in asked.items()
-        if name not in (*_NETWORK, *_FIXED) and getattr(config, name) != value
-    }
+        if name in asked and asked[name] != so_far[name]:
+            raise _refused(name, asked[name], so_far[name], why, out)
+    if asked.get("loss", config.loss.name) not in (config.loss.name, Loss().name):
+        asked = {**UNWEIGHTED, **asked}
+    new = {name: value for name, value in asked.items() if name not in (*_NETWORK, *_FIXED) and so_far[name] != value}
     for name, value in new.items():
-        announce(f"changed from here on: {name} is {value}, was {getattr(config, name)}")
-    return replace(config, **new)
+        announce(f"changed from here on: {name} is {value}, was {so_far[name]}")
+    return config.changed(**new)
 
 
 def share_batch(config: TrainConfig, processes: int, out: object) -> int:

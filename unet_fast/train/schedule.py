@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from unet_fast.train.config import TrainConfig
+from unet_fast.train.settings import Optimizer
 
 
-def learning_rate(config: TrainConfig, progress: float, step: int = 0) -> float:
+def learning_rate(settings: Optimizer, progress: float, step: int = 0) -> float:
     """The learning rate at ``progress`` in [0, 1) of the budget, after ``step`` updates.
 
     ``polynomial``: lr (1 - t)^0.9; ``step``: lr, times ``decay`` from t = 0.5, times ``decay`` again from t = 0.75;
     ``exponential``: lr decay^(step // decay_steps); ``constant``: lr.
-    A linear warm-up from zero over the first ``config.warmup`` of the budget multiplies each.
+    A linear warm-up from zero over the first ``settings.warmup`` of the budget multiplies each.
     """
     t = min(max(progress, 0.0), 1.0)
     factor = 1.0
-    if config.schedule == "polynomial":
+    if settings.schedule == "polynomial":
         factor = (1.0 - t) ** 0.9
-    elif config.schedule == "step":
-        factor = config.decay ** ((t >= 0.5) + (t >= 0.75))
-    elif config.schedule == "exponential":
-        factor = config.decay ** (step // config.decay_steps)
-    if config.warmup > 0:
-        factor *= min(1.0, t / config.warmup)
-    return config.learning_rate * factor
+    elif settings.schedule == "step":
+        factor = settings.decay ** ((t >= 0.5) + (t >= 0.75))
+    elif settings.schedule == "exponential":
+        factor = settings.decay ** (step // settings.decay_steps)
+    if settings.warmup > 0:
+        factor *= min(1.0, t / settings.warmup)
+    return settings.learning_rate * factor

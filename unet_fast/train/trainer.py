@@ -84,10 +84,12 @@ class Trainer:
         if not self.world.main:  # the weights are alike by now; dropout shall not be
             torch.manual_seed(config.seed + _FAR * self.world.rank)
         self.average: RunningAverage | None = None
-        if config.average_decay > 0:
-            self.average = RunningAverage(self.model, config.average_decay)
-        self.loss = HeadLoss(create_loss(config, data.class_counts), config.head_weights)
-        self.rate = torch.full((), config.learning_rate, device=self.device)  # filled anew before every step
+        if config.optimizer.average_decay > 0:
+            self.average = RunningAverage(self.model, config.optimizer.average_decay)
+        self.loss = HeadLoss(
+            create_loss(config.loss, data.class_counts, config.model, config.tile), config.loss.head_weights
+        )
+        self.rate = torch.full((), config.optimizer.learning_rate, device=self.device)  # filled anew before every step
         self.optimizer = self._make_optimizer()
         create_state(self.optimizer)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
@@ -95,20 +97,7 @@ class Trainer:
             input_size = self.model.input_size(config.tile)
         except InputError as error:
             raise InputError(f"tile is {config.tile}: {error}") from error
-        self.augmenter = Augmenter(
-            input_size,
-            config.tile,
-            shift=config.shift,
-            rotation=config.rotation,
-            flips=config.flips,
-            elastic_sigma=config.elastic_sigma,
-            elastic_grid=config.elastic_grid,
-            field=config.field,
-            grey=config.grey,
-            padding=config.border,
-            quarter_turns=config.quarter_turns,
-            affine=config.affine,
-        )
+        self.augmenter = Augmenter(input_size, config.tile, config.augmentation)
         self._no_weights = torch.zeros(2, device=self.device)
         self._last: torch.Tensor | None = (
             None  # the loss of the last step, and those of its heads where there are several
@@ -126,21 +115,21 @@ class Trainer:
         self._agreed: float | None = None  # the progress that all processes act on, where the clock decides
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        if config.optimizer == "sgd":
+        settings = self.config.optimizer
+        if settings.name == "sgd":
             return torch.optim.SGD(
                 self.model.parameters(),
                 self.rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
                 fused=True,
             )
         on_gpu = self.device.type == "cuda"
         optimizer = torch.optim.AdamW(
             self.model.parameters(),
             self.rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
             fused=True,
             capturable=on_gpu,
         )
@@ -155,13 +144,13 @@ class Trainer:
 
     def progress(self) -> float:
         """The part of the budget that is used, 0 to 1. A budget in minutes keeps a reserve for the last validation."""
-        if self.config.steps is not None:
-            return self.step / self.config.steps
+        if self.config.budget.steps is not None:
+            return self.step / self.config.budget.steps
         return self._by_the_clock() if self._agreed is None else self._agreed
 
     def _by_the_clock(self) -> float:
-        assert self.config.minutes is not None
-        return min(1.0, self.seconds / max(1e-9, self.config.minutes * 60 - self._deadline_reserve))
+        assert self.config.budget.minutes is not None
+        return min(1.0, self.seconds / max(1e-9, self.config.budget.minutes * 60 - self._deadline_reserve))
 
     def agree(self, signal: int | None) -> int | None:
         """Before a step: the number of a signal that any process got, or None; all then see the progress of the first one.
@@ -171,9 +160,9 @@ class Trainer:
         """
         if self.world.size == 1:
             return signal
-        by_the_clock = self.config.minutes is not None and self.world.main
+        by_the_clock = self.config.budget.minutes is not None and self.world.main
         progress, number = distributed.largest(self._by_the_clock() if by_the_clock else -1.0, signal or 0)
-        if self.config.minutes is not None:
+        if self.config.budget.minutes is not None:
             self._agreed = progress
         return int(number) or None
 
@@ -203,14 +192,14 @@ class Trainer:
     def weigh(self, maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Classes and weights of label maps that were warped; the weight map is that of the warped shapes."""
         classes, instances = self.data.split(maps)
-        if self.config.w0 == 0:
+        if self.config.loss.w0 == 0:
             return classes, self.data.class_weights[classes.clamp(min=0)]
         binary = self.data.num_classes == 2
         class_weights = self.data.class_weights
         weights = ops.weight_map(
             instances,
-            w0=self.config.w0,
-            sigma=self.config.sigma,
+            w0=self.config.loss.w0,
+            sigma=self.config.loss.sigma,
             class_weights=class_weights if binary else self._no_weights,
         )
         return classes, weights if binary else weights + class_weights[classes.clamp(min=0)]
@@ -227,7 +216,7 @@ class Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
                 loss = self.loss.of_network(self.model, _channels_last(images), classes, weights, self.network)
             self.optimizer.zero_grad(set_to_none=True)
-            if self.world.size > 1 and "counted" in self.data.roles and self.config.loss in MEANS_OF_PIXELS:
+            if self.world.size > 1 and "counted" in self.data.roles and self.config.loss.name in MEANS_OF_PIXELS:
                 # the mean over the pixels that count here and elsewhere is not the mean of the means
                 loss = loss * distributed.share_of_mean((classes != IGNORED).sum())
             loss.backward()
@@ -247,7 +236,7 @@ class Trainer:
 
     def train_step(self) -> torch.Tensor:
         """One optimizer step; returns the loss, a scalar that stays on the device. On a GPU nothing is waited for."""
-        self.learning_rate = learning_rate(self.config, self.progress(), self.step)
+        self.learning_rate = learning_rate(self.config.optimizer, self.progress(), self.step)
         self.rate.fill_(self.learning_rate)
         self.run_step()
         self.step += 1

@@ -1,22 +1,35 @@
-"""What a recipe is: how a system of the literature was trained, as settings of a run."""
+"""What a recipe is: how a system of the literature was trained, in the records of a run's settings."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
-# what describes a recipe but is not a setting of a run
-_NOT_SETTINGS = frozenset(("name", "source", "said", "ours", "model", "options", "split", "epochs", "tiles_per_epoch"))
+from unet_fast.augment import Augmentation
+from unet_fast.train.losses import Loss
+from unet_fast.train.settings import Optimizer
+
+
+def plain_augmentation(**changes: Any) -> Augmentation:
+    """Shift and flips alone, but for the changes."""
+    return Augmentation(**{"rotation": 0.0, "elastic_sigma": 0.0, "grey": False, **changes})
+
+
+def constant_rate(learning_rate: float, **changes: Any) -> Optimizer:
+    """Adam at a constant rate, without an average of the weights, but for the changes."""
+    plain = {"momentum": 0.0, "schedule": "constant", "warmup": 0.0, "average_decay": 0.0}
+    return Optimizer(learning_rate=learning_rate, **{**plain, **changes})
+
+
+def plain_loss(name: str = "weighted_cross_entropy", **changes: Any) -> Loss:
+    """A loss in which all pixels count alike, but for the changes."""
+    return Loss(name, **{"w0": 0.0, "balance": False, **changes})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How one system of the literature was trained.
-
-    Every field that is not text describes the run: the network and its options, then settings of
-    :class:`unet_fast.train.TrainConfig` under the same names, with values that the recipes share as defaults.
 
     Attributes:
         name: what ``unet-fast train --recipe`` calls it.
@@ -27,55 +40,32 @@ class Recipe:
         split: parts of the images for training, validation and test, in this order; they sum up to 1.
         epochs, tiles_per_epoch: the training time described, where it is: passes, and tiles a pass (None: the number of
             training images).
+        loss, optimizer, augmentation, best_by, batch_size, tile, tta, threshold: as in
+            :class:`unet_fast.train.TrainConfig`.
     """
 
-    name: str = ""
-    source: str = ""
-    said: str = ""
-    ours: str = ""
+    name: str
+    source: str
+    said: str
+    ours: str
     model: str = "unet"
     options: dict[str, Any] = field(default_factory=dict)
     split: tuple[float, float, float] = (0.8, 0.2, 0.0)
     epochs: float | None = None
     tiles_per_epoch: int | None = None
-
-    loss: str = "weighted_cross_entropy"
-    loss_options: dict[str, Any] = field(default_factory=dict)
-    head_weights: tuple[float, ...] | None = None
-    w0: float = 0.0
-    sigma: float = 5.0
-    balance: bool = False
-
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: str = "constant"
-    decay: float = 0.1
-    decay_steps: int = 500
-    warmup: float = 0.0
+    loss: Loss = plain_loss()
+    optimizer: Optimizer = constant_rate(1e-3)
+    augmentation: Augmentation = plain_augmentation()
+    best_by: str = "score"
     batch_size: int = 1
     tile: int = 256
-    average_decay: float = 0.0
-
-    shift: bool = True
-    rotation: float = 0.0
-    quarter_turns: bool = False
-    flips: bool = True
-    affine: float = 0.0
-    elastic_sigma: float = 0.0
-    grey: bool = False
-    border: str = "mirror"
-
-    best_by: str = "score"
-    threshold: float | None = 0.5
     tta: int = 1
+    threshold: float | None = 0.5
 
     def settings(self) -> dict[str, Any]:
-        """The fields of :class:`unet_fast.train.TrainConfig` that the recipe sets (all but network and budget)."""
-        return {
-            item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name not in _NOT_SETTINGS
-        }
+        """What the recipe sets in a :class:`unet_fast.train.TrainConfig`, under flat names: all but network and budget."""
+        alone = {name: getattr(self, name) for name in ("best_by", "batch_size", "tile", "tta", "threshold")}
+        return {**self.loss.flat(), **self.optimizer.flat(), **self.augmentation.flat(), **alone}
 
     def split_slices(self, count: int) -> tuple[list[int], list[int]]:
         """(validation, test): indices of ``count`` images, taken from the end, test last.
