@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
     from . import recipes as recipes
     from . import reference as reference
     from . import train as train
+    from .accelerate import accelerate as accelerate
     from .errors import BackendError as BackendError
     from .errors import InputError as InputError
     from .errors import InputTypeError as InputTypeError

@@ -1,0 +1,141 @@
+"""Other people's networks, made faster in place: :func:`accelerate`."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unet_fast.accelerate import check
+from unet_fast.accelerate.find import Left, find
+from unet_fast.accelerate.inference import prepare
+from unet_fast.accelerate.report import Report
+from unet_fast.errors import InputError, InputTypeError
+
+__all__ = ["Report", "accelerate"]
+
+
+def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False) -> Report:
+    """Let a network's 3x3 convolutions, normalisations, activations and joins run by the operators of this package.
+
+    Patterns are looked for in the modules as they are, whatever library they come from. The forward of a module in which
+    something can be joined is replaced in that one instance; parameters, buffers, ``state_dict`` keys, hooks, dtype,
+    device and training mode stay what they are, and a layer that carries a hook, or is exchanged later, is called as it
+    is. Each replaced forward is run beside the module's own, in evaluation and in training, and taken back where they
+    differ; so are all where gradients differ.
+
+    Args:
+        model: any network of 2-D layers; ``torch.compile`` and DistributedDataParallel may have wrapped it already.
+        example: one input of the network, or a tuple of its inputs, to check and time with; None: noise that fits its
+            first convolution.
+        inference: for prediction only: the network is put into evaluation, records no gradients, and its weights and
+            inputs become channels-last where that is faster on the example. Batch normalisations are part of the
+            convolutions in front of them; without ``inference``, too, while no gradients are recorded.
+
+    Returns:
+        A :class:`Report`: ``print(report)``; ``report.undo()`` takes everything back. Calling ``accelerate`` again
+        replaces nothing twice.
+
+    Raises:
+        InputTypeError: ``model`` is no ``nn.Module``.
+        InputError: the network does not take ``example``.
+
+    Example:
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU())
+        >>> report = unet_fast.accelerate(net, torch.randn(1, 16, 32, 32))
+        >>> [one.what for one in report.replaced]
+        ['3x3 convolution + BatchNorm2d + ReLU', '3x3 convolution']
+    """
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model is {type(model).__name__}, expected a torch.nn.Module")
+    inner = _unwrapped(model)
+    args = example if isinstance(example, tuple) else (example,)
+    if example is None:
+        image = check.example_for(inner)
+        args = () if image is None else (image,)
+    else:
+        _try(inner, args)
+    replaced, left = find(inner)
+    report = Report(inner, replaced, left)
+    if not args:
+        report.undo()
+        report.replaced = []
+        report.notes.append("nothing was replaced: no input was found that the network takes; give it one as example=")
+        return report
+    report.example = " and ".join(_words(arg) for arg in args)
+    _take_back(report, args)
+    report.before, report.after = check.times(inner, args)
+    if inference:
+        report.notes.append(prepare(inner, args))
+        report.after = check.times(inner, args)[1]
+    report.largest_difference, report.scale = check.outputs_apart(inner, args)
+    if inner is not model or any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+        torch._dynamo.reset()  # what was compiled before does not know of the new forwards
+    return report
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what torch.compile and data parallelism put around it."""
+    while True:
+        if type(model).__name__ == "OptimizedModule":
+            inner = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = model.module
+        else:
+            return model
+        assert isinstance(inner, nn.Module)
+        model = inner
+
+
+def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Raise :class:`InputError` unless the network takes these inputs."""
+    try:
+        with check.held(model), torch.no_grad():
+            model.eval()(*(arg.clone() if isinstance(arg, Tensor) else arg for arg in args))
+    except Exception as error:  # somebody's network
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"the network does not take the example, {' and '.join(map(_words, args))}: {line}") from error
+
+
+def _take_back(report: Report, args: tuple[Any, ...]) -> None:
+    """Compare every replaced forward with the module's own, and remove those that differ."""
+    while wrong := check.differing(report.model, args):
+        kept = []
+        for one in report.replaced:
+            why = wrong.get(id(one.patch.module))
+            if why is None:
+                kept.append(one)
+            else:
+                one.patch.remove()
+                report.left.append(_left(one.path, one.patch.module, why))
+        report.replaced = kept
+    why = check.gradients_differ(report.model, args)
+    if why is not None:
+        report.left += [
+            _left(one.path, one.patch.module, f"{why} with the network's modules replaced") for one in report.replaced
+        ]
+        report.undo()
+        report.replaced = []
+
+
+def _left(path: str, module: nn.Module, why: str) -> Left:
+    return Left(path, type(module).__name__, why)
+
+
+def _words(arg: Any) -> str:
+    if isinstance(arg, Tensor):
+        return f"{tuple(arg.shape)} {str(arg.dtype).removeprefix('torch.')} on {arg.device}"
+    return type(arg).__name__
+
+
+class _Callable(types.ModuleType):
+    """``unet_fast.accelerate`` is this package once it was imported as one, and the function before; both are called."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Report:
+        return accelerate(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

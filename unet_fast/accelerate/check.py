@@ -1,0 +1,200 @@
+"""Whether replaced modules compute what they computed before, and how long both take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from unet_fast.accelerate.patch import Patch, instead, plainly
+
+# how far a replaced module's output may be from its own, in units of the largest number of it
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+# and the gradient of a parameter, by Euclidean norms: of it, and of the largest gradient of all
+GRADIENT, AMONG_ALL = 1e-2, 1e-4
+_ROUNDS = 3
+
+
+@contextmanager
+def held(model: nn.Module) -> Iterator[None]:
+    """Put training modes, buffers and the state of random numbers back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=_cuda(model)):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _cuda(model: nn.Module) -> list[int]:
+    return sorted({tensor.get_device() for tensor in model.parameters() if tensor.is_cuda})
+
+
+def example_for(model: nn.Module) -> Tensor | None:
+    """An image that ``model`` takes, drawn to fit its first convolution, or None where none was found."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.weight.device.type == "meta":
+        return None
+    for size in (64, 128, 188, 256):
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(2, first.in_channels, size, size, generator=generator).to(first.weight)
+        try:
+            with held(model), torch.no_grad(), instead(plainly):
+                model.eval()(image)
+        except Exception:  # somebody's network: whatever it raises, this image is not one of its inputs
+            continue
+        return image
+    return None
+
+
+def differing(model: nn.Module, args: tuple[Any, ...]) -> dict[int, str]:
+    """Run ``model`` with each patch beside the module's own forward, in evaluation and in training.
+
+    Returns what was wrong, by the id of the module.
+    """
+    wrong: dict[int, str] = {}
+    for training in (False, True):
+        with held(model), torch.no_grad():
+            model.train(training)
+            with instead(_Beside(wrong)):
+                model(*tree_map(_clone, args))
+    return wrong
+
+
+class _Beside:
+    """For :func:`instead`: compare a patch with the forward that it replaces, and go on with the latter's result."""
+
+    def __init__(self, wrong: dict[int, str]) -> None:
+        self.wrong = wrong
+
+    def __call__(self, patch: Patch, args: Any, kwargs: Any) -> Any:
+        module = patch.module
+        before = [buffer.clone() for buffer in module.buffers()]
+        with torch.random.fork_rng(devices=_cuda(module)):
+            try:
+                with instead(None):
+                    fast = patch(*tree_map(_clone, args), **tree_map(_clone, kwargs))
+            except Exception as error:  # a shape that the operators refuse: the module's own forward decides
+                fast = error
+        changed = [buffer.clone() for buffer in module.buffers()]
+        for buffer, old in zip(module.buffers(), before, strict=True):
+            buffer.copy_(old)
+        plain = patch.plain(*args, **kwargs)
+        if isinstance(fast, Exception):
+            self.wrong.setdefault(id(module), f"the operators refuse its inputs ({str(fast).splitlines()[0]})")
+            return plain
+        why = difference((fast, changed), (plain, list(module.buffers())))
+        if why is not None:
+            self.wrong.setdefault(id(module), why)
+        return plain
+
+
+def difference(fast: Any, plain: Any) -> str | None:
+    """What is wrong with ``fast``, a structure of tensors, beside ``plain``; None where they agree."""
+    ours, theirs = tree_leaves(fast), tree_leaves(plain)
+    if len(ours) != len(theirs):
+        return f"it returns {len(ours)} values in place of {len(theirs)}"
+    for got, expected in zip(ours, theirs, strict=True):
+        if not isinstance(expected, Tensor):
+            continue
+        if got.shape != expected.shape or got.dtype != expected.dtype or type(got) is not type(expected):
+            return (
+                f"it returns {type(got).__name__} {tuple(got.shape)} {got.dtype} in place of "
+                f"{type(expected).__name__} {tuple(expected.shape)} {expected.dtype}"
+            )
+        off, scale = largest(got, expected), size(expected)
+        if not off <= TOLERANCE.get(expected.dtype, 0.0) * scale:
+            return f"its output differs by {off:.2g} where the largest number is {scale:.2g}"
+    return None
+
+
+def largest(got: Tensor, expected: Tensor) -> float:
+    """The largest difference; NaN and infinities count where they are not the same in both."""
+    if got.numel() == 0:
+        return 0.0
+    same = (got == expected) | (got.isnan() & expected.isnan())
+    return torch.where(same, 0.0, (got.double() - expected.double()).abs()).max().item()
+
+
+def size(tensor: Tensor) -> float:
+    """The largest finite number of a tensor."""
+    return torch.nan_to_num(tensor.double(), 0.0, 0.0, 0.0).abs().max().item() if tensor.numel() else 0.0
+
+
+def outputs_apart(model: nn.Module, args: tuple[Any, ...]) -> tuple[float, float]:
+    """The largest difference of the network's outputs in evaluation, and their largest number."""
+    with held(model), torch.no_grad():
+        model.eval()
+        with instead(plainly):
+            plain = [t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor)]
+        fast = [t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor)]
+    pairs = list(zip(fast, plain, strict=True))
+    return max((largest(*pair) for pair in pairs), default=0.0), max((size(p) for _, p in pairs), default=0.0)
+
+
+def gradients_differ(model: nn.Module, args: tuple[Any, ...]) -> str | None:
+    """What is wrong with the gradients of a training step, or None."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        return None
+    results: list[list[Tensor | None]] = []
+    for mode in (plainly, None):
+        with held(model), torch.enable_grad(), instead(mode):
+            torch.manual_seed(0)
+            model.train()
+            heads = [
+                t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor) and t.requires_grad
+            ]
+            torch.manual_seed(1)
+            loss = sum((torch.randn_like(head) * head).sum() for head in heads)
+            if not isinstance(loss, Tensor):
+                return None
+            results.append(list(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)))
+    norms = [grad.double().norm().item() for grad in results[0] if grad is not None]
+    most = max(norms, default=0.0)
+    for name, plain, fast in zip(parameters, *results, strict=True):
+        if (plain is None) != (fast is None):
+            return f"the gradient of {name} is {'missing' if fast is None else 'there'}"
+        if plain is None or fast is None:
+            continue
+        own, off = plain.double().norm().item(), (fast.double() - plain.double()).norm().item()
+        if not off <= GRADIENT * own + AMONG_ALL * most:
+            return f"the gradient of {name} differs by {off / max(own, 1e-300):.2g} of its norm"
+    return None
+
+
+def times(model: nn.Module, args: tuple[Any, ...]) -> tuple[float, float]:
+    """Seconds of a forward in evaluation, before and after, each the best of some rounds in turn."""
+    best: dict[bool, float] = {}
+    with held(model), torch.no_grad():
+        model.eval()
+        for _ in range(_ROUNDS + 1):  # the first of which allocates, and keeps transformed weights
+            for fast in (False, True):
+                with instead(None if fast else plainly):
+                    seconds = _timed(lambda: model(*args), _cuda(model))
+                best[fast] = min(seconds, best[fast]) if fast in best else float("inf")
+    return best[False], best[True]
+
+
+def _timed(call: Callable[[], Any], devices: list[int]) -> float:
+    for device in devices:
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    call()
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,152 @@
+"""Layers that follow each other, run with as few passes over memory as the operators allow.
+
+What can be joined is decided at each call, by what the layers are then: a layer that was replaced, or carries a hook, is
+called as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+
+from unet_fast.accelerate.patch import Patch
+from unet_fast.models.fusion import untouched
+from unet_fast.nn.conv_relu import fits
+from unet_fast.nn.folding import can_fold, folded
+from unet_fast.ops import conv3x3
+from unet_fast.ops._convolution import by_winograd
+
+NORMS = (
+    nn.BatchNorm2d,
+    nn.InstanceNorm2d,
+    nn.GroupNorm,
+)
+ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout, nn.AlphaDropout)
+
+
+class Joined:
+    """Maps (N, C_i, H, W) that stand for ``torch.cat(maps, 1)``, which is written only where somebody needs it."""
+
+    def __init__(self, maps: Sequence[Tensor]) -> None:
+        self.maps = list(maps)
+
+    def tensor(self) -> Tensor:
+        """The joined map itself."""
+        if len(self.maps) > 1:
+            self.maps = [torch.cat(self.maps, 1)]
+        return self.maps[0]
+
+
+def bypassable(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether ``layer`` is still exactly one of these kinds, with the forward of its class, or ours, and nobody listens."""
+    forward = layer.__dict__.get("forward")
+    return (
+        untouched(layer, *kinds)
+        and (forward is None or isinstance(forward, Patch))
+        and not _module._has_any_global_hook()
+    )
+
+
+def is_fast(layer: nn.Module) -> bool:
+    """Whether :func:`unet_fast.ops.conv3x3` computes what this convolution computes."""
+    return isinstance(layer, nn.Conv2d) and fits(layer) and layer.kernel_size == (3, 3) and layer.padding[0] in (0, 1)
+
+
+def expand(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The same layers, with those that do nothing but call others in a row taken apart."""
+    out: list[nn.Module] = []
+    for layer in layers:
+        inner = _inside(layer)
+        if inner is None:
+            out.append(layer)
+        else:
+            out.extend(expand(inner))
+    return out
+
+
+def _inside(layer: nn.Module) -> Sequence[nn.Module] | None:
+    if not bypassable(layer, type(layer)):
+        return None
+    if type(layer).forward is nn.Sequential.forward:
+        return list(layer.children())
+    patch = layer.__dict__.get("forward")
+    return patch.row() if isinstance(patch, Patch) else None
+
+
+def run(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor:
+    """What ``nn.Sequential(*layers)`` computes for ``x``."""
+    rest = expand(layers)
+    while rest:
+        count = group(rest)
+        x = _run_group(rest[:count], x)
+        rest = rest[count:]
+    return x.tensor() if isinstance(x, Joined) else x
+
+
+def group(layers: Sequence[nn.Module]) -> int:
+    """How many of the first layers are run together; they begin with a convolution or a normalisation, or it is one."""
+    first, count = layers[0], 1
+    if not bypassable(first, nn.Conv2d, *NORMS):
+        return 1
+    if isinstance(first, nn.Conv2d):
+        count = _behind(layers, count, (nn.BatchNorm2d,))
+    return _behind(layers, count, ACTIVATIONS)
+
+
+def _behind(layers: Sequence[nn.Module], count: int, kinds: tuple[type[nn.Module], ...]) -> int:
+    """``count``, and one more if one of these kinds is next, with the dropouts in front of it that do nothing now."""
+    end = count
+    while end < len(layers) and (idle(layers[end])):
+        end += 1
+    return end + 1 if end < len(layers) and bypassable(layers[end], *kinds) else count
+
+
+def idle(layer: nn.Module) -> bool:
+    """Whether this layer hands on what it gets."""
+    if bypassable(layer, nn.Identity):
+        return True
+    return bypassable(layer, *DROPOUTS) and (not layer.training or getattr(layer, "p", 1.0) == 0)
+
+
+def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Joined:
+    first = layers[0]
+    if idle(first):
+        return x
+    if not bypassable(first, nn.Conv2d):
+        out = x.tensor() if isinstance(x, Joined) else x
+        for layer in layers:
+            out = layer(out)
+        return out
+    assert isinstance(first, nn.Conv2d)
+    behind = [layer for layer in layers[1:] if not idle(layer)]
+    weight, bias = first.weight, first.bias
+    if behind and can_fold(behind[0], first):
+        weight, bias = folded(behind[0], first)
+        behind = behind[1:]
+    out, behind = convolve(first, x, weight, bias, behind)
+    for layer in behind:
+        out = layer(out)
+    return out
+
+
+def convolve(
+    layer: nn.Conv2d, x: Tensor | Joined, weight: Tensor, bias: Tensor | None, behind: list[Any]
+) -> tuple[Tensor, list[Any]]:
+    """The convolution of ``layer`` with these numbers, and those of ``behind`` that it did not compute as well."""
+    maps = x.maps if isinstance(x, Joined) else [x]
+    lowered = torch.is_autocast_enabled(maps[0].device.type)  # to a dtype that Winograd's form does not have
+    if is_fast(layer) and not lowered and by_winograd(maps, weight, int(layer.padding[0])):
+        options: dict[str, Any] = {}
+        if behind and type(behind[0]) is nn.ReLU:
+            options = {"activation": "relu"}
+        elif behind and type(behind[0]) is nn.LeakyReLU and behind[0].negative_slope >= 0:
+            options = {"activation": "leaky_relu", "negative_slope": behind[0].negative_slope}
+        out = conv3x3(maps, weight, bias, padding=int(layer.padding[0]), **options)
+        return out, behind[1:] if options else behind
+    whole = x.tensor() if isinstance(x, Joined) else x
+    return layer._conv_forward(whole, weight, bias), behind
