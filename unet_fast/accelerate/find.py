@@ -10,6 +10,7 @@ from torch import nn
 from unet_fast.accelerate import blocks, flow, layers
 from unet_fast.accelerate.inference import Predicting
 from unet_fast.accelerate.patch import Patch, patch_of
+from unet_fast.ops._convolution import LEAST_CHANNELS
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -51,7 +52,8 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
         try:
             patch = patch_for(module)
         except flow.Unreadable as error:
-            left.append(Left(path, type(module).__name__, str(error)))
+            if _has_layers(module) or _JOINS & set(type(module).forward.__code__.co_names):
+                left.append(Left(path, type(module).__name__, str(error)))
             continue
         if patch is None:
             why = why_not(module)
@@ -66,7 +68,8 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
 def patch_for(module: nn.Module) -> Patch | None:
     """The patch that makes ``module`` faster, or None; raises :class:`~unet_fast.accelerate.flow.Unreadable`."""
     if isinstance(module, nn.Conv2d):
-        return flow.LayerPatch(module) if type(module) is nn.Conv2d and layers.is_fast(module) else None
+        wide = min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
+        return flow.LayerPatch(module) if type(module) is nn.Conv2d and layers.is_fast(module) and wide else None
     if type(module).forward is nn.Sequential.forward:
         return flow.RowPatch(module) if joins(list(module.children())) else None
     kind = blocks.known(module)
@@ -100,14 +103,24 @@ def groups(row: Sequence[nn.Module]) -> list[list[nn.Module]]:
     return out
 
 
+_JOINS = {"cat", "concat", "concatenate"}
+
+
 def _calls_layers(module: nn.Module) -> bool:
-    """Whether a module calls layers itself, or joins maps."""
-    inside = [child for child in module.children() if not isinstance(child, nn.ModuleList | nn.ModuleDict)]
-    lists = [child for child in module.children() if isinstance(child, nn.ModuleList | nn.ModuleDict)]
-    inside += [grandchild for one in lists for grandchild in one.children()]
-    if any(isinstance(child, (*CONVOLUTIONS, *layers.NORMS)) or patch_of(child) is not None for child in inside):
-        return True
-    return False
+    """Whether a module calls layers itself, or modules in which some are joined."""
+    return _has_layers(module) or any(patch_of(child) is not None for child in _children(module))
+
+
+def _has_layers(module: nn.Module) -> bool:
+    return any(isinstance(child, (*CONVOLUTIONS, *layers.NORMS)) for child in _children(module))
+
+
+def _children(module: nn.Module) -> list[nn.Module]:
+    """The children of a module, and those in lists."""
+    out: list[nn.Module] = []
+    for child in module.children():
+        out += child.children() if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child]
+    return out
 
 
 def _is_worth(module: nn.Module, one: flow.Flow) -> bool:
@@ -128,7 +141,7 @@ def describe(patch: Patch) -> str:
     counted: dict[str, int] = {}
     for row in patch.rows():
         for group in groups(row):
-            if len(group) > 1 or isinstance(group[0], nn.Conv2d):
+            if len(group) > 1 or layers.is_fast(group[0]) or isinstance(group[0], layers.NORMS):
                 name = " + ".join(_name(layer) for layer in group if not layers.idle(layer))
                 counted[name] = counted.get(name, 0) + 1
     words = [*patch.words]
@@ -148,7 +161,10 @@ def why_not(module: nn.Module) -> str | None:
     if isinstance(module, nn.Conv2d):
         if type(module) is not nn.Conv2d:
             return "a class of its own"
-        return f"{_name(module)}, stride {module.stride[0]}, {module.groups} groups: torch's own is the way"
+        return (
+            f"{_name(module)}, {module.in_channels} to {module.out_channels} channels, stride {module.stride[0]}, "
+            f"{module.groups} groups: torch's own is the way"
+        )
     if isinstance(module, CONVOLUTIONS):
         return "torch's own is the way"
     return None

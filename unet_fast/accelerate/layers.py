@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
 from unet_fast.accelerate.patch import Patch
-from unet_fast.models.fusion import untouched
+from unet_fast.models.fusion import has_kernel, untouched
 from unet_fast.nn.conv_relu import fits
 from unet_fast.nn.folding import can_fold, folded
+from unet_fast.nn.norm_activation import normalised
 from unet_fast.ops import conv3x3
 from unet_fast.ops._convolution import by_winograd
 
@@ -118,10 +119,7 @@ def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Join
     if idle(first):
         return x
     if not bypassable(first, nn.Conv2d):
-        out = x.tensor() if isinstance(x, Joined) else x
-        for layer in layers:
-            out = layer(out)
-        return out
+        return _normalise(layers, x.tensor() if isinstance(x, Joined) else x)
     assert isinstance(first, nn.Conv2d)
     behind = [layer for layer in layers[1:] if not idle(layer)]
     weight, bias = first.weight, first.bias
@@ -129,9 +127,33 @@ def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Join
         weight, bias = folded(behind[0], first)
         behind = behind[1:]
     out, behind = convolve(first, x, weight, bias, behind)
-    for layer in behind:
-        out = layer(out)
-    return out
+    return _normalise(behind, out) if behind else out
+
+
+def _normalise(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """A normalisation with the activation behind it, in one operator where there is a compiled one; or any layers."""
+    norm, *rest = [layer for layer in layers if not idle(layer)]
+    if (
+        len(rest) <= 1
+        and bypassable(norm, *NORMS)
+        and x.dim() == 4
+        and not torch.is_autocast_enabled(x.device.type)  # which has a dtype of its own for some normalisations
+        and has_kernel("norm_activation", x.device.type)
+    ):
+        activation, slope = _activation(rest[0]) if rest else ("none", 0.01)
+        return normalised(norm, x, activation, slope)
+    for layer in (norm, *rest):
+        x = layer(x)
+    return x
+
+
+def _activation(layer: nn.Module) -> tuple[str, Any]:
+    """The name of an activation, and its slope."""
+    if isinstance(layer, nn.LeakyReLU):
+        return "leaky_relu", layer.negative_slope
+    if isinstance(layer, nn.PReLU):
+        return "prelu", layer.weight
+    return ("relu" if isinstance(layer, nn.ReLU) else "silu"), 0.01
 
 
 def convolve(

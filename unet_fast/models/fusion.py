@@ -67,14 +67,14 @@ def fusion_for(fused: bool | str, x: Tensor) -> Fusion:
     if wanted == PLAIN:
         return PLAIN
     return Fusion(
-        wanted.convolutions and _has_kernel("conv_bias_relu", device),
-        wanted.contracting and _has_kernel("relu_pool_skip", device),
-        wanted.expanding and _has_kernel("up_conv_into", device) and _has_kernel("up_conv_crop_concat", device),
-        wanted.head and _has_kernel("head_cross_entropy", device),
+        wanted.convolutions and has_kernel("conv_bias_relu", device),
+        wanted.contracting and has_kernel("relu_pool_skip", device),
+        wanted.expanding and has_kernel("up_conv_into", device) and has_kernel("up_conv_crop_concat", device),
+        wanted.head and has_kernel("head_cross_entropy", device),
     )
 
 
-def _has_kernel(op: str, device_type: str) -> bool:
+def has_kernel(op: str, device_type: str) -> bool:
     """Whether a compiled kernel would run; without one an explicit ``fused=True`` runs the reference."""
     return _backends.runs_compiled(op, device_type)
 
