@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.test_data import draw
 from unet_fast.data import Pages
+from unet_fast.data._tiff import TiffImages
 from unet_fast.data.formats import open_file
 from unet_fast.errors import InputError
 
@@ -134,9 +135,10 @@ def test_nothing_is_decoded_before_it_is_asked_for(rng: np.random.Generator, tmp
     tifffile.imwrite(tmp_path / "a.tif", draw(rng, (50, 20, 20), "uint8"), photometric="minisblack", compression="zlib")
     decoded = []
     pages = Pages([tmp_path / "a.tif"])
-    images = pages._images(tmp_path / "a.tif")
-    original = images.window
-    monkeypatch.setattr(images, "window", lambda index, *rest: decoded.append(index) or original(index, *rest))
+    original = TiffImages.window
+    monkeypatch.setattr(
+        TiffImages, "window", lambda self, index, *rest: decoded.append(index) or original(self, index, *rest)
+    )
     assert len(pages) == 50 and not decoded
     assert pages[17].shape == (1, 20, 20) and decoded == [17]
 

@@ -24,6 +24,7 @@ from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import prepare
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import predict_pair
+from unet_fast.train.windows import window_side
 
 _RECIPE = "recipe:"
 _TIMED_STEPS = 5
@@ -67,7 +68,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 def compare_models(
     names: Sequence[str],
-    training: data.Pair,
+    training: data.Pair | data.Dataset,
     validation: data.Pair,
     out: str | Path,
     *,
@@ -114,7 +115,7 @@ def compare_models(
     return rows
 
 
-def _configuration(name: str, training: data.Pair, device: str, settings: dict[str, Any]) -> TrainConfig:
+def _configuration(name: str, training: data.Pair | data.Dataset, device: str, settings: dict[str, Any]) -> TrainConfig:
     recipe = recipes.get(name.removeprefix(_RECIPE)) if name.startswith(_RECIPE) else None
     network = name if recipe is None else recipe.model
     known = models.defaults(network)
@@ -127,7 +128,7 @@ def _configuration(name: str, training: data.Pair, device: str, settings: dict[s
         device,
         model=network,
         recipe=recipe,
-        in_channels=training.images.shape[1],
+        in_channels=training.channels,
         num_classes=training.num_classes,
         **fitting,
     )
@@ -136,12 +137,14 @@ def _configuration(name: str, training: data.Pair, device: str, settings: dict[s
 
 
 def _measured(
-    name: str, config: TrainConfig, summary: train.Summary, training: data.Pair, validation: data.Pair
+    name: str, config: TrainConfig, summary: train.Summary, training: data.Pair | data.Dataset, validation: data.Pair
 ) -> Row:
     model, config = train.load_model(summary.folder, train.resolve_device(config.device))
     scores = summary.validation
     assert scores is not None  # there are validation images
-    ms_per_step, memory = measure_steps(config, training.images.shape[1:], training.num_classes)
+    side = window_side(config)
+    shape = training.images.shape[1:] if isinstance(training, data.Pair) else (training.channels, side, side)
+    ms_per_step, memory = measure_steps(config, shape, training.num_classes)
     return Row(
         name=name,
         pixel_error=scores.pixel_error,

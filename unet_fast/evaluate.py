@@ -286,10 +286,10 @@ def evaluate_dataset(
             "name those that were predicted by --slices"
         )
     for page, item in zip(pages, (dataset.items[index] for index in chosen), strict=True):
-        if page.shape[1:] != item.label.shape:
+        if page.shape[1:] != item.size:
             raise InputError(
                 f"the prediction of {item.name} is {page.shape[1]} x {page.shape[2]}, but its labels are "
-                f"{item.label.shape[0]} x {item.label.shape[1]}; were other images predicted?"
+                f"{item.size[0]} x {item.size[1]}; were other images predicted?"
             )
     truth = dataset.whole(chosen)
     shown = truth.images.copy()

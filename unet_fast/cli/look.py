@@ -94,15 +94,17 @@ def preview(
     """Show augmented tiles with their labels and weight maps, before training on them."""
     from unet_fast import recipes
     from unet_fast import train as training
+    from unet_fast.train.windows import too_large
 
     source = Source(data, images, labels, label_kind_of(label_kind), None, ignore_index)
-    say(source.describe())
-    pair = source.all
+    large = too_large(source.dataset, training.resolve_device("auto")) is not None
+    say(source.describe(windows=large))
+    shown, _ = source.split([], [], windows=large)
     config = training.default_config(
-        "auto", steps=1, recipe=None if recipe is None else recipes.get(recipe), in_channels=pair.images.shape[1], num_classes=pair.num_classes,
+        "auto", steps=1, recipe=None if recipe is None else recipes.get(recipe), in_channels=shown.channels, num_classes=shown.num_classes,
         tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
     )  # fmt: skip
-    training.write_preview(config, pair, out)
+    training.write_preview(config, shown, out)
     say(f"wrote {out}: augmented tiles of {config.tile} px with labels and weight maps")
 
 

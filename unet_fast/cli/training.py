@@ -97,6 +97,14 @@ def train(
         bool | None, typer.Option("--amp/--no-amp", help="bfloat16. Default: on where it makes the hardware faster.")
     ] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    windows: Annotated[
+        bool | None,
+        typer.Option(
+            "--windows/--no-windows",
+            help="Read windows from the files at every step, instead of holding all images in memory. Default: where the "
+            "images would take more than a quarter of the memory.",
+        ),
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")] = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
@@ -108,6 +116,7 @@ def train(
     from unet_fast import recipes
     from unet_fast import train as training
     from unet_fast.train import distributed
+    from unet_fast.train.windows import describe, too_large
 
     with distributed.joined() as here:
         tell = distributed.only_main(say)
@@ -116,7 +125,6 @@ def train(
         resumed = config is not None
         kind = label_kind_of(label_kind) or (None if config is None else config.data.get("kind"))
         source = Source(data, images, labels, kind, num_classes, ignore_index)
-        tell(source.describe())
         network: dict[str, Any] = {
             "model": model,
             "base_channels": base_channels,
@@ -150,14 +158,29 @@ def train(
         if config is None:
             validation, test = source.held_out(val, chosen)
         else:
-            training.check_same_data(config, source.all, out)
+            training.check_same_data(config, source.dataset.outline(), out)
             validation, test = config.data.get("validation_slices", []), config.data.get("test_slices", [])
             if val is not None and sorted(source.held_out(val, chosen)[0]) != sorted(validation):
                 raise InputError(
                     f"--val is {val}, but the run in {out} holds out {validation or 'no images'}, which cannot be changed when it "
                     "is resumed; leave it out, or choose another --out"
                 )
-        fitting, held_out = source.split(validation, test)
+        reason = None
+        if config is not None:
+            if windows is not None and windows != config.data.get("windows", False):
+                raise InputError(
+                    f"{'--windows' if windows else '--no-windows'} is given, but the run in {out} was trained "
+                    f"{'without' if windows else 'with'} it, which cannot be changed when it is resumed; leave it out"
+                )
+            windows = config.data.get("windows", False)
+        elif windows is None:
+            reason = too_large(source.dataset, training.resolve_device(device))
+            windows = reason is not None
+        tell(source.describe(windows=windows))
+        fitting, held_out = source.split(validation, test, windows=windows)
+        if windows:
+            for line in describe(held_out, reason):
+                tell(line)
         if epochs is None and chosen is not None and minutes is None and steps is None and config is None:
             epochs = chosen.epochs
         if epochs is not None and (minutes is not None or steps is not None):
@@ -168,7 +191,9 @@ def train(
             steps = training.steps_for(
                 epochs, per_epoch, here.size * (size or training.default_config(device, steps=1).batch_size)
             )
+        fingerprint = source.dataset.fingerprint()
         if config is not None:
+            training.check_same_data(config, fingerprint, out)
             if minutes is not None or steps is not None:
                 config = config.changed(minutes=minutes, steps=steps)
             if device != "auto":
@@ -189,14 +214,15 @@ def train(
             config = training.default_config(
                 device,
                 recipe=chosen,
-                in_channels=fitting.images.shape[1],
+                in_channels=fitting.channels,
                 num_classes=fitting.num_classes,
                 minutes=minutes,
                 steps=steps,
                 processes=here.size,
                 data={
                     **source.described,
-                    "fingerprint": training.fingerprint(source.all),
+                    "fingerprint": fingerprint,
+                    "windows": windows,
                     "validation_slices": validation,
                     "test_slices": test,
                 },
@@ -271,11 +297,16 @@ def compare(
 ) -> None:
     """Train several networks with the same budget and write one table and one plot."""
     from unet_fast.compare import compare_models
+    from unet_fast.train import resolve_device
+    from unet_fast.train.windows import describe, too_large
 
     source = Source(data, images, labels, label_kind_of(label_kind), num_classes, ignore_index)
-    say(source.describe())
+    reason = too_large(source.dataset, resolve_device(device))
+    say(source.describe(windows=reason is not None))
     validation, test = source.held_out(val, None)
-    fitting, held_out = source.split(validation, test)
+    fitting, held_out = source.split(validation, test, windows=reason is not None)
+    for line in describe(held_out, reason) if reason else ():
+        say(line)
     if held_out is None:
         raise InputError("compare needs validation images; give --val, such as --val 0")
     names = [name.strip() for name in models.split(",") if name.strip()]

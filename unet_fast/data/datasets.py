@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unet_fast.data.datasets_layouts import LAYOUTS, Item
+from unet_fast.data.datasets_layouts import LAYOUTS
+from unet_fast.data.items import Item, LabelBands, Source, cut, items_of
 from unet_fast.data.label_codes import Coding, decide
 from unet_fast.data.label_kinds import Kind
-from unet_fast.data.pairs import Pair
-from unet_fast.data.stacks import PathLike, parse_slices
+from unet_fast.data.limits import check_decoded
+from unet_fast.data.pairs import Pair, paired_pages
+from unet_fast.data.stacks import PathLike, images_differ, parse_slices
 from unet_fast.errors import InputError
 
 __all__ = ["Dataset", "Item", "read_dataset"]
@@ -56,7 +61,7 @@ class Dataset:
     @property
     def size(self) -> tuple[int, int]:
         """The commonest (height, width); the larger of two that are equally common."""
-        counts = Counter(item.label.shape for item in self.items)
+        counts = Counter(item.size for item in self.items)
         height, width = max(counts, key=lambda shape: (counts[shape], shape))
         return height, width
 
@@ -75,34 +80,105 @@ class Dataset:
             return self.of_sequence(text.removeprefix(SEQUENCE))
         return parse_slices(text, len(self))
 
-    def pair(self, indices: Sequence[int] | None = None) -> Pair:
-        """The images ``indices`` (default all) as one stack of :attr:`size`.
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return self.items[0].shape[0]
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """The images ``indices``, in that order, as a data set of its own."""
+        return replace(self, items=[self.items[index] for index in indices])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells data from other data: number and size of the images, and a CRC-32 of those of all images, labels and ignored
+        pixels. What has not been read yet is read, band by band."""
+        return {
+            **self.outline(),
+            "checksum": f"{zlib.crc32(repr([each.checksum() for each in self.items]).encode()):08x}",
+        }
+
+    def outline(self) -> dict[str, Any]:
+        """What of :meth:`fingerprint` is known without reading pixels."""
+        return {"images": len(self), "size": [self.channels, *self.size]}
+
+    def pieces(self, size: tuple[int, int] | None = None) -> list[tuple[Item, tuple[int, int]]]:
+        """(image, (y, x)) of the windows of ``size`` (default :attr:`size`) that cover all images."""
+        size = size or self.size
+        return [(item, start) for item in self.items for start in corners(item.size, size)]
+
+    def ignored_share(self) -> float:
+        """The part of all pixels that counts nowhere; labels are read where there may be such pixels."""
+        total = ignored = 0
+        for item in self.items:
+            total += math.prod(item.size)
+            if self.coding.ignored is not None or item.outside is not None:
+                masks = (item.label_window(*band)[1] for band in item.bands())
+                ignored += sum(int(mask.sum()) for mask in masks if mask is not None)
+        return ignored / total
+
+    def pair(self, indices: Sequence[int] | None = None, size: tuple[int, int] | None = None) -> Pair:
+        """The images ``indices`` (default all) as one stack of ``size`` (default :attr:`size`).
 
         A larger image is cut into as few equal, evenly spaced pieces as cover it, which overlap where its size is no
         multiple. A smaller one is continued by its mirror image, whose pixels are ignored. Colour images whose channels
-        agree in all of the data are read as grey; beside real colour, grey images get three equal channels.
+        agree in all of the data are read as grey; beside real colour, grey images get three equal channels. Images are read one
+        by one, so that nothing but the stack is held.
         """
-        chosen = [self.items[index] for index in (range(len(self)) if indices is None else indices)]
-        if not chosen:
+        chosen = self if indices is None else self.subset(indices)
+        if not len(chosen):
             raise InputError("no images are chosen, expected at least one")
-        pieces = [piece for item in chosen for piece in _pieces(item, self.size)]
-        ignored = [piece.ignored for piece in pieces]
+        size = size or self.size
+        pieces = chosen.pieces(size)
+        _check_bytes([item.pixels for item in chosen.items])
+        dtype = np.result_type(*{item.pixels.dtype for item in chosen.items})
+        images = np.empty((len(pieces), self.channels, *size), dtype)
+        labels = np.empty((len(pieces), *size), self.coding.dtype)
         masks: np.ndarray | None = None
-        if any(mask is not None for mask in ignored):
-            masks = np.stack([np.zeros(self.size, bool) if mask is None else mask for mask in ignored])
-        images = np.stack([piece.image for piece in pieces])
-        labels, names = np.stack([piece.label for piece in pieces]), [piece.name for piece in pieces]
+        names = []
+        loaded: tuple[Item, tuple[np.ndarray, np.ndarray, np.ndarray | None]] | None = None
+        for index, (item, start) in enumerate(pieces):
+            if loaded is None or loaded[0] is not item:
+                loaded = item, _continued(item.load(), size)
+            image, label, ignored = loaded[1]
+            images[index], labels[index] = cut(image, start, size), cut(label, start, size)
+            if ignored is not None:
+                part = cut(ignored, start, size)
+                if masks is None and part.any():
+                    masks = np.zeros(labels.shape, bool)
+                if masks is not None:
+                    masks[index] = part
+            names.append(item.name if item.size == size else f"{item.name}[{start[0]},{start[1]}]")
         return Pair(images, labels, self.kind, self.num_classes, names, masks, self.coding)
+
+    def sample(self, size: tuple[int, int], most: int) -> Pair:
+        """At most ``most`` windows of ``size``, evenly spaced over all images, normalised by the statistics of their images.
+
+        Smaller images are continued as in :meth:`pair`.
+        """
+        places = self.pieces(size)
+        places = places[:: -(-len(places) // most)]
+        images = np.empty((len(places), self.channels, *size), np.float32)
+        labels = np.empty((len(places), *size), self.coding.dtype)
+        masks = np.zeros(labels.shape, bool)
+        for index, (item, start) in enumerate(places):
+            inside = min(size[0], item.size[0]), min(size[1], item.size[1])
+            image = item.survey().statistics.apply(item.image_window(start, inside))
+            image, label, ignored = _continued((image, *item.label_window(start, inside)), size)
+            images[index], labels[index] = image, label
+            masks[index] = False if ignored is None else ignored
+        names = [f"{item.name}[{y},{x}]" for item, (y, x) in places]
+        ignored = masks if masks.any() else None
+        return Pair(images, labels, self.kind, self.num_classes, names, ignored, self.coding, normalized=True)
 
     def whole(self, indices: Sequence[int] | None = None) -> Pair:
         """The images ``indices`` (default all), each in one piece, as a stack of the greatest height and width.
 
         Smaller ones are continued by their mirror image, whose pixels are ignored: the form to score predictions in.
         """
-        chosen = [self.items[index] for index in (range(len(self)) if indices is None else indices)]
-        shapes = [item.label.shape for item in chosen]
-        largest = (max(shape[0] for shape in shapes), max(shape[1] for shape in shapes))
-        return replace(self, items=[_continued(item, largest) for item in chosen]).pair()
+        chosen = self.items if indices is None else [self.items[index] for index in indices]
+        largest = (max(item.size[0] for item in chosen), max(item.size[1] for item in chosen))
+        pair = self.pair(indices, largest)
+        return replace(pair, names=[item.name for item in chosen])
 
 
 class ItemPages:
@@ -119,8 +195,7 @@ class ItemPages:
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """(C, H, W) of image ``index``."""
-        channels, height, width = self._items[index].image.shape
-        return channels, height, width
+        return self._items[index].shape
 
     def select(self, indices: Sequence[int]) -> ItemPages:
         """Some of the images."""
@@ -152,73 +227,99 @@ def read_dataset(
             raise InputError(
                 f"{found} looks like {layout.name}, but no image in it has labels; expected\n{layout.tree}"
             )
-        items, coding = _interpreted(items, found, kind or layout.kind, num_classes, ignore_index)
-        return Dataset(layout.name, _one_colour(items), coding.kind, coding.num_classes, coding)
+        return of_items(layout.name, items, found, kind or layout.kind, num_classes, ignore_index)
     trees = "\n".join(f"{layout.name}:\n{layout.tree}" for layout in LAYOUTS)
     what = "holds no labelled images in a known layout" if root.is_dir() else "is a file, expected a folder"
     raise InputError(f"{root} {what}; use --images and --labels, or arrange the files as one of\n{trees}")
 
 
-def _interpreted(
-    items: list[Item], path: Path, kind: Kind | None, num_classes: int | None, ignore_index: int | None
-) -> tuple[list[Item], Coding]:
-    """Labels of one kind, whose numbers mean the same in all images, of whatever size."""
-    labels = [item.label[None] for item in items]
-    coding = decide(labels, [item.name for item in items], path, kind, num_classes, ignore_index)
-    result = []
-    for item, label in zip(items, labels, strict=True):
-        void = coding.left_out(label)
-        ignored = item.ignored if void is None else void[0] if item.ignored is None else item.ignored | void[0]
-        result.append(replace(item, label=coding.decode(label)[0], ignored=ignored))
-    return result, coding
-
-
-def _one_colour(items: list[Item]) -> list[Item]:
-    """The same number of channels everywhere: grey where all channels agree in all images, else three."""
-    grey = all(len(item.image) == 1 or bool((item.image == item.image[:1]).all()) for item in items)
-    if grey:
-        return [replace(item, image=item.image[:1]) for item in items]
-    channels = max(len(item.image) for item in items)
-    for item in items:
-        if len(item.image) not in (1, channels):
-            raise InputError(
-                f"the image {item.name} has {len(item.image)} channels, others have {channels}; convert them to one"
+def read_matching(
+    images_path: PathLike,
+    labels_path: PathLike,
+    *,
+    kind: Kind | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+) -> Dataset:
+    """Images and labels of one size that belong together; arguments and errors as of :func:`unet_fast.data.read_pair`."""
+    images, labels = paired_pages(images_path, labels_path)
+    for index in range(len(images)):
+        if images.shape(index) != images.shape(0):
+            raise images_differ(images, index)
+        if images.shape(index)[1:] != labels.shape(index)[1:]:
+            shapes = (
+                f"{images_path} has shape {(len(images), *images.shape(index))} and {labels_path} has shape "
+                f"{(len(labels), *labels.shape(index))} (N, C, H, W)"
             )
-    return [
-        replace(item, image=np.repeat(item.image, channels, axis=0)) if len(item.image) == 1 else item for item in items
-    ]
+            raise InputError(
+                f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
+            )
+    items = items_of(images, labels)
+    return of_items("images and labels", items, labels_path, kind, num_classes, ignore_index, images.shape(0)[0])
 
 
-def _pieces(item: Item, size: tuple[int, int]) -> list[Item]:
-    """``item`` as pieces of ``size``."""
-    if item.label.shape == size:
-        return [item]
-    item = _continued(item, size)
-    return [
-        replace(
-            item,
-            image=item.image[:, y : y + size[0], x : x + size[1]],
-            label=item.label[y : y + size[0], x : x + size[1]],
-            ignored=None if item.ignored is None else item.ignored[y : y + size[0], x : x + size[1]],
-            name=f"{item.name}[{y},{x}]",
-        )
-        for y in _starts(item.label.shape[0], size[0])
-        for x in _starts(item.label.shape[1], size[1])
-    ]
+def of_items(
+    layout: str,
+    items: Sequence[Item],
+    path: PathLike,
+    kind: Kind | None = None,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """A data set of ``items``: what the numbers of their labels mean is decided from all of them, which are read once for it.
+
+    ``channels``: those of every image, where that is known; else colour images are looked at, see :meth:`Dataset.pair`.
+    """
+    labels = LabelBands(items)
+    coding = decide([labels], labels.names, path, kind, num_classes, ignore_index)
+    channels = channels or _one_colour(items)
+    items = [replace(item, coding=coding, channels=channels) for item in items]
+    return Dataset(layout, items, coding.kind, coding.num_classes, coding)
 
 
-def _continued(item: Item, size: tuple[int, int]) -> Item:
-    """``item`` with at least ``size``: its mirror image below and to the right, ignored."""
-    shape = item.label.shape
-    border = [(0, max(0, wanted - length)) for wanted, length in zip(size, shape, strict=True)]
+def _one_colour(items: Sequence[Item]) -> int:
+    """The number of channels for all images: 1 where all channels agree in all of them, else that of those in colour."""
+    if all(item.is_grey() for item in items):
+        return 1
+    channels = max(item.pixels.shape[0] for item in items)
+    for item in items:
+        if item.pixels.shape[0] not in (1, channels):
+            raise InputError(
+                f"the image {item.name} has {item.pixels.shape[0]} channels, others have {channels}; convert them to one"
+            )
+    return channels
+
+
+def _check_bytes(sources: Sequence[Source]) -> None:
+    """Refuse files that decode to far more than they hold."""
+    total: Counter[Path] = Counter()
+    for source in sources:
+        total[source.file] += math.prod(source.shape) * source.dtype.itemsize
+    for file, count in total.items():
+        if file.is_file():
+            check_decoded(file, count, file.stat().st_size)
+
+
+def _continued(
+    loaded: tuple[np.ndarray, np.ndarray, np.ndarray | None], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, label and ignored pixels with at least ``size``: the mirror image below and to the right, ignored."""
+    image, label, ignored = loaded
+    border = [(0, max(0, wanted - length)) for wanted, length in zip(size, label.shape, strict=True)]
     if not any(after for _, after in border):
-        return item
-    return replace(
-        item,
-        image=np.pad(item.image, [(0, 0), *border], mode="reflect"),
-        label=np.pad(item.label, border),
-        ignored=np.pad(np.zeros(shape, bool) if item.ignored is None else item.ignored, border, constant_values=True),
+        return loaded
+    ignored = np.zeros(label.shape, bool) if ignored is None else ignored
+    return (
+        np.pad(image, [(0, 0), *border], mode="reflect"),
+        np.pad(label, border),
+        np.pad(ignored, border, constant_values=True),
     )
+
+
+def corners(shape: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(y, x) of as few evenly spaced windows of ``size`` as cover ``shape``."""
+    return [(y, x) for y in _starts(shape[0], size[0]) for x in _starts(shape[1], size[1])]
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unet_fast.data.formats import SUFFIXES, check_regular, decode_file, natural_key
+from unet_fast.data.items import Item, MadeSource, PageSource, Place, Source, items_of, sizes_differ
 from unet_fast.data.label_kinds import Kind
 from unet_fast.data.labels import label_values
+from unet_fast.data.pages import Pages
 from unet_fast.data.pairs import paired_pages
-from unet_fast.data.stacks import Stack, check_finite, folder_images, list_images
+from unet_fast.data.stacks import Stack, folder_images, list_images
+from unet_fast.data.zarr_files import SUFFIX as ZARR
+from unet_fast.data.zarr_files import is_zarr, label_names
 from unet_fast.errors import InputError
 from unet_fast.files import reading
 from unet_fast.notes import note
@@ -21,22 +26,6 @@ from unet_fast.notes import note
 _LABEL_NAMES = ("labels", "masks", "instances")
 _SILVER, _GOLD = "_ST", "_GT"
 _TIFF = (".tif", ".tiff")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One labelled image.
-
-    image: ``(C, H, W)`` in the stored dtype. label: ``(H, W)`` integer. ignored: ``(H, W)`` bool, pixels that count
-    nowhere, or None. name: for messages. sequence: of a time series, or "". files: what was read for it.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    name: str
-    ignored: np.ndarray | None = None
-    sequence: str = ""
-    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +51,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _image_or_folder(root: Path, name: str) -> Path | None:
     """``root/name`` with the suffix of an image, or the folder of that name."""
-    candidates = [root / name, *(root / f"{name}{suffix}" for suffix in SUFFIXES)]
+    candidates = [root / name, *(root / f"{name}{suffix}" for suffix in (*SUFFIXES, ZARR))]
     return next((path for path in candidates if path.exists()), None)
 
 
@@ -97,17 +86,26 @@ def _decode(path: Path, *, indexed: bool = False) -> np.ndarray:
     return pages[0]
 
 
-def _label(path: Path) -> np.ndarray:
-    """One label image (H, W) of whole numbers."""
-    return label_values(Stack(_decode(path, indexed=True)[None], [path.stem]), path)[0]
+def _label(path: Path, size: Place, image: Path) -> np.ndarray:
+    """One label image (H, W) of whole numbers, which must have the size of its image."""
+    label = label_values(Stack(_decode(path, indexed=True)[None], [path.stem]), path)[0]
+    if label.shape != size:
+        raise sizes_differ(image, size, path, label.shape)
+    return label
 
 
-def _check_size(image: np.ndarray, label: np.ndarray, image_file: Path, label_file: Path) -> None:
-    if image.shape[1:] != label.shape:
-        raise InputError(
-            f"{image_file} is {image.shape[1]} x {image.shape[2]} but {label_file} is {label.shape[0]} x "
-            f"{label.shape[1]}; crop or resize them to the same height and width"
-        )
+def _made(file: Path, image: Path, size: Place) -> MadeSource:
+    """The label of a file that may be no page: a GIF."""
+    return MadeSource(partial(_label, file, size, image), file, size, np.dtype(np.int32))
+
+
+def _single_pages(files: Sequence[Path], *, labels: bool = False) -> Pages:
+    """The pages of files that hold one image each."""
+    pages = Pages(files, labels=labels)
+    for file, count in zip(pages.files, pages.counts(), strict=True):
+        if count != 1:
+            raise InputError(f"{file} holds {count} images, expected one; 3-D images and stacks do not fit this layout")
+    return pages
 
 
 # ISBI 2012 and plain pairs ------------------------------------------------------------------------------------------
@@ -136,18 +134,20 @@ def _read_plain(root: Path) -> list[Item]:
 def _read_matching(images: Path | None, labels: Path | None) -> list[Item]:
     """Stacks page by page, or folders file by file, whose images may differ in size."""
     assert images is not None and labels is not None  # the layout was found
-    sources, targets = paired_pages(images, labels)
-    single = len(sources.files) == len(sources) > 1
-    items = []
-    for index in range(len(sources)):
-        (image_file, _), (label_file, _) = sources.place(index), targets.place(index)
-        image = sources[index]
-        label = label_values(Stack(targets[index][None], [targets.names[index]]), label_file)[0]
-        _check_size(image, label, image_file, label_file)
-        name = image_file.stem if single else f"{image_file.stem}[{index}]"
-        check_finite(image, f"the image {name} of {image_file}")
-        items.append(Item(image, label, name, files=(image_file, label_file)))
-    return items
+    return items_of(*paired_pages(images, labels))
+
+
+def _find_ome(root: Path) -> Path | None:
+    return root if is_zarr(root) and label_names(root) else None
+
+
+def _read_ome(root: Path) -> list[Item]:
+    names = label_names(root)
+    if len(names) > 1:
+        raise InputError(
+            f"{root} has several labels: {', '.join(names)}; name one: --images {root} --labels {root / 'labels' / names[0]}"
+        )
+    return _read_matching(root, root / "labels" / names[0])
 
 
 # Cell Tracking Challenge --------------------------------------------------------------------------------------------
@@ -177,17 +177,25 @@ def _find_ctc(root: Path) -> Path | None:
 
 
 def _read_ctc(root: Path) -> list[Item]:
-    items = []
+    found: list[tuple[str, Path, Path]] = []
     for sequence in _sequences(root):
         frames = _frames(root / sequence)
         for frame, label_file in sorted(_annotations(root, sequence).items()):
             if frame not in frames:
                 raise InputError(f"{label_file} labels frame {frame}, but {root / sequence} holds no t{frame:03d}.tif")
-            image, label = _decode(frames[frame]), _label(label_file)
-            _check_size(image, label, frames[frame], label_file)
-            name = f"{sequence}/{frames[frame].stem}"
-            items.append(Item(image, label, name, sequence=sequence, files=(frames[frame], label_file)))
-    return items
+            found.append((sequence, frames[frame], label_file))
+    images = _single_pages([image for _, image, _ in found])
+    labels = _single_pages([label for *_, label in found], labels=True)
+    return [
+        Item(
+            f"{sequence}/{image.stem}",
+            PageSource(images, index),
+            PageSource(labels, index),
+            sequence=sequence,
+            files=(image, label),
+        )
+        for index, (sequence, image, label) in enumerate(found)
+    ]
 
 
 def _frames(folder: Path) -> dict[int, Path]:
@@ -241,16 +249,17 @@ def _read_drive(root: Path) -> list[Item]:
             raise InputError(f"{image_file} has no manual vessels: {root / '1st_manual'} holds no file {number:02d}_*")
         if fields and number not in fields:
             raise InputError(f"{image_file} has no field of view: {root / 'mask'} holds no file {number:02d}_*")
-        image, label = _decode(image_file), _label(vessels[number])
-        _check_size(image, label, image_file, vessels[number])
-        outside = None
-        used = [image_file, vessels[number]]
-        if fields:
-            used.append(fields[number])
-            field = _label(fields[number])
-            _check_size(image, field, image_file, fields[number])
-            outside = field == 0
-        items.append(Item(image, label, image_file.stem, outside, files=tuple(used)))
+        used = (image_file, vessels[number], *([fields[number]] if fields else []))
+        pixels: Source
+        if image_file.suffix.lower() == ".gif":
+            grey = _decode(image_file)
+            pixels = MadeSource(partial(_decode, image_file), image_file, grey.shape[1:], grey.dtype)
+        else:
+            pixels = PageSource(_single_pages([image_file]), 0)
+        size = pixels.shape[1:]
+        drawn, *field = (_made(file, image_file, size) for file in used[1:])
+        outside = field[0] if field else None
+        items.append(Item(image_file.stem, pixels, drawn, outside, files=used))
     return items
 
 
@@ -266,20 +275,27 @@ def _find_dsb(root: Path) -> Path | None:
 
 
 def _read_dsb(root: Path) -> list[Item]:
-    items = []
+    cases = []
     for case in _cases(root):
         files = list_images(case / "images")
         if len(files) != 1:
             raise InputError(f"{case / 'images'} holds {len(files)} images, expected one")
-        image = _decode(files[0])
-        label = np.zeros(image.shape[1:], np.int32)
-        masks = folder_images(case / "masks")
-        for number, file in enumerate(masks, start=1):
-            mask = _label(file)
-            _check_size(image, mask, files[0], file)
-            label[mask != 0] = number
-        items.append(Item(image, label, case.name, files=(*files, *masks)))
+        cases.append((case.name, files[0], folder_images(case / "masks")))
+    images = _single_pages([image for _, image, _ in cases])
+    items = []
+    for index, (name, image, masks) in enumerate(cases):
+        pixels = PageSource(images, index)
+        together = partial(_one_number_a_mask, masks, image, pixels.shape[1:])
+        drawn = MadeSource(together, image, pixels.shape[1:], np.dtype(np.int32))
+        items.append(Item(name, pixels, drawn, files=(image, *masks)))
     return items
+
+
+def _one_number_a_mask(masks: Sequence[Path], image: Path, size: Place) -> np.ndarray:
+    label = np.zeros(size, np.int32)
+    for number, file in enumerate(masks, start=1):
+        label[_label(file, size, image) != 0] = number
+    return label
 
 
 LAYOUTS = (
@@ -311,8 +327,14 @@ LAYOUTS = (
         "instances",
     ),
     Layout(
+        "OME-Zarr image with labels",
+        "  IMAGE.zarr, whose group labels names one label image",
+        _find_ome,
+        _read_ome,
+    ),
+    Layout(
         "plain pairs",
-        "  images/ (or images.tif)   and labels/, masks/ or instances/ (or .tif), files named alike",
+        "  images/ (or images.tif, images.zarr)   and labels/, masks/ or instances/ (or .tif, .zarr), files named alike",
         _find_plain,
         _read_plain,
     ),

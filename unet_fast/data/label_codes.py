@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unet_fast.data.label_kinds import MAX_CLASS, distinct, kind_of, shown
+from unet_fast.data.label_kinds import MAX_CLASS, Slices, distinct, kind_of, shown
 from unet_fast.errors import InputError
 from unet_fast.labels import Kind, check_kind
 from unet_fast.notes import note
@@ -33,8 +33,14 @@ class Coding:
     threshold: float | None = None
     ignored: int | None = None
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of decoded labels: uint8 for masks and up to 256 classes, else int32."""
+        small = self.kind == "mask" or (self.kind == "classes" and self.num_classes <= 256)
+        return np.dtype(np.uint8 if small else np.int32)
+
     def decode(self, values: np.ndarray) -> np.ndarray:
-        """Whole numbers (N, H, W) as labels: uint8 for masks and up to 256 classes, else int32; 0 where ignored.
+        """Whole numbers (N, H, W) as labels of :attr:`dtype`; 0 where ignored.
 
         Instance numbers beyond int32 are replaced by their rank.
         """
@@ -49,7 +55,7 @@ class Coding:
                 return np.zeros(values.shape, np.uint8)
             return (values == self.foreground).view(np.uint8)
         if self.kind == "classes":
-            return values.astype(np.uint8 if self.num_classes <= 256 else np.int32)
+            return values.astype(self.dtype)
         if values.size == 0 or int(values.max()) <= np.iinfo(np.int32).max:
             return values.astype(np.int32)
         found, ranks = np.unique(values, return_inverse=True)
@@ -64,14 +70,14 @@ class Coding:
 
 
 def decide(
-    stacks: Sequence[np.ndarray],
+    stacks: Sequence[Slices],
     names: Sequence[str],
     path: object,
     kind: Kind | None,
     num_classes: int | None,
     ignore_index: int | None = None,
 ) -> Coding:
-    """How to read these stacks ``(N, H, W)`` of whole numbers; ``names`` has one a slice of them all, for errors.
+    """How to read these stacks, each a sequence of ``(H, W)`` whole numbers; ``names`` has one a slice of them all, for errors.
 
     ``kind``, ``num_classes`` and ``ignore_index`` are what the user says; the rest is detected, and what is uncertain is
     said in a note.
@@ -97,7 +103,7 @@ def decide(
             f"{path} holds nothing but the ignored label {ignored}, so there is nothing to learn or to score"
         )
     if kind is None:
-        counted = stacks if ignored is None else [np.where(s == ignored, s.dtype.type(0), s) for s in stacks]
+        counted = stacks if ignored is None else [_Without(stack, ignored) for stack in stacks]
         kind = kind_of(counted, values, path)
     if kind == "classes":
         return _classes(stacks, names, path, values, num_classes, ignored)
@@ -108,8 +114,26 @@ def decide(
     return _mask(path, values, ignored)
 
 
+class _Without(Sequence[np.ndarray]):
+    """A stack whose pixels of ``number`` are 0, image by image."""
+
+    def __init__(self, stack: Slices, number: int) -> None:
+        self._stack, self._number = stack, number
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]  # slices are not taken
+        image = self._stack[index]
+        return np.where(image == self._number, image.dtype.type(0), image)
+
+
 def _check_not_negative(
-    stacks: Sequence[np.ndarray], names: Sequence[str], path: object, values: np.ndarray, ignore_index: int | None
+    stacks: Sequence[Slices],
+    names: Sequence[str],
+    path: object,
+    values: np.ndarray,
+    ignore_index: int | None,
 ) -> None:
     if len(values) and values[0] < 0:
         index = _slice_with(stacks, lambda image: bool((image == values[0]).any()))
@@ -120,7 +144,7 @@ def _check_not_negative(
 
 
 def _void(
-    stacks: Sequence[np.ndarray], values: np.ndarray, path: object, kind: Kind | None, num_classes: int | None
+    stacks: Sequence[Slices], values: np.ndarray, path: object, kind: Kind | None, num_classes: int | None
 ) -> int | None:
     """255 (or 65535) beside class numbers: pixels that nobody wanted to count, as rims in class maps often are."""
     from unet_fast.data.label_kinds import has_grey_rims
@@ -130,8 +154,11 @@ def _void(
         return None
     if num_classes is not None and top < num_classes:
         return None
-    voids = sum(int((stack == top).sum()) for stack in stacks)
-    drawn = sum(int(((stack != top) & (stack != 0)).sum()) for stack in stacks)
+    voids = drawn = 0
+    for image in (image for stack in stacks for image in stack):
+        void = image == top
+        voids += int(void.sum())
+        drawn += int((~void & (image != 0)).sum())
     if drawn < _RARE * voids:
         if kind == "mask":
             return None
@@ -146,7 +173,7 @@ def _void(
 
 
 def _classes(
-    stacks: Sequence[np.ndarray],
+    stacks: Sequence[Slices],
     names: Sequence[str],
     path: object,
     values: np.ndarray,
@@ -198,6 +225,6 @@ def _mask(path: object, values: np.ndarray, ignored: int | None) -> Coding:
     return Coding("mask", 2, found[0], found[-1], threshold, ignored)
 
 
-def _slice_with(stacks: Sequence[np.ndarray], holds: object) -> int:
+def _slice_with(stacks: Sequence[Slices], holds: object) -> int:
     images = (image for stack in stacks for image in stack)
     return next((index for index, image in enumerate(images) if holds(image)), 0)  # type: ignore[operator]

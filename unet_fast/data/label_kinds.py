@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from unet_fast.errors import InputError
 from unet_fast.labels import Kind
+
+Slices = (
+    Sequence[np.ndarray] | np.ndarray
+)  # (H, W) one by one: an array (N, H, W), or anything that reads them when they are taken
 
 # The rule of detect_kind. Up to four values are rather classes (a crop may show each class once); class numbers beyond
 # 63 are unheard of in class maps, while grey-coded masks and photographs given by mistake have them.
@@ -36,8 +40,8 @@ def detect_kind(labels: np.ndarray) -> Kind:
     return kind_of([labels], distinct([labels]), "the labels")
 
 
-def kind_of(stacks: Sequence[np.ndarray], values: np.ndarray, path: object) -> Kind:
-    """:func:`detect_kind` of several ``(N, H, W)`` stacks together, whose sorted distinct ``values`` are known."""
+def kind_of(stacks: Sequence[Slices], values: np.ndarray, path: object) -> Kind:
+    """:func:`detect_kind` of several stacks together, each a sequence of ``(H, W)``, whose sorted distinct ``values`` are known."""
     if len(values) <= 2 or has_grey_rims(stacks, values):
         return "mask"
     if np.count_nonzero(values) >= _MIN_INSTANCES and _in_one_piece(stacks):
@@ -51,7 +55,7 @@ def kind_of(stacks: Sequence[np.ndarray], values: np.ndarray, path: object) -> K
     )
 
 
-def has_grey_rims(stacks: Sequence[np.ndarray], values: np.ndarray) -> bool:
+def has_grey_rims(stacks: Sequence[Slices], values: np.ndarray) -> bool:
     """Whether the labels are a mask that was resized with interpolation: 0 and a bright value, with grey rims between.
 
     The largest value is not a class number (above 63) and makes up at least a fifth of what is not 0; some value between lies
@@ -75,7 +79,7 @@ def has_grey_rims(stacks: Sequence[np.ndarray], values: np.ndarray) -> bool:
     return bright > 0 and bright >= _BRIGHT_SHARE * (bright + grey) and rim >= _RIM_SHARE * grey
 
 
-def _in_one_piece(stacks: Sequence[np.ndarray]) -> bool:
+def _in_one_piece(stacks: Sequence[Slices]) -> bool:
     """Whether most (slice, non-zero value) pairs are 8-connected, and made of pixels that have neighbours of their value."""
     from skimage.measure import label as components
 
@@ -99,13 +103,16 @@ def _in_one_piece(stacks: Sequence[np.ndarray]) -> bool:
     return whole >= 0.5 * max(pairs, 1) and beside >= 0.5 * pixels
 
 
-def _probes(stacks: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _probes(stacks: Sequence[Slices]) -> Iterator[np.ndarray]:
     """At most 32 slices of the stacks together, evenly spaced."""
-    images = [image for stack in stacks for image in stack]
-    return images[:: -(-len(images) // _PROBED_SLICES)] if images else []
+    step = -(-sum(len(stack) for stack in stacks) // _PROBED_SLICES)
+    index = 0
+    for stack in stacks:
+        yield from (stack[i] for i in range(-index % step, len(stack), step))
+        index += len(stack)
 
 
-def distinct(stacks: Sequence[np.ndarray]) -> np.ndarray:
+def distinct(stacks: Sequence[Slices]) -> np.ndarray:
     """Sorted distinct values of integer stacks; slice by slice, and by counting where the values are small."""
     found: set[int] = set()
     for stack in stacks:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,14 @@ class _File:
     shape: tuple[int, int, int]
     dtype: np.dtype
     colour: bool
+    alpha: int
 
 
 class Pages(Sequence[np.ndarray]):
     """The images of some files, in order, as a sequence of arrays ``(C, H, W)`` in the dtype that each file stores.
 
     Nothing is held but what the headers say: a page is decoded when it is taken, and ``window`` decodes only the strips
-    or tiles that it needs. Sizes may differ from file to file. Any thread may read; a few files stay open.
+    or tiles that it needs. Sizes may differ from file to file. Threads may read at once: each has its own hold of a file; a few stay open.
 
     Args:
         files: TIFF and PNG files (see :func:`unet_fast.data.formats.open_file`), such as
@@ -50,7 +52,7 @@ class Pages(Sequence[np.ndarray]):
 
     def __init__(self, files: Sequence[Path], *, labels: bool = False) -> None:
         self._labels = labels
-        self._open: OrderedDict[Path, Images] = OrderedDict()
+        self._shelf = _Shelf(labels)
         self._files = [self._look_at(Path(file)) for file in files]
         self._places = [(file, page) for file in self._files for page in range(file.count)]
 
@@ -71,7 +73,8 @@ class Pages(Sequence[np.ndarray]):
         """Image ``index`` as ``(C, H, W)``, without alpha."""
         file, page = self._places[index]
         take = drawn_label if self._labels else picture
-        return take(self._images(file.path), page)
+        with self._shelf.taken(file.path) as images:
+            return take(images, page)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
@@ -87,8 +90,8 @@ class Pages(Sequence[np.ndarray]):
         if not (0 <= start[0] <= start[0] + size[0] <= height and 0 <= start[1] <= start[1] + size[1] <= width):
             raise IndexError(f"the window from {start} of size {size} is not inside {height} x {width}")
         file, page = self._places[index]
-        images = self._images(file.path)
-        return images.window(page, start, size)[: file.shape[0]]
+        with self._shelf.taken(file.path) as images:
+            return images.window(page, start, size)[: file.shape[0]]
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """(C, H, W) of image ``index``, alpha not counted; nothing is decoded."""
@@ -102,6 +105,10 @@ class Pages(Sequence[np.ndarray]):
         """Whether the channels of image ``index`` are the colours of one picture."""
         return self._places[index][0].colour
 
+    def alpha(self, index: int) -> bool:
+        """Whether the file of image ``index`` has transparency."""
+        return self._places[index][0].alpha > 0
+
     def place(self, index: int) -> tuple[Path, int]:
         """The file of image ``index``, and its number in it."""
         file, page = self._places[index]
@@ -110,6 +117,7 @@ class Pages(Sequence[np.ndarray]):
     def select(self, indices: Sequence[int]) -> Pages:
         """The images ``indices``, in that order, as pages of their own."""
         chosen = Pages((), labels=self._labels)
+        chosen._shelf = self._shelf
         chosen._places = [self._places[index] for index in indices]
         chosen._files = list(dict.fromkeys(file for file, _ in chosen._places))
         return chosen
@@ -119,13 +127,32 @@ class Pages(Sequence[np.ndarray]):
         return [file.count for file in self._files]
 
     def _look_at(self, path: Path) -> _File:
-        images = self._images(path)
-        channels, height, width = images.shape
-        return _File(path, len(images), (channels - images.alpha, height, width), images.dtype, images.colour)
+        with self._shelf.taken(path) as images:
+            channels, height, width = images.shape
+            shape = (channels - images.alpha, height, width)
+            return _File(path, len(images), shape, images.dtype, images.colour, images.alpha)
 
-    def _images(self, path: Path) -> Images:
-        images = self._open.pop(path, None) or open_file(path, indexed=self._labels)
-        self._open[path] = images  # the last used is the last to be closed
-        while len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
-        return images
+
+class _Shelf:
+    """Open files that nobody reads at the moment; the last used is the last to be closed."""
+
+    def __init__(self, labels: bool) -> None:
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Path, Images]] = []
+
+    @contextmanager
+    def taken(self, path: Path) -> Iterator[Images]:
+        """``path`` opened, for this thread alone."""
+        with self._lock:
+            place = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == path), None)
+            images = None if place is None else self._idle.pop(place)[1]
+        images = images or open_file(path, indexed=self._labels)
+        try:
+            yield images
+        finally:
+            with self._lock:
+                self._idle.append((path, images))
+                old = [self._idle.pop(0)[1] for _ in range(len(self._idle) - _OPEN_FILES)]
+            for each in old:
+                each.close()

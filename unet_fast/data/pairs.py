@@ -12,9 +12,9 @@ import numpy as np
 
 from unet_fast.data.formats import natural_key, split_digits
 from unet_fast.data.label_codes import Coding
-from unet_fast.data.labels import Kind, interpret_labels
+from unet_fast.data.labels import Kind
 from unet_fast.data.pages import Pages
-from unet_fast.data.stacks import PathLike, check_finite, list_images, stack_pages
+from unet_fast.data.stacks import PathLike, list_images
 from unet_fast.errors import InputError
 from unet_fast.notes import note
 
@@ -36,6 +36,7 @@ class Pair:
     names: one name an image, for messages.
     ignored: ``(N, H, W)`` bool, pixels that neither a loss nor a score counts; None for none.
     coding: what the numbers of the label files meant; None for labels that came from no file.
+    normalized: the images are normalised already, as float32: by the statistics of larger images of which they are windows.
     """
 
     images: np.ndarray
@@ -45,6 +46,12 @@ class Pair:
     names: list[str]
     ignored: np.ndarray | None = None
     coding: Coding | None = None
+    normalized: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image."""
+        return self.images.shape[1]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,27 +90,15 @@ def read_pair(
     Raises what :func:`unet_fast.data.read_images` and :func:`unet_fast.data.read_labels` raise, and
     :class:`InputError` when the two differ in length or size, cannot be matched, or are the same file.
     """
-    if Path(images_path).exists() and Path(labels_path).exists() and Path(images_path).samefile(labels_path):
-        raise InputError(f"images and labels are both {images_path}; give the file or folder of each")
-    images, labels = paired_pages(images_path, labels_path)
-    for index in range(len(images)):
-        if images.shape(index)[1:] != labels.shape(index)[1:]:
-            shapes = (
-                f"{images_path} has shape {(len(images), *images.shape(index))} and {labels_path} has shape "
-                f"{(len(labels), *labels.shape(index))} (N, C, H, W)"
-            )
-            raise InputError(
-                f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
-            )
-    stack = stack_pages(images)
-    read = interpret_labels(stack_pages(labels), labels_path, kind, num_classes, ignore_index)
-    for index, (image, name) in enumerate(zip(stack.pixels, stack.names, strict=True)):
-        check_finite(image, f"slice {index} ({name}) of {images_path}")
-    return Pair(stack.pixels, read.labels, read.kind, read.num_classes, stack.names, read.ignored, read.coding)
+    from unet_fast.data.datasets import read_matching  # which makes pairs
+
+    return read_matching(images_path, labels_path, kind=kind, num_classes=num_classes, ignore_index=ignore_index).pair()
 
 
 def paired_pages(images_path: PathLike, labels_path: PathLike) -> tuple[Pages, Pages]:
     """Pages of images, and of their labels in the same order; ``InputError`` where they do not pair file by file."""
+    if Path(images_path).exists() and Path(labels_path).exists() and Path(images_path).samefile(labels_path):
+        raise InputError(f"images and labels are both {images_path}; give the file or folder of each")
     image_files, label_files = list_images(images_path), list_images(labels_path)
     if len(image_files) > 1 and len(label_files) > 1:
         label_files = match_files(image_files, label_files)

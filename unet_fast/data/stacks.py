@@ -106,7 +106,7 @@ def stack_pages(pages: Pages) -> Stack:
     first = pages.shape(0)
     for index in range(len(pages)):
         if pages.shape(index) != first:
-            raise _sizes_differ(pages, index)
+            raise images_differ(pages, index)
     dtype = np.result_type(*{pages.dtype(index) for index in range(len(pages))})
     for file, count in zip(pages.files, pages.counts(), strict=True):
         check_decoded(file, count * math.prod(first) * dtype.itemsize, file.stat().st_size)
@@ -115,12 +115,13 @@ def stack_pages(pages: Pages) -> Stack:
     for index in range(len(pages)):
         image = image if index == 0 else pages[index]
         if image.shape != pixels.shape[1:]:  # a mask drawn in alpha beside one in colour
-            raise _sizes_differ(pages, index)
+            raise images_differ(pages, index)
         pixels[index] = image
     return Stack(pixels, pages.names)
 
 
-def _sizes_differ(pages: Pages, index: int) -> InputError:
+def images_differ(pages: Pages, index: int) -> InputError:
+    """The error of pages of which the first and that of ``index`` differ in size."""
     (one, _), (other, _) = pages.place(0), pages.place(index)
     return InputError(
         f"images of different sizes: {one} is {describe(pages.shape(0))}, {other} is {describe(pages.shape(index))}; "

@@ -36,6 +36,30 @@ def _zarr() -> Any:
     return zarr
 
 
+def label_names(path: Path) -> list[str]:
+    """The label images of an OME-Zarr image, which are folders in its folder ``labels``; without zarr nothing is loaded for none."""
+    folder = path / "labels"
+    if not is_zarr(folder):
+        return []
+    attributes = dict(_opened(folder).attrs)
+    names = attributes.get("ome", attributes).get("labels", [])
+    return [name for name in names if isinstance(name, str) and is_zarr(folder / name)]
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return _zarr().open(str(path), mode="r")
+    except BackendError:
+        raise
+    except Exception as error:  # zarr and its codecs raise their own types
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    return InputError(f"{path} is a damaged Zarr, or none that can be read ({cause})")
+
+
 class ZarrImages:
     """The images of one Zarr folder; see :class:`unet_fast.data.formats.Images` for what every format offers.
 
@@ -52,15 +76,13 @@ class ZarrImages:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        zarr = _zarr()
+        node = _opened(path)
         try:
-            node = zarr.open(str(path), mode="r")
             array, axes = _full_resolution(node, path)
-        except (InputError, BackendError):
+        except InputError:
             raise
         except Exception as error:  # zarr and its codecs raise their own types
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{path} is a damaged Zarr, or none that can be read ({cause})") from error
+            raise _damaged(path, error) from error
         if axes[-2:] != "yx" or 0 in array.shape:
             raise InputError(f"{path} has the axes {axes}, shape {array.shape}; expected images, y and x at the end")
         self.dtype = np.dtype(array.dtype)

@@ -8,7 +8,7 @@ from unet_fast.train.defaults import default_config, describe, legal_tile, steps
 from unet_fast.train.loop import Summary, train
 from unet_fast.train.losses import LOSSES
 from unet_fast.train.pictures import write_preview
-from unet_fast.train.resume import changed, check_same_data, fingerprint, share_batch
+from unet_fast.train.resume import changed, check_same_data, share_batch
 from unet_fast.train.run_folder import load_model, read_config
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "default_validation",
     "describe",
     "fast_bfloat16",
-    "fingerprint",
     "hold_out",
     "legal_tile",
     "load_model",

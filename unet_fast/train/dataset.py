@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from unet_fast import data
 from unet_fast.augment import parameters
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
-from unet_fast.labels import IGNORED
+from unet_fast.labels import IGNORED, Kind
 
 # kept as they are stored, two bytes a pixel at most, and normalised on the way into a tile; a wider image becomes float32
 _KEPT = ("uint8", "int8", "int16", "uint16", "float16")
@@ -45,6 +46,15 @@ class DeviceData:
     class_weights: torch.Tensor
     class_counts: torch.Tensor
     num_classes: int
+
+    #: whether the images are windows whose place was drawn already, so that tiles are cut about their centres
+    placed: ClassVar[bool] = False
+
+    def load(self, step: int) -> None:
+        """Make the images those of ``step``; resident ones are those of all steps."""
+
+    def close(self) -> None:
+        """End what fetches images."""
 
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """(count,) int64: which image each tile is taken from."""
@@ -81,12 +91,9 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
     instances = _Narrow(pair.labels.shape)
     counts = np.zeros(pair.num_classes, dtype=np.int64)
     for index, labels in enumerate(pair.labels):
-        found = data.to_instances(labels[None], pair.kind)
-        if pair.kind == "instances" or pair.num_classes > 2:
-            # of a mask the components do not touch, but for corners, and what was drawn there stays foreground
-            found = separate_touching(found)
-        instances.put(index, found[0])
-        classes = labels if several else found[0] > 0
+        found = shapes(labels, pair.kind, pair.num_classes)
+        instances.put(index, found)
+        classes = labels if several else found > 0
         counted = classes if ignored is None else classes[~ignored[index]]
         counts += np.bincount(counted.ravel(), minlength=pair.num_classes)
     maps: dict[str, np.ndarray] = {"instances": instances.array}
@@ -94,15 +101,7 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
         maps["classes"] = pair.labels if pair.labels.dtype in _LABELS else pair.labels.astype(np.int32)
     if ignored is not None:
         maps["counted"] = (~ignored).view(np.uint8)
-    weights = np.ones(pair.num_classes, dtype=np.float32)
-    if balance:
-        present = counts > 0
-        # gaps in the numbers of the classes cannot be closed by another num_classes, so they are accepted and weigh nothing
-        if not present[-1] or np.count_nonzero(present) < 2:
-            missing = ", ".join(str(k) for k in np.flatnonzero(~present))
-            raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
-        # inverse frequencies, scaled so that the mean weight over all training pixels is 1
-        weights = np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
+    weights = class_weights(counts, balance=balance)
     images, mean, scale = _images(pair.images)
     return DeviceData(
         images=images.to(device),
@@ -115,6 +114,30 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
         class_counts=torch.from_numpy(counts.astype(np.float32)).to(device),
         num_classes=pair.num_classes,
     )
+
+
+def shapes(label: np.ndarray, kind: Kind, num_classes: int) -> np.ndarray:
+    """The objects (H, W) int32 of one label image that the weight map tells apart; touching ones are separated."""
+    found = data.to_instances(label[None], kind)
+    if kind == "instances" or num_classes > 2:
+        # of a mask the components do not touch, but for corners, and what was drawn there stays foreground
+        found = separate_touching(found)
+    return found[0]
+
+
+def class_weights(counts: np.ndarray, *, balance: bool) -> np.ndarray:
+    """(K,) float32 of counted pixels (K,): inverse frequencies whose mean over all training pixels is 1, or 1 each.
+
+    ``InputError`` when the last class, or all but one, is absent.
+    """
+    if not balance:
+        return np.ones(len(counts), np.float32)
+    present = counts > 0
+    # gaps in the numbers of the classes cannot be closed by another num_classes, so they are accepted and weigh nothing
+    if not present[-1] or np.count_nonzero(present) < 2:
+        missing = ", ".join(str(k) for k in np.flatnonzero(~present))
+        raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
+    return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
 
 
 _LABELS = (np.uint8, np.int32)

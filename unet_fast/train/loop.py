@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -17,14 +17,15 @@ from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder
 from unet_fast.train import distributed, memory, pictures, run_folder
 from unet_fast.train.checkpoint import load_tensors
-from unet_fast.train.config import TrainConfig, resolve_device
-from unet_fast.train.dataset import DeviceData, prepare
+from unet_fast.train.config import TrainConfig
+from unet_fast.train.dataset import DeviceData
 from unet_fast.train.progress import Bar
 from unet_fast.train.run_folder import CHECKPOINT, CONFIG, PREVIEW, MetricsLog
 from unet_fast.train.signals import Interruption
 from unet_fast.train.speed import Speed
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import NOTHING_COUNTS, Validation, cannot_judge, predict_pair, validate
+from unet_fast.train.windows import on_device
 from unet_fast.train.writer import CheckpointWriter
 
 LOG_ROWS = 100  # rows of metrics.csv in a whole run, besides those of validations
@@ -57,7 +58,7 @@ class Summary:
 
 def train(
     config: TrainConfig,
-    training: data.Pair,
+    training: data.Pair | data.Dataset,
     validation: data.Pair | None,
     out: str | Path,
     *,
@@ -72,7 +73,8 @@ def train(
 
     Args:
         config: what to do; saved as config.json. With ``resume`` it must describe the same network and optimizer.
-        training, validation: images and labels; without validation images the last weights are the best.
+        training, validation: images and labels; without validation images the last weights are the best. A pair lies on the
+            device; of a data set every step reads windows from the files, see :mod:`unet_fast.train.windows`.
         out: the run folder; see :mod:`unet_fast.train.run_folder` for what it gets.
         resume: continue from the folder's checkpoint; without one the run starts anew.
         progress: show a progress bar.
@@ -95,18 +97,14 @@ def train(
             raise InputError(
                 f"processes is {config.processes}, but {here.size} train; start as many with torchrun --nproc-per-node"
             )
-        channels = training.images.shape[1]
+        channels = training.channels
         if channels != config.model["in_channels"]:
             raise InputError(f"the images have {channels} channels but the network takes {config.model['in_channels']}")
         if training.num_classes > max(config.num_classes, 2):
             raise InputError(
                 f"the labels have {training.num_classes} classes but the network gives {config.num_classes}"
             )
-        device_data = prepare(
-            replace(training, num_classes=max(config.num_classes, 2)),
-            distributed.device_of(resolve_device(config.device)),
-            balance=config.loss.balance,
-        )
+        device_data = on_device(config, training)
         trainer: Trainer | None = None
         try:
             with distributed.losing_no_process("to continue, repeat the command with --resume"):
@@ -115,6 +113,8 @@ def train(
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
+        finally:
+            device_data.close()
         # outside of the handler, whose traceback holds on to the tensors of the run
         trainer = None
         gc.collect()

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from unet_fast.errors import InputError
 from unet_fast.models import create
 from unet_fast.train.config import TrainConfig
+
+
+def total(device: torch.device) -> int:
+    """Bytes of memory of a GPU, or of the host: the least of what it has and what its container may use."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # no container, or one without a limit ("max")
+            continue
+    return min(limits)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

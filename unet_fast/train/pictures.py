@@ -11,18 +11,21 @@ import torch
 from unet_fast import data, plots
 from unet_fast.labels import IGNORED
 from unet_fast.train import run_folder
-from unet_fast.train.config import TrainConfig, resolve_device
-from unet_fast.train.dataset import prepare
+from unet_fast.train.config import TrainConfig
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import all_classes, predict_pair
+from unet_fast.train.windows import on_device
 
 PREVIEW_TILES = 6
 
 
-def write_preview(config: TrainConfig, pair: data.Pair, path: str | Path) -> None:
-    """A picture of augmented tiles, labels and weight maps, as training with ``config`` on ``pair`` would see them."""
-    device = resolve_device(config.device)
-    preview(Trainer(config, prepare(pair, device, balance=config.loss.balance)))(Path(path))
+def write_preview(config: TrainConfig, training: data.Pair | data.Dataset, path: str | Path) -> None:
+    """A picture of augmented tiles, labels and weight maps, as training with ``config`` on ``training`` would see them."""
+    device_data = on_device(config, training)
+    try:
+        preview(Trainer(config, device_data))(Path(path))
+    finally:
+        device_data.close()
 
 
 def preview(trainer: Trainer) -> Callable[[Path], Path]:

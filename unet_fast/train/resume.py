@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from unet_fast import data
 from unet_fast.errors import InputError
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.losses import UNWEIGHTED, Loss
@@ -22,21 +18,15 @@ _NETWORK = ("model", "base_channels", "depth", "padding", "norm", "dropout")
 _FLAGS = {"learning_rate": "--lr", "encoder_weights": "--weights"}
 
 
-def fingerprint(pair: data.Pair) -> dict[str, Any]:
-    """What tells data from other data: number and size of the images, and a CRC-32 of images, labels and ignored pixels."""
-    checksum = 0
-    for array in (pair.images, pair.labels, pair.ignored):
-        for image in () if array is None else array:
-            checksum = zlib.crc32(np.ascontiguousarray(image).view(np.uint8).reshape(-1).data, checksum)
-    return {"images": len(pair), "size": list(pair.images.shape[1:]), "crc32": f"{checksum:08x}"}
-
-
-def check_same_data(config: TrainConfig, pair: data.Pair, out: object) -> None:
-    """Raise ``InputError`` unless ``pair`` is what the run was started with; a run of a version that did not say is believed."""
-    before, now = config.data.get("fingerprint"), fingerprint(pair)
-    if not isinstance(before, dict) or before == now:
+def check_same_data(config: TrainConfig, now: dict[str, Any], out: object) -> None:
+    """Raise ``InputError`` unless the run was started with the data of which :meth:`unet_fast.data.Dataset.fingerprint` is
+    ``now``; what the run did not say is not compared."""
+    before = config.data.get("fingerprint")
+    if not isinstance(before, dict):
         return
-    differs = [f"{key} {before.get(key)} then, {now[key]} now" for key in now if before.get(key) != now[key]]
+    differs = [f"{key} {before[key]} then, {now[key]} now" for key in now if before.get(key, now[key]) != now[key]]
+    if not differs:
+        return
     raise InputError(
         f"the run in {out} was trained on other data ({'; '.join(differs)}), which cannot be changed when it is resumed; give the "
         "same images and labels, or choose another --out"

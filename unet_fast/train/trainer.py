@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,7 +98,9 @@ class Trainer:
             input_size = self.model.input_size(config.tile)
         except InputError as error:
             raise InputError(f"tile is {config.tile}: {error}") from error
-        self.augmenter = Augmenter(input_size, config.tile, config.augmentation)
+        # the place of a window was drawn when it was read
+        augmentation = replace(config.augmentation, shift=config.augmentation.shift and not data.placed)
+        self.augmenter = Augmenter(input_size, config.tile, augmentation)
         self._no_weights = torch.zeros(2, device=self.device)
         self._last: torch.Tensor | None = (
             None  # the loss of the last step, and those of its heads where there are several
@@ -238,6 +241,7 @@ class Trainer:
         """One optimizer step; returns the loss, a scalar that stays on the device. On a GPU nothing is waited for."""
         self.learning_rate = learning_rate(self.config.optimizer, self.progress(), self.step)
         self.rate.fill_(self.learning_rate)
+        self.data.load(self.step)
         self.run_step()
         self.step += 1
         self._summed += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,12 @@ def cannot_judge(pair: data.Pair, best_by: str) -> str | None:
 
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
     """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
-    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE))(pair.images)
+    as_they_are: dict[str, Any] = {"preprocess": _as_they_are} if pair.normalized else {}
+    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE), **as_they_are)(pair.images)
+
+
+def _as_they_are(images: np.ndarray) -> np.ndarray:
+    return images
 
 
 def validate(probabilities: np.ndarray, pair: data.Pair, loss: torch.nn.Module) -> Validation:
