@@ -131,6 +131,18 @@ def test_closed_streams_end_nothing(trained: Path, tmp_path: Path, closed: str) 
     assert data.read_images(tmp_path / "p.tif").shape == (4, 1, 64, 64)
 
 
+@pytest.mark.parametrize("gone", ["2> >(true) | true", "> /dev/full 2>&1"])
+def test_streams_that_fail_on_the_way_do_not_end_a_training(trained: Path, tmp_path: Path, gone: str) -> None:
+    """Readers that went away, and a full disk behind ``> log``: the run is trained to its end, and the exit code is 0."""
+    command = f"""set -o pipefail; "{sys.executable}" -m unet_fast train --images "{trained}/i.tif" --labels "{trained}/l.tif" \
+        --out "{tmp_path}/run" --steps 2 --base-channels 2 --depth 1 --tile 32 --device cpu {gone}"""
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("2,")
+
+
 def test_a_pipe_is_no_image_and_no_network(trained: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f.tif")
     said = told("predict", trained / "run", "--images", tmp_path / "f.tif", "--out", tmp_path / "p.tif", fails=True)

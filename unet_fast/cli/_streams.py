@@ -12,9 +12,10 @@ from unet_fast.notes import Note
 
 
 def sturdy_streams() -> None:
-    """Let stdout and stderr show what their encoding lacks as escapes, and swallow what is written to a closed one.
+    """Let stdout and stderr show what their encoding lacks as escapes, and swallow what cannot be written any more.
 
-    File names may hold bytes that are not text, and terminals may know ASCII only; neither may end a training run.
+    File names may hold bytes that are not text, and terminals may know ASCII only; a stream may be closed from the start, and its reader
+    may go away or its disk fill up at any time. None of these may end a training run.
     """
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
@@ -22,7 +23,36 @@ def sturdy_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, _Sturdy(stream))
     warnings.showwarning = _show
+
+
+class _Sturdy:
+    """A stream whose writes never fail: after the first that does, the rest goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._mute()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._mute()
+
+    def _mute(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # also what is still buffered, and what others write there
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _is_open(stream: TextIO) -> bool:
