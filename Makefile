@@ -65,9 +65,9 @@ check: build lint
 
 # Each place is a run of its own: Triton decides at the start whether it interprets, and one library is in place at a time.
 test: build lint
-	$(PY) -m pytest -n $(JOBS) --dist loadfile
-	$(PY) -m pytest -n $(JOBS) --place emulated
-	$(PY) -m pytest -n $(JOBS) --place interpreted
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
+	$(PY) -m pytest -n $(JOBS) --dist worksteal --place emulated
+	$(PY) -m pytest -n $(JOBS) --dist worksteal --place interpreted
 
 fuzz: build $(VENV)/.tested
 	$(PY) -m tests.fuzz $(OPS) --cases $(FUZZ_CASES) --seed $(SEED) --jobs $(JOBS)

@@ -18,7 +18,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # forked OpenMP threads hang
 
 
 def main() -> None:
+    # what a run imports when it comes to it is imported here, once and not in every process that is forked
+    import matplotlib.backends.backend_agg  # noqa: F401
     import torch
+    import torch._dynamo  # noqa: F401
 
     from tests.torture.campaigns import campaigns
 

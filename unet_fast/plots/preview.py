@@ -24,6 +24,7 @@ from unet_fast.plots._canvas import (
 )
 
 MAX_ROWS = 6
+GAP, TITLES = 12, 30  # pixels between two panels, and above the first row
 
 
 def grid_image(size: tuple[int, int], spacing: int = 24) -> NDArray[np.float32]:
@@ -89,10 +90,19 @@ def preview(
 
     height, width = panel_size(*pictures.shape[1:3])
     bar = 90 if weight_maps is not None else 0
-    figure = new_figure(len(columns) * (width + 12) + bar, len(maps) * (height + 12) + 30)
-    grid = figure.subplots(len(maps), len(columns), squeeze=False)
+    # the places are known: a layout that tries them out would take longer than the drawing
+    total_width, total_height = len(columns) * (width + GAP) + bar, len(maps) * (height + GAP) + TITLES
+    figure = new_figure(total_width, total_height, layout=None)
+
+    def panel(row: int, column: int) -> Any:
+        left = GAP / 2 + column * (width + GAP) + (bar if column > 2 else 0)
+        above = TITLES + row * (height + GAP)
+        place = (left, total_height - above - height, width, height)
+        return figure.add_axes(_shares(place, total_width, total_height))
+
     drawn: Any = None
-    for row, axes in enumerate(grid):
+    for row in range(len(maps)):
+        axes = [panel(row, column) for column in range(len(columns))]
         titles = columns if row == 0 else [""] * len(columns)
         show(axes[0], pictures[row], titles[0])
         if size != pictures.shape[1:3]:
@@ -105,9 +115,15 @@ def preview(
             if size != grid_pictures.shape[1:3]:
                 _draw_frame(axes[-1], top, left, size)
     if drawn is not None:
-        label = "weight of a pixel in the loss"
-        figure.colorbar(drawn, ax=grid[:, 2].tolist(), label=label, aspect=len(maps) * height / 14, pad=0.02)
+        beside = (3 * (width + GAP), GAP / 2, 14, total_height - TITLES - GAP / 2)
+        place = figure.add_axes(_shares(beside, total_width, total_height))
+        figure.colorbar(drawn, cax=place, label="weight of a pixel in the loss")
     return save(figure, out)
+
+
+def _shares(place: tuple[float, float, float, float], width: float, height: float) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height in pixels as parts of a figure."""
+    return place[0] / width, place[1] / height, place[2] / width, place[3] / height
 
 
 def _draw_frame(axes: Any, top: int, left: int, size: tuple[int, ...]) -> None:

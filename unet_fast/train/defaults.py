@@ -76,11 +76,12 @@ def default_config(
         "minutes": minutes,
         "steps": steps,
         "device": str(target),
-        "amp": fast_bfloat16(target),
         "batch_size": 4 if gpu else 1,
         "learning_rate": 3e-4 if gpu else 1e-3,
         **from_recipe,
     }
+    if "amp" not in given:  # which may have to be measured
+        values["amp"] = fast_bfloat16(target)
     if "tile" not in given:
         values["tile"] = legal_tile(network, values.get("tile", 388 if gpu else 192))
     if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
