@@ -10,12 +10,9 @@ python -m benchmarks.bench_train
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +26,9 @@ from benchmarks.memory import reset_peak, since_reset
 from benchmarks.record import Row
 from unet_fast import data
 from unet_fast.data import synthetic as images_of
-from unet_fast.train import TrainConfig, default_config, train
+from unet_fast.train import TrainConfig, default_config
 from unet_fast.train.dataset import prepare
-from unet_fast.train.run_folder import METRICS, MetricsLog
+from unet_fast.train.speed import measure
 from unet_fast.train.trainer import Trainer
 
 
@@ -71,17 +68,8 @@ def trainer(settings: Settings, device: str, pair: data.Pair) -> Trainer:
 
 
 def by_unet_fast(settings: Settings, device: str, pair: data.Pair) -> float:
-    """Images a second of a whole run, from the times that it logs; the first third warms up."""
-    config = settings.config(device, settings.steps)
-    with tempfile.TemporaryDirectory() as folder:
-        with redirect_stdout(open(os.devnull, "w")):
-            train(config, pair, None, Path(folder) / "run", progress=False)
-        log = MetricsLog(Path(folder) / "run")
-        log.keep_until(settings.steps)
-        assert log.rows, f"{METRICS} is empty"
-        first = next(row for row in log.rows if row["step"] >= settings.steps / 3)
-        last = log.rows[-2]  # the last one is written when the pictures are
-        return (last["step"] - first["step"]) * config.batch_size / (last["seconds"] - first["seconds"])
+    """Images a second of a run's steps, after those that set things up."""
+    return measure(trainer(settings, device, pair), settings.steps)
 
 
 class Tiles(torch.utils.data.Dataset):

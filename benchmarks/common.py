@@ -134,7 +134,7 @@ class Suite:
                 with use_backend(entries[name].backend or "auto"):
                     times[name].append(clock(repeats[name]))
         first = float(np.median(next(iter(times.values()))))
-        limit = least_bytes / bandwidth(self.options.device) * 1e3 if least_bytes else None
+        limit = least_bytes / bandwidth(device, tiny=tiny) * 1e3 if least_bytes else None
         for name, values in times.items():
             low, median, high = (float(q) for q in np.percentile(values, [25, 50, 75]))
             entry = entries[name]
@@ -232,9 +232,9 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
 
 
 @cache
-def bandwidth(device: str) -> float:
+def bandwidth(device: str, *, tiny: bool = False) -> float:
     """:func:`copy_bandwidth`, measured once a process."""
-    return copy_bandwidth(device)
+    return copy_bandwidth(device, tiny=tiny)
 
 
 def processor() -> str:

@@ -62,9 +62,12 @@ def _capture(call: Call) -> torch.cuda.CUDAGraph | None:
     return graph
 
 
-def copy_bandwidth(device: str) -> float:
-    """Bytes read and written in a second by the copy of a large tensor: the limit of what only moves memory."""
-    source = torch.rand((1 << 28) if device == "cuda" else (1 << 25), device=device)  # 1 GB, or 128 MB
+def copy_bandwidth(device: str, *, tiny: bool = False) -> float:
+    """Bytes read and written in a second by the copy of a large tensor: the limit of what only moves memory.
+
+    ``tiny``: of a small one, to see that all runs.
+    """
+    source = torch.rand(1 << (16 if tiny else 28 if device == "cuda" else 25), device=device)  # 1 GB, or 128 MB
     target = torch.rand_like(source)
     clock = gpu_clock(lambda: target.copy_(source))[0] if device == "cuda" else host_clock(lambda: target.copy_(source))
     clock(2)

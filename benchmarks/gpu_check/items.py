@@ -27,7 +27,7 @@ class Item:
 def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False) -> list[Item]:
     """What runs on this kind of device; ``architecture`` is that of the GPU at hand, such as 9.0.
 
-    ``tiny``: the same on small images, to see that all of it runs.
+    ``tiny``: the same on small images, to see that all of it runs; the operators in one process, which starts once.
     """
     python = sys.executable
     scale = ("--device", device, *(("--tiny",) if tiny else ("--quick",)))
@@ -45,7 +45,8 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
         bench("unet", 50, "--peers", "compiled", label="unet_compiled"),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
         bench("junctions", 35),
-        *(bench(name, 17, *sweep) for name in OPERATORS),
+        *(bench(name, 17, *sweep) for name in OPERATORS if not tiny),
+        *([Item("operators", (python, "-m", "benchmarks", *OPERATORS, *scale), 17)] if tiny else []),
         *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 60),
     ]
     if not tiny:  # where the caller is such a test itself

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import rows
 from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.gpu_check import report
-from benchmarks.gpu_check.items import HEADLINE, TOTAL, Item, items
+from benchmarks.gpu_check.items import HEADLINE, OPERATORS, TOTAL, Item, items
 from benchmarks.gpu_check.runner import ROOT, run
 from unet_fast.errors import InputError
 from unet_fast.ops._record import OPS
@@ -142,6 +142,7 @@ def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path):
     assert missing <= {"memcheck", "racecheck"}, {name: found[name]["output"] for name in missing}
     assert all(found[name]["outcome"].startswith("not run: compute-sanitizer") for name in missing)
     assert {row["op"] for row in found["smoke"]["rows"]} == set(OPS)
+    assert {row["benchmark"] for row in found["operators"]["rows"]} == set(OPERATORS)
     candidates = {row["candidate"] for row in found["unet"]["rows"]}
     assert candidates == {"plain", "ours"}
     assert {row["candidate"] for row in found["unet_compiled"]["rows"]} == {"plain, torch.compile", "ours"}
