@@ -30,7 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(tmp_path: Path, rng: np.random.Generator) -> uf.Run:
     config = train.default_config(
-        "cpu", steps=1, base_channels=4, depth=2, tile=32, border="zeros", threshold=0.4, tta=1, amp=False
+        "cpu", steps=1, base_channels=4, depth=2, tile=32, image_padding="zeros", threshold=0.4, tta=1, amp=False
     )
     (tmp_path / "run").mkdir()
     config.save(tmp_path / "run" / "config.json")

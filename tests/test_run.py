@@ -21,9 +21,9 @@ from unet_fast.train.run_folder import save_model
 
 @pytest.fixture
 def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A run whose border and threshold are not the defaults."""
+    """A run whose padding and threshold are not the defaults."""
     config = train.default_config(
-        "cpu", steps=1, base_channels=4, depth=2, tile=32, border="zeros", threshold=0.3, tta=7
+        "cpu", steps=1, base_channels=4, depth=2, tile=32, image_padding="zeros", threshold=0.3, tta=7
     )
     model = lively(uf.models.create(**config.model), rng)
     (tmp_path / "run").mkdir()

@@ -87,7 +87,7 @@ def test_the_refusing_mode_refuses():
 
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_no_step_waits_or_copies_from_the_host(stack, as_on_a_gpu, loss):
-    for settings in ({}, {"average_decay": 0.0, "optimizer": "sgd", "w0": 5.0, "border": "zeros"}):
+    for settings in ({}, {"average_decay": 0.0, "optimizer": "sgd", "w0": 5.0, "image_padding": "zeros"}):
         ours = trainer(stack, loss=loss, **settings)
         ours.train_step()
         with Refusing():

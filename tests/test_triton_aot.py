@@ -6,12 +6,10 @@ compilation. So what is compiled is what a GPU would get: tiles, specialised arg
 
 from __future__ import annotations
 
-import ast
 import importlib
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -242,31 +240,3 @@ def test_whole_words_are_16_byte_accesses(compiled):
     for name, kernels in compiled.items():
         accesses = [set(re.findall(r"(ld|st)\.global\S*v2\.b64", kernel.asm["ptx"])) for kernel in kernels]
         assert {"ld", "st"} in accesses, name
-
-
-def aliases(source: str) -> list[str]:
-    """Names that take the value that another one had before the loop: to Triton such a name has not changed."""
-    found = []
-    for loop in ast.walk(ast.parse(source)):
-        if not isinstance(loop, ast.For | ast.While):
-            continue
-        new: set[str] = set()  # computed in this round of the loop
-        for node in sorted((n for n in ast.walk(loop) if isinstance(n, ast.Assign)), key=lambda n: n.lineno):
-            if isinstance(node.value, ast.Name) and node.value.id not in new:
-                found.append(ast.unparse(node))
-            new |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    return found
-
-
-def test_no_name_takes_another_ones_value_in_a_loop():
-    """The interpreter would carry it over; the compiler does not, and says nothing."""
-    assert aliases("for k in range(n):\n    b = a\n    a = a + 1") == ["b = a"]
-    assert aliases("for k in range(n):\n    c = a + 1\n    a = c") == []
-    for path in (Path(__file__).resolve().parents[1] / "unet_fast" / "triton").glob("*.py"):
-        kernels = [node for node in ast.walk(ast.parse(path.read_text())) if is_kernel(node)]
-        assert [found for kernel in kernels for found in aliases(ast.unparse(kernel))] == [], path.name
-
-
-def is_kernel(node: ast.AST) -> bool:
-    decorators = [ast.unparse(each) for each in getattr(node, "decorator_list", [])]
-    return any(each.startswith("triton.jit") for each in decorators)

@@ -21,9 +21,9 @@ _LARGEST_INTEGER, _LARGEST_FLOAT = 2**63 - 1, sys.float_info.max
 R = TypeVar("R", bound="Record")
 
 
-def setting(default: Any, flat: str) -> Any:
-    """A field of a record whose flat name is not its own."""
-    metadata = {"flat": flat}
+def setting(default: Any, flat: str, *, older: str | None = None) -> Any:
+    """A field of a record whose flat name is not its own; ``older`` is the one that files of older versions have."""
+    metadata = {"flat": flat, "older": older or flat}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -122,7 +122,18 @@ def from_json(kind: type[R], values: Mapping[str, Any], *, flat: bool = False) -
     Raises:
         InputError: an unknown name, or a value that the record refuses.
     """
-    return from_flat(kind, _with_tuples(kind, values if flat else _flattened(kind, values)))
+    return from_flat(kind, _with_tuples(kind, _renamed(kind, values) if flat else _flattened(kind, values)))
+
+
+def _renamed(kind: type[Record], values: Mapping[str, Any]) -> dict[str, Any]:
+    changed = dict(values)
+    for item in dataclasses.fields(kind):
+        inner, older = _record_of(kind, item.name), item.metadata.get("older")
+        if inner is not None:
+            changed = _renamed(inner, changed)
+        elif older in changed:
+            changed[_flat(item)] = changed.pop(older)
+    return changed
 
 
 def _flattened(kind: type[Record], values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Run:
         announce: Callable[[str], None] = lambda text: None,
         **options: Any,
     ) -> Predictor:
-        """A :class:`unet_fast.predict.Predictor` with the run's normalisation, border, threshold, averaging, precision.
+        """A :class:`unet_fast.predict.Predictor` with the run's normalisation, padding, threshold, averaging, precision.
 
         Args:
             engine: what runs the network, see :func:`unet_fast.deploy.engine`: "auto", "onnxruntime", ...; None: torch.

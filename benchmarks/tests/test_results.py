@@ -15,8 +15,8 @@ from unet_fast.ops import _backends
 def test_the_faster_backend_comes_from_the_result_files(tmp_path):
     assert json.loads(_backends.MEASURED_FILE.read_text()) == backends.table(), "run: python -m benchmarks.backends"
     rows = [
-        ("A", "crop_concat", "", "cuda", 2.0), ("A", "crop_concat", "", "triton", 1.0), ("A", None, "", None, 0.5),
-        ("B", "crop_concat", "", "cuda", 1.0), ("B", "crop_concat", "", "triton", 1.5),
+        ("A", "distance_transform", "", "cuda", 2.0), ("A", "distance_transform", "", "triton", 1.0), ("A", None, "", None, 0.5),
+        ("B", "distance_transform", "", "cuda", 1.0), ("B", "distance_transform", "", "triton", 1.5),
         ("A", "weight_map", "60 cells", "cuda", 1.0), ("A", "weight_map", "600 cells", "triton", 0.1),
         ("A", "up_conv_crop_concat", "", "cuda", 1.0), ("A", "up_conv_crop_concat", "", "triton", 0.99),
         ("A", "nearest_two", "60 cells", "triton", 1.0), ("A", "nearest_two", "60 cells", "cuda", 0.5),
@@ -29,7 +29,7 @@ def test_the_faster_backend_comes_from_the_result_files(tmp_path):
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "gpu_check.json").write_text(json.dumps({"records": [{"rows": rows[:5]}, {"rows": rows[5:]}]}))
     found = backends.table(tmp_path)
-    assert found["crop_concat"] == {"fastest": "triton", "triton over cuda": 0.866, "cases": 2}
+    assert found["distance_transform"] == {"fastest": "triton", "triton over cuda": 0.866, "cases": 2}
     assert "weight_map" not in found  # two different cases
     assert found["nearest_two"]["fastest"] == "cuda"
     # within the spread; and the op that runs the same kernels
@@ -58,15 +58,15 @@ def test_rows_say_what_was_measured(tmp_path, monkeypatch):
 
 def test_a_floor_and_other_ones_of_ours_are_no_peers(tmp_path):
     rows = [
-        Row("A", "x", "ours", 2.0, 2.0, 2.0, 1.0, op="crop_concat"),
+        Row("A", "x", "ours", 2.0, 2.0, 2.0, 1.0, op="distance_transform"),
         Row("A", "a copy", "floor", 0.1, 0.1, 0.1, 0.05),
-        Row("A", "crop_concat by another way", "peer", 3.0, 3.0, 3.0, 1.5),
+        Row("A", "distance_transform by another way", "peer", 3.0, 3.0, 3.0, 1.5),
         Row("B", "y", "ours", 1.0, 1.0, 1.0, 1.0),
     ]
     head = {"commit": "abc", "processor": "p", "threads": 1, "torch": "t", "python": "3", "gpu": None}
     record.write(tmp_path / "some.json", {**head, "rows": [fields(row) for row in rows]})
     (only,), _ = summary.comparisons(tmp_path)
-    assert (only.case, only.ours, only.peer, only.theirs) == ("A", 2.0, "crop_concat by another way", 3.0)
+    assert (only.case, only.ours, only.peer, only.theirs) == ("A", 2.0, "distance_transform by another way", 3.0)
     assert plots.draw("some", json.loads((tmp_path / "some.json").read_text()), tmp_path / "some.png").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import convolutions, crop_concat, distances, drawing, elastic_warp, junctions, losses
+from tests import fuzz as _package
+from tests.fuzz import drawing
 from unet_fast.ops import _backends, _record
 
 
@@ -36,9 +39,16 @@ def samples(name: str) -> Op:
     return Op(st.tuples(st.integers(0, 2**31 - 1), sizes, st.sampled_from(_record.FLOATS), layouts), check)
 
 
+_WITH_CASES = [
+    importlib.import_module(f"{_package.__name__}.{each.name}")
+    for each in pkgutil.iter_modules(_package.__path__)
+    if each.name not in ("__main__", "drawing", "ops", "worker")
+]
+
+
 def _find(name: str) -> Op:
     """``<name>_cases()`` and ``check_<name>`` of one of the files here, else the samples of the record."""
-    for module in (convolutions, crop_concat, distances, elastic_warp, junctions, losses):
+    for module in _WITH_CASES:
         if hasattr(module, f"check_{name}"):
             return Op(getattr(module, f"{name}_cases")(), getattr(module, f"check_{name}"))
     return samples(name)

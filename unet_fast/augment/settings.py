@@ -50,7 +50,7 @@ class Augmentation(Record):
     elastic_grid: tuple[int, int] = (3, 3)
     field: str = "bicubic"
     grey: bool = True
-    padding: str = setting("mirror", "border")
+    padding: str = setting("mirror", "image_padding", older="border")
 
     def check(self) -> None:  # noqa: D102
         if not 0 <= self.rotation <= 180:

@@ -29,7 +29,7 @@ def export(
 
     Args:
         model: a network of :mod:`unet_fast.models`, or a :class:`unet_fast.run.Run`, whose way of predicting (normalisation,
-            border, tile, threshold) is then written down as well.
+            padding, tile, threshold) is then written down as well.
         path: the file; its suffix is that of the format.
         format: "onnx" (.onnx: operators of the standard only, batch, height and width are free), "bioimageio" (.zip: a
             package of the bioimage.io model description 0.5 with ONNX, weights, test images and cover) or "torch-export"

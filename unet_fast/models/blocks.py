@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_fast.models.fusion import PLAIN, Fusion, fusible_convolution, fusible_up_convolution, is_active, untouched
-from unet_fast.nn.crop_concat import CropConcat
+from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd

@@ -47,7 +47,7 @@ def default_config(
         minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
         base_channels, depth, padding, norm, dropout: options of the network.
         recipe: settings of a system of the literature, which take the place of the defaults, full width included.
-        overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``border``, ...; see
+        overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``image_padding``, ...; see
             :class:`TrainConfig`, whose records inside one another they belong to.
 
     Raises:
