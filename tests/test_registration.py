@@ -72,9 +72,17 @@ def test_every_operator_behind_it_is_registered_right(name, form, generator):
 def test_no_operator_is_left_out(generator):
     seen = {operator for name in OPS for operator in calls_of(name, Draw(generator))}
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("unet_fast::")}
-    # what conv_bias_relu calls from C++ and from Triton, what is for GPUs only, and what conv3x3 calls without gradients;
-    # opchecked in tests/test_bias_relu.py, tests/test_gradient_scaling.py and tests/test_conv3x3.py
-    others = {"bias_relu_", "weighted_cross_entropy_backward_", "conv3x3_weights", "conv3x3_pool", "fingerprint"}
+    # what conv_bias_relu calls from C++ and from Triton, what is for GPUs only, what conv3x3 calls without gradients, and what the
+    # Dice loss calls for a value of each class; opchecked in tests/test_bias_relu.py, tests/test_gradient_scaling.py,
+    # tests/test_conv3x3.py and tests/test_dice_cross_entropy.py
+    others = {
+        "region_sums",
+        "bias_relu_",
+        "weighted_cross_entropy_backward_",
+        "conv3x3_weights",
+        "conv3x3_pool",
+        "fingerprint",
+    }
     assert seen | others == {name.split("::")[1].split(".")[0] for name in registered}
 
 

@@ -337,3 +337,12 @@ LABELS = torch.zeros(1, 4, 5, dtype=torch.int64)
 def test_bad_input(arguments, options, error, message):
     with pytest.raises(error, match=message):
         weighted_cross_entropy(*arguments, **options)
+
+
+def test_logits_whose_pixels_share_memory(place):
+    """Expanded over the image, or along one side only, where the step from pixel to pixel is 0."""
+    for shape in ((2, 3, 1, 1), (2, 3, 5, 1), (2, 3, 1, 6)):
+        logits = torch.linspace(-2, 2, 6 * shape[2] * shape[3]).view(shape).to(place).expand(2, 3, 5, 6)
+        target = torch.arange(60, device=place).view(2, 5, 6) % 3
+        got = weighted_cross_entropy(logits, target)
+        torch.testing.assert_close(got, F.cross_entropy(logits, target), **CROSS_ENTROPY[torch.float32])

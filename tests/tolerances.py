@@ -11,6 +11,7 @@ from unet_fast.ops._tolerances import (  # noqa: F401
     CONVOLUTION,
     CROSS_ENTROPY,
     CROSS_ENTROPY_GRADIENT,
+    DICE_GRADIENT,
     DISTANCE,
     EXACT,
     HEAD_GRADIENT,

@@ -113,18 +113,18 @@ inline Tensor innermost_dense(const Tensor& tensor, bool channels_last) {
   return torch::stable::contiguous(tensor, dense_format(channels_last, tensor.dim()));
 }
 
-// The step from pixel to pixel when it is the same all over the image, else 0.
+// The step from pixel to pixel when it is the same all over the image, else 0; 0 for pixels that share memory, too.
 inline int64_t even_step(const Tensor& tensor) {
-  int64_t step = 0, next = 0;
+  int64_t step = 1, next = 0;
+  bool first = true;
   for (int64_t d = tensor.dim() - 1; d >= 2; --d) {
     if (tensor.size(d) == 1) continue;
-    if (step == 0)
-      step = tensor.stride(d);
-    else if (tensor.stride(d) != next)
-      return 0;
+    if (!first && tensor.stride(d) != next) return 0;
+    if (first) step = tensor.stride(d);
+    first = false;
     next = tensor.stride(d) * tensor.size(d);
   }
-  return step == 0 ? 1 : step;
+  return step;
 }
 
 // ---- memory

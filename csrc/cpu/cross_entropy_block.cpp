@@ -37,6 +37,16 @@ UF_MULTIVERSION void read_classes(const uint8_t* in, int64_t count, int64_t clas
   read(in, count, classes, ignore, out, sums);
 }
 
+UF_MULTIVERSION void read_classes(const int16_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
+                                  BlockSums& sums) {
+  read(in, count, classes, ignore, out, sums);
+}
+
+UF_MULTIVERSION void read_classes(const int8_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
+                                  BlockSums& sums) {
+  read(in, count, classes, ignore, out, sums);
+}
+
 // The selection goes through memory: GCC 12 miscompiles a sum of doubles that an int32 selects (wrong lanes with AVX2).
 template <class A>
 UF_INLINE double sum_where_counted(const A* __restrict values, const int32_t* __restrict target, int64_t count) {
@@ -66,7 +76,7 @@ double sum_weights(const float* weight, const int32_t* target, int64_t count) {
 BlockSums read_targets(DType type, const void* targets, int64_t at, int64_t count, int64_t classes,
                        int64_t ignore_index, int32_t* target) {
   BlockSums sums;
-  dispatch<int64_t, uint8_t, int32_t>(type, [&]<class T>(T) {
+  dispatch<int64_t, uint8_t, int8_t, int16_t, int32_t>(type, [&]<class T>(T) {
     read_classes(static_cast<const T*>(targets) + at, count, classes, ignore_index, target, sums);
   });
   return sums;

@@ -8,6 +8,7 @@ from unet_fast.ops.bias_relu import bias_relu
 from unet_fast.ops.conv3x3 import conv3x3
 from unet_fast.ops.conv_bias_relu import conv_bias_relu
 from unet_fast.ops.crop_concat import crop_concat
+from unet_fast.ops.dice_cross_entropy import dice_cross_entropy
 from unet_fast.ops.distance_transform import distance_transform
 from unet_fast.ops.elastic_warp import elastic_warp
 from unet_fast.ops.head_cross_entropy import head_cross_entropy
@@ -24,6 +25,7 @@ __all__ = [
     "conv3x3",
     "conv_bias_relu",
     "crop_concat",
+    "dice_cross_entropy",
     "distance_transform",
     "elastic_warp",
     "head_cross_entropy",

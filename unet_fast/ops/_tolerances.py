@@ -42,6 +42,9 @@ CROSS_ENTROPY = {dtype: {"rtol": 2e-6, "atol": 1e-6} for dtype in BY_DTYPE} | {
 # Of the largest gradient: one rounding to the dtype; bfloat16 is rounded once more when it is scaled in backward.
 CROSS_ENTROPY_GRADIENT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3 * _CUT}
 
+# Of the largest gradient: as that of the cross-entropy, and quotients of sums over pixels; one rounding to the dtype.
+DICE_GRADIENT = CROSS_ENTROPY_GRADIENT | {torch.float64: 1e-11, torch.float32: 4e-6, torch.float16: 2e-3}
+
 # Warps: coordinates of up to 200 pixels times the slope between two random pixels (1), one rounding to the dtype.
 WARP = {
     torch.float64: {"rtol": 0.0, "atol": 1e-11},

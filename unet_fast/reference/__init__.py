@@ -6,6 +6,7 @@ from unet_fast.reference.bias_relu import bias_relu
 from unet_fast.reference.conv3x3 import conv3x3
 from unet_fast.reference.conv_bias_relu import conv_bias_relu
 from unet_fast.reference.crop_concat import crop_concat
+from unet_fast.reference.dice_cross_entropy import dice_cross_entropy, region_sums
 from unet_fast.reference.distance_transform import distance_transform
 from unet_fast.reference.elastic_warp import elastic_warp
 from unet_fast.reference.head_cross_entropy import head_cross_entropy
@@ -22,11 +23,13 @@ __all__ = [
     "conv3x3",
     "conv_bias_relu",
     "crop_concat",
+    "dice_cross_entropy",
     "distance_transform",
     "elastic_warp",
     "head_cross_entropy",
     "nearest_two",
     "norm_activation",
+    "region_sums",
     "relu_pool_skip",
     "up_conv_crop_concat",
     "up_conv_into",

@@ -26,6 +26,7 @@ from unet_fast.nn.losses.cross_entropy import (
 )
 from unet_fast.nn.losses.deep_supervision import DeepSupervision, deep_supervision_loss
 from unet_fast.nn.losses.dice import DiceLoss, dice_loss
+from unet_fast.nn.losses.dice_cross_entropy import DiceCELoss
 from unet_fast.nn.losses.focal import FocalLoss, focal_loss
 from unet_fast.nn.losses.iou import IoULoss, iou_loss
 from unet_fast.nn.losses.ms_ssim import MSSSIMLoss, ms_ssim_loss
@@ -35,6 +36,7 @@ __all__ = [
     "BCEDiceLoss",
     "BCEWithLogitsLoss",
     "DeepSupervision",
+    "DiceCELoss",
     "DiceLoss",
     "FocalDiceLoss",
     "FocalLogDiceLoss",

@@ -44,7 +44,7 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     _check_types(logits, target, weight, ignore_index)
     binary = logits.shape[1] == 1
     pixels = torch.Size((logits.shape[0], *logits.shape[2:]))
-    target = _spatial("target", target, pixels, binary)
+    target = _spatial("target", target, pixels)
     floats = wide(logits.dtype)
     ignored = _ignored(target, ignore_index)
     counted = ~ignored
@@ -56,7 +56,7 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     if weight is None:
         weight = counted.to(floats)
     else:
-        weight = _spatial("weight", weight, pixels, binary).to(floats).masked_fill(ignored, 0)
+        weight = _spatial("weight", weight, pixels).to(floats).masked_fill(ignored, 0)
     return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, floats)
 
 
@@ -104,15 +104,15 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
         raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
 
 
-def _spatial(name: str, value: Tensor, pixels: torch.Size, binary: bool) -> Tensor:
-    """``value`` as (N, *S); a single channel may be written out or not."""
+def _spatial(name: str, value: Tensor, pixels: torch.Size) -> Tensor:
+    """``value`` as (N, *S); the channel may be written out or not."""
     if value.shape == pixels:
         return value
-    if binary and value.shape == (pixels[0], 1, *pixels[1:]):
+    if value.shape == (pixels[0], 1, *pixels[1:]):
         return value.squeeze(1)
-    expected = f"{tuple(pixels)}" + (f" or {(pixels[0], 1, *pixels[1:])}" if binary else "")
     raise InputError(
-        f"{name} has shape {tuple(value.shape)}, expected {expected}: that of the logits without the classes"
+        f"{name} has shape {tuple(value.shape)}, expected {tuple(pixels)} or {(pixels[0], 1, *pixels[1:])}: "
+        "that of the logits without the classes"
     )
 
 

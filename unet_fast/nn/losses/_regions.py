@@ -10,6 +10,7 @@ from torch import Tensor
 from unet_fast import checks
 from unet_fast.errors import InputTypeError
 from unet_fast.nn.losses._inputs import Case, check_ignore_index, check_number
+from unet_fast.ops.dice_cross_entropy import ratio as ratio
 
 OVER = ("sample", "batch")
 REDUCTIONS = ("none", "sum", "mean")
@@ -44,12 +45,6 @@ def overlap(case: Case, include_background: bool, over: str) -> Overlap:
     both = weighted.masked_fill(~true, 0) if true.dtype == torch.bool else weighted * true
     sums = Overlap(both.sum(axes), weighted.sum(axes), (true * weight).sum(axes))
     return sums if over == "sample" else Overlap(*(value.sum(0, keepdim=True) for value in sums))
-
-
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Their ratio, and 1 (perfect agreement, without gradient) where nothing is predicted, true or added."""
-    empty = denominator <= 0
-    return (numerator / denominator.masked_fill(empty, 1)).masked_fill(empty, 1)
 
 
 def reduce(values: Tensor, over: str, reduction: str) -> Tensor:

@@ -31,7 +31,7 @@ def focal_loss(
             the sigmoid; K >= 2: from the softmax.
         target: K = 1: (N, *S) or (N, 1, *S), the foreground as integers or booleans 0 and 1, or as floating
             probabilities t from 0 to 1: the loss is then t times that of foreground plus 1 - t times that of
-            background. K >= 2: (N, *S) integer class map.
+            background. K >= 2: (N, *S) or (N, 1, *S) integer class map.
         weight: shape of the target, floating; None counts as 1. A constant: it gets no gradient.
         gamma: at least 0; 0 is the cross-entropy. Any value has a finite gradient, those below 1 included.
         alpha: None: 1 for all. A number from 0 to 1: alpha for the foreground (all classes but 0), 1 - alpha for class
