@@ -60,6 +60,9 @@ SHAPES = [
     (1, 130, 66, 12, 13, 1),
     (1, 1, 1, 30, 2, 1),
     (2, 64, 17, 40, 3, 0),
+    (2, 1, 32, 21, 19, 0),
+    (2, 2, 40, 18, 33, 1),
+    (1, 4, 17, 20, 17, 1),
 ]
 
 
@@ -110,6 +113,18 @@ def test_result_keeps_the_layout_of_the_input(last, generator):
     assert out.is_contiguous(memory_format=layout)
     out.sum().backward()
     assert x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_one_channel_takes_the_layout_of_the_weights(last, generator):
+    """As torch does it: one channel fits both layouts."""
+    layer = torch.nn.Conv2d(1, 20, 3)
+    layer.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    x = draw(generator, 2, 1, 9, 8, last=False)
+    with use_convolution("direct"):
+        expected = conv3x3(x, layer.weight)
+    assert expected.is_contiguous(memory_format=torch.channels_last) == last
+    assert conv3x3(x, layer.weight).stride() == expected.stride()
 
 
 @pytest.mark.parametrize(("size", "padding", "skip"), [((21, 18), 0, (9, 11)), ((8, 13), 1, None), ((7, 5), 0, (5, 2))])
@@ -180,6 +195,12 @@ class TestKeptWeights:
         check()
         layer.weight.data.mul_(2)  # no version counts this
         check()
+        kept = _convolution._kept[layer.weight][1]
+        check()
+        assert _convolution._kept[layer.weight][1] is not kept  # made anew, once
+        kept = _convolution._kept[layer.weight][1]
+        check()
+        assert _convolution._kept[layer.weight][1] is kept
         layer.weight.data = draw(generator, 16, 16, 3, 3)
         check()
         layer.load_state_dict(ConvReLU(16, 16, 3).state_dict())
@@ -227,6 +248,8 @@ def test_choice(generator):
     with use_convolution("auto"):
         assert _convolution.by_winograd([x], small, 0)
         assert not _convolution.by_winograd([x], deep, 0)  # too few channels
+        assert _convolution.by_winograd([x[:, :3]], small[:, :3], 0)  # few enough for the direct form
+        assert not _convolution.by_winograd([x[:, :5]], small[:, :5], 0)
         assert not _convolution.by_winograd([x[:, :, :4, :4]], small, 0)  # too few tiles
         assert not _convolution.by_winograd([x.double()], small.double(), 0)
         assert not _convolution.by_winograd([x.bfloat16()], small.bfloat16(), 0)

@@ -21,6 +21,8 @@ const Kernels& kernels_of(Level level) {
 
 int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
+int64_t sum_of(const std::vector<int64_t>& numbers) { return std::accumulate(numbers.begin(), numbers.end(), int64_t{0}); }
+
 int64_t filled_sum(const std::vector<int64_t>& channels, int64_t lanes) {
   return std::accumulate(channels.begin(), channels.end(), int64_t{0},
                          [&](int64_t sum, int64_t count) { return sum + up_to(count, lanes); });
@@ -53,6 +55,9 @@ class Kept {
   int64_t size_ = 0;
 };
 
+constexpr int64_t kStreams = 1 << 19;   // bytes of an output that is written past the caches
+constexpr int64_t kMostKept = 1 << 24;  // floats of weights; more are given back
+
 float* scratch(int64_t floats) {
   static thread_local Kept kept;
   return kept.get(floats);
@@ -69,8 +74,56 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int6
   const int64_t count = (tiles + blocks - 1) / blocks;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
-  constexpr int64_t kStreams = 1 << 19;
   return {rows * groups, rows, out_bytes > kStreams};
+}
+
+// Taps (out, in, 3, 3) as panels [two vectors of output channels][tap][input channel][lane], and the bias behind them.
+float* thin_weights(const Kernels& kernels, const Convolution& work, const Taps& taps, int64_t in, int64_t out) {
+  static thread_local Kept kept;
+  const int64_t panel = 2 * kernels.lanes, width = up_to(out, panel);
+  float* weights = kept.get((9 * in + 1) * width);
+  std::fill_n(weights, (9 * in + 1) * width, 0.0f);
+  for (int64_t o = 0; o < out; ++o)
+    for (int64_t tap = 0; tap < 9; ++tap)
+      for (int64_t c = 0; c < in; ++c)
+        weights[o / panel * 9 * in * panel + (tap * in + c) * panel + o % panel] =
+            taps.data[o * taps.out_step + c * taps.in_step + tap / 3 * taps.y_step + tap % 3 * taps.x_step];
+  if (work.bias) std::copy_n(work.bias, out, weights + 9 * in * width);
+  return weights;
+}
+
+void convolve_thin(const Kernels& kernels, const Convolution& work, const Taps& taps, const Parallel& parallel) {
+  const int64_t in = sum_of(channels_of(work.sources)), out = work.targets[0].channels;
+  const int64_t rows = work.batch * work.out_height(), row = 18 * work.out_width() * in * out;  // operations
+  const float* weights = thin_weights(kernels, work, taps, in, out);
+  const float* bias = weights + 9 * in * up_to(out, 2 * kernels.lanes);
+  const bool streams = rows * work.out_width() * out * 4 > kStreams;
+  parallel(rows, (1 << 18) / (row + 1) + 1, [&](int64_t begin, int64_t end) {
+    kernels.thin(work, in, weights, bias, begin, end, streams, scratch(3 * (work.width + 2 * work.padding) * in));
+  });
+}
+
+// Each chunk of rows has sums of its own, which are added up in one order.
+void thin_tap_gradient(const Kernels& kernels, const TapGradient& work, const Parallel& parallel) {
+  static thread_local Kept kept;
+  const int64_t in = sum_of(channels_of(work.sources)), out = work.gradient.channels, group = kernels.thin_group;
+  const int64_t out_width = work.width + 2 * work.padding - 2, rows = work.batch * (work.height + 2 * work.padding - 2);
+  const int64_t chunks = (rows + kThinRows - 1) / kThinRows, step = (9 * in + 1) * up_to(out, group);
+  float* sums = kept.get(chunks * step);
+  parallel(chunks, 1, [&](int64_t begin, int64_t end) {
+    kernels.thin_taps(work, in, begin, end, sums, scratch(out_width * group + 3 * (work.width + 2 * work.padding) * in));
+  });
+  for (int64_t o = 0; o < out; ++o)
+    for (int64_t k = 0; k <= 9 * in; ++k) {
+      const float* first = sums + o / group * (9 * in + 1) * group + k * group + o % group;
+      double sum = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += first[chunk * step];
+      const int64_t tap = k / in, c = k % in;
+      if (k < 9 * in)
+        work.taps[o * work.out_step + c * work.in_step + tap / 3 * work.y_step + tap % 3 * work.x_step] = static_cast<float>(sum);
+      else if (work.bias)
+        work.bias[o] = static_cast<float>(sum);
+    }
 }
 
 }  // namespace
@@ -155,13 +208,22 @@ void convolve(Level level, const Convolution& work, const float* weights, const 
   });
 }
 
+bool is_thin(const Convolution& work) {
+  bool masked = false;
+  for (const Source& source : work.sources) masked = masked || source.mask;
+  return !masked && !work.pool && work.targets.size() == 1 && sum_of(channels_of(work.sources)) <= kThin;
+}
+
 void convolve(Level level, const Convolution& work, const Taps& taps, const Parallel& parallel) {
+  if (is_thin(work)) {
+    convolve_thin(kernels_of(level), work, taps, parallel);
+    return;
+  }
   static thread_local Kept kept;
-  constexpr int64_t kMost = 1 << 24;  // floats; more are given back
   Kept once;
   const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
   const int64_t floats = weight_floats(level, in_channels, out_channels);
-  float* weights = (floats > kMost ? once : kept).get(floats);
+  float* weights = (floats > kMostKept ? once : kept).get(floats);
   transform_weights(level, taps, in_channels, out_channels, weights, parallel);
   convolve(level, work, weights, parallel);
 }
@@ -182,10 +244,12 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
   const int64_t tiles = work.batch * run.tiles_y * run.tiles_x, chunks = (tiles + kChunk - 1) / kChunk;
   if (tiles == 0) {
     // the gradient of nothing; steps of a dense tensor, so its numbers are one after the other
-    int64_t in_channels = 0;
-    for (const Source& source : work.sources) in_channels += source.channels;
-    std::fill_n(work.taps, 9 * in_channels * work.gradient.channels, 0.0f);
+    std::fill_n(work.taps, 9 * sum_of(channels_of(work.sources)) * work.gradient.channels, 0.0f);
     if (work.bias) std::fill_n(work.bias, work.gradient.channels, 0.0f);
+    return;
+  }
+  if (const int64_t in = sum_of(channels_of(work.sources)); in > 0 && in <= kThin) {
+    thin_tap_gradient(kernels, work, parallel);
     return;
   }
   const int64_t blocks = run.depth / kernels.tap_rows * ((run.width + 2 * lanes - 1) / (2 * lanes));
@@ -229,11 +293,16 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
 }
 
 void up_convolve(Level level, const UpConvolution& work, const Parallel& parallel) {
+  static thread_local Kept kept;
   const Kernels& kernels = kernels_of(level);
-  const int64_t row = 8 * work.width * work.source.channels * work.target.channels;  // operations
-  parallel(work.batch * work.height, (1 << 18) / (row + 1) + 1, [&](int64_t begin, int64_t end) {
-    kernels.up_convolve(work, begin, end, scratch(2 * kernels.lanes * work.source.channels));
-  });
+  const int64_t depth = work.source.channels, width = up_to(work.target.channels, 2 * kernels.lanes);
+  Kept once;
+  float* panels = (4 * depth * width > kMostKept ? once : kept).get(4 * depth * width);
+  parallel(depth, (1 << 14) / (width + 1) + 1,
+           [&](int64_t begin, int64_t end) { kernels.up_weights(work, begin, end, panels); });
+  const int64_t row = 8 * work.width * depth * width;  // operations
+  parallel(work.batch * work.height, (1 << 18) / (row + 1) + 1,
+           [&](int64_t begin, int64_t end) { kernels.up_convolve(work, panels, begin, end); });
 }
 
 }  // namespace uf::winograd

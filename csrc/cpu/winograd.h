@@ -66,6 +66,11 @@ void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>
 // `weights` are those that transform_weights made for the channels of the sources and targets at the same level.
 void convolve(Level level, const Convolution& convolution, const float* weights, const Parallel& parallel);
 
+// Whether an input has so few channels, as an image has, that they are worth no transform: a direct form computes the
+// convolution then, where it starts from the taps, and the gradient of the taps.
+constexpr int64_t kThin = 4;
+bool is_thin(const Convolution& convolution);
+
 // As both together, with weights that nobody keeps.
 void convolve(Level level, const Convolution& convolution, const Taps& taps, const Parallel& parallel);
 

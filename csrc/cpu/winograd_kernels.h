@@ -54,6 +54,7 @@ struct TapRun {
   int64_t in_step() const { return room * depth + 16; }
   int64_t out_step() const { return room * width + 16; }
 };
+constexpr int64_t kThinRows = 16;  // rows that one sum runs over where the input is thin
 constexpr int64_t kChunk = 32;  // tiles that one sum in registers runs over; always the same ones, so sums are too
 
 struct Kernels {
@@ -70,8 +71,17 @@ struct Kernels {
   // products at these points; of units that are blocks where run.sums is null, else thirds of their points
   void (*tap_products)(const TapRun& run, int64_t first_unit, int64_t end_unit);
   void (*tap_results)(const TapRun& run, int64_t first_block, int64_t end_block);
-  // rows of the source, of all images; scratch for 2 * lanes * input channels
-  void (*up_convolve)(const UpConvolution& work, int64_t first_row, int64_t end_row, float* scratch);
+  // see thin.h; rows of the output, of all images, and scratch for three rows of the padded input
+  void (*thin)(const Convolution& work, int64_t channels, const float* weights, const float* bias, int64_t first_row,
+               int64_t end_row, bool streams, float* scratch);
+  // chunks of kThinRows rows; scratch for a row of the gradient with whole groups of channels, and as above
+  void (*thin_taps)(const TapGradient& work, int64_t channels, int64_t first_chunk, int64_t end_chunk, float* sums,
+                    float* scratch);
+  int64_t thin_group;  // channels of the gradient that are summed together
+  // for input channels [begin, end): the weights in panels of 2 * lanes output channels, 4 * all input channels * panel floats
+  void (*up_weights)(const UpConvolution& work, int64_t begin, int64_t end, float* panels);
+  // rows of the source, of all images
+  void (*up_convolve)(const UpConvolution& work, const float* panels, int64_t first_row, int64_t end_row);
 };
 
 const Kernels* plain_kernels();

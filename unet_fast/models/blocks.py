@@ -14,7 +14,9 @@ from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
+from unet_fast.ops._tensors import autocast_dtype
 from unet_fast.ops.conv3x3 import conv3x3_pool
+from unet_fast.ops.conv3x3 import run as run_winograd
 
 PADDINGS = ("valid", "same")
 NORMS = ("batch", "instance", "group")
@@ -130,10 +132,14 @@ class ConvBlock(nn.Sequential):
 def _convolve(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, active: bool) -> Tensor:
     """The convolution of ``layer`` with these numbers, and a ReLU where it is ``active``."""
     padding = int(layer.padding[0])
+    maps = [x]
     if isinstance(layer, JoinConv2d):
         maps = [x[:, layer.skip_channels :], x[:, : layer.skip_channels]]
-        if by_winograd(maps, weight, padding):
-            return conv3x3(maps, weight, bias, activation="relu" if active else None)
+    plain = autocast_dtype(x) is None and (bias is None or bias.dtype == weight.dtype)
+    if plain and by_winograd(maps, weight, padding):
+        # without the checks of the public function, which a network need not repeat at each of its layers
+        return run_winograd(maps, weight, bias, padding, "relu" if active else None)
+    if isinstance(layer, JoinConv2d):
         weight = layer.turned(weight)
     if active:
         return conv_bias_relu(x, weight, bias, padding=padding)

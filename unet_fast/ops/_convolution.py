@@ -24,9 +24,11 @@ NAMES = ("auto", "winograd", "direct")
 TILE = 4  # output pixels along a side of a tile
 
 # What "auto" gives to Winograd: at least so many channels on both sides, which fill a vector, and as many tiles as make up
-# for reading weights that are four times as large.
+# for reading weights that are four times as large. Up to THIN input channels (kThin of csrc/cpu/winograd.h), as of an image,
+# the same operator has a direct form of its own.
 LEAST_CHANNELS = 16
 LEAST_TILES = 4
+THIN = 4
 
 _wish = os.environ.get("UNET_FAST_CONVOLUTION", "auto")
 
@@ -56,7 +58,10 @@ def use_convolution(name: str) -> Iterator[None]:
 
 
 def by_winograd(inputs: Sequence[torch.Tensor], weight: torch.Tensor, padding: int) -> bool:
-    """Whether Winograd's algorithm computes this convolution, of one or several maps of equal size."""
+    """Whether Winograd's algorithm computes this convolution, of one or several maps of equal size.
+
+    Also for inputs of few channels, for which its operator has a direct form.
+    """
     first = inputs[0]
     if first.device.type != "cpu" or first.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
@@ -66,51 +71,64 @@ def by_winograd(inputs: Sequence[torch.Tensor], weight: torch.Tensor, padding: i
         return False
     if _wish == "winograd":
         return True
-    if min(weight.shape[:2]) < LEAST_CHANNELS:
+    if weight.shape[0] < LEAST_CHANNELS or THIN < weight.shape[1] < LEAST_CHANNELS:
         return False
-    if torch.compiler.is_compiling() or any(isinstance(size, torch.SymInt) for size in first.shape):
+    batch, _, height, width = first.shape
+    if torch.compiler.is_compiling() or not type(batch) is type(height) is type(width) is int:
         return True  # a graph serves sizes that nobody knows yet
-    rows, columns = (math.ceil((size + 2 * padding - 2) / TILE) for size in first.shape[2:])
-    return first.shape[0] * rows * columns >= LEAST_TILES
+    edge = 2 * padding - 2 + TILE - 1
+    return batch * ((height + edge) // TILE) * ((width + edge) // TILE) >= LEAST_TILES
 
 
-# parameter -> (its state and the channels of the inputs, transformed weights), as long as the parameter lives
+# parameter -> (its versions and the channels of the inputs, transformed weights, their header), as long as the parameter lives
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_STALE = 1  # the word of the header in csrc/bindings/torch_cpu/conv3x3.cpp
+
+
+def versions_of(tensors: Sequence[torch.Tensor]) -> tuple[object, ...] | None:
+    """What changes when a counted operation writes to these tensors, or None where none counts."""
+    if torch.compiler.is_compiling():
+        return None
+    versions: list[object] = []
+    for tensor in tensors:
+        if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_inference():
+            return None
+        versions += (tensor._version, tensor.data_ptr())
+    return tuple(versions)
 
 
 def state_of(tensors: Sequence[torch.Tensor]) -> tuple[object, ...] | None:
     """What changes when the numbers of these tensors do, or None where that cannot be told.
 
-    In-place operations count a tensor's version. Writing through ``.data`` counts nothing, so some numbers, up to 512 of
+    In-place operations count a tensor's version. Writing through ``.data`` counts nothing, so some numbers, up to 64 of
     each tensor, are looked at as well.
     """
-    if torch.compiler.is_compiling() or any(
-        type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_inference() for tensor in tensors
-    ):
-        return None
-    versions = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
-    return (*versions, torch.ops.unet_fast.fingerprint(tensors).item())
+    versions = versions_of(tensors)
+    return None if versions is None else (*versions, torch.ops.unet_fast.fingerprint(tensors).item())
 
 
 def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor | None:
     """The weights as Winograd's algorithm needs them, for inputs of these channels, if they may be kept.
 
-    None while gradients are recorded, as the weights then change with every step, and inside of a compiled or exported
-    graph. They take four times the memory of the weights, and go when the parameter goes or its :func:`state_of` changes.
+    None while gradients are recorded, as the weights then change with every step, inside of a compiled or exported
+    graph, and where there is nothing to transform, for inputs of few channels. They take four times the memory of the
+    weights, and go when the parameter goes or is written to. What no version counts, such as writing through ``.data``,
+    the operator finds by the numbers themselves (up to 64 of them): it goes without what is kept, and says so in its
+    header, so that the next call gets new ones.
     """
-    if torch.is_grad_enabled() and weight.requires_grad:
+    if sum(channels) <= THIN or (torch.is_grad_enabled() and weight.requires_grad):
         return None
-    state = state_of([weight])
-    if state is None:
+    versions = versions_of((weight,))
+    if versions is None:
         return None
-    state = (*state, *channels)
+    state = (*versions, *channels)
     found = _kept.get(weight)
-    if found is not None and found[0] == state:
+    if found is not None and found[0] == state and not found[2][_STALE]:
         made: torch.Tensor = found[1]
         return made
     with torch.inference_mode(False), torch.no_grad():
         made = torch.ops.unet_fast.conv3x3_weights(weight, channels)
-    _kept[weight] = (state, made)
+        _kept[weight] = (state, made, made[: _STALE + 1].view(torch.int32).numpy())
     return made
 
 
@@ -119,7 +137,7 @@ LEVELS = ("plain C++", "AVX2", "AVX-512")  # of csrc/cpu/winograd.h
 
 def level() -> str:
     """The instruction set of Winograd's form on this processor; UNET_FAST_CPU_LEVEL=plain|avx2|avx512 limits it."""
-    return LEVELS[int(torch.ops.unet_fast.conv3x3_weights(torch.zeros(1, 1, 3, 3), [1])[0])]
+    return LEVELS[int(torch.ops.unet_fast.conv3x3_weights(torch.zeros(1, 1, 3, 3), [1]).view(torch.int32)[0])]
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def conv3x3(
     Returns:
         (N, K, H + 2 * padding - 2, W + 2 * padding - 2). On a CPU, in float32, by Winograd's F(4x4, 3x3) where that was
         measured to be faster (``unet_fast.ops.use_convolution``): 36 multiplications where the direct form takes 144, in
-        the layout of the first input; several inputs are read where they lie, so that their joined map is never
+        the layout of the first input (one channel has no layout: then in that of the weights); several inputs are read where they lie, so that their joined map is never
         written. Its rounding errors are one to three times those of torch's direct form. A NaN or an infinity in the
         input or the weights reaches every output that it reaches in the direct form, as NaN or infinity, and may reach
         other pixels of the same 4x4 tile. Equal inputs give equal bits for any number of threads. Elsewhere, and
@@ -139,6 +139,13 @@ def conv3x3_pool(
     return result
 
 
+def _result_format(x: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    """The layout of the result: see csrc/bindings/torch_cpu/conv3x3.cpp."""
+    if x.shape[1] == 1:
+        return torch.channels_last if x.stride(1) == 1 or weight.stride(1) == 1 else torch.contiguous_format
+    return _tensors.dense_format(x)
+
+
 def _fake_pool(
     inputs: list[torch.Tensor],
     weight: torch.Tensor,
@@ -149,7 +156,7 @@ def _fake_pool(
     up_channels: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n, _, height, width = inputs[0].shape
-    channels, layout = weight.shape[0], _tensors.dense_format(inputs[0])
+    channels, layout = weight.shape[0], _result_format(inputs[0], weight)
     half = ((height + 2 * padding - 2) // 2, (width + 2 * padding - 2) // 2)
     return (
         _tensors.new(weight, (n, channels, *half), layout=layout),
@@ -168,7 +175,7 @@ def _fake(
 ) -> torch.Tensor:
     n, _, height, width = inputs[0].shape
     shape = (n, weight.shape[0], height + 2 * padding - 2, width + 2 * padding - 2)
-    return torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=_tensors.dense_format(inputs[0]))
+    return torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=_result_format(inputs[0], weight))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

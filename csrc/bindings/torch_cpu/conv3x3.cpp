@@ -1,5 +1,6 @@
 // Winograd's convolution over tensors. Maps lie channels-last for the kernels; others are copied, and the result is copied back.
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -15,24 +16,37 @@ using winograd::Activation;
 using winograd::Level;
 using winograd::Source;
 
-constexpr int64_t kHeader = 16;  // floats in front of transformed weights: the level that they are for
+// In front of transformed weights: the level that they are for, the fingerprint of the weights that they were made of, and
+// whether a call has found that these have changed since, so that somebody makes new ones. A line of the cache.
+struct Header {
+  int32_t level;
+  int32_t stale;
+  uint64_t fingerprint;
+};
+constexpr int64_t kHeader = 16;  // floats
+static_assert(sizeof(Header) <= kHeader * sizeof(float));
 
-// Numbers of the tensors, spread over all of them, as one: other tensors give another one. It finds what a version counter
+constexpr uint64_t kNoFingerprint = 14695981039346656037u;
+
+// Some numbers of the tensors, spread over all of them, as one: other tensors give another one. It finds what a version counter
 // does not see, such as an optimizer that writes through .data.
+uint64_t fingerprint_of(const Tensor& dense, uint64_t hash = kNoFingerprint) {
+  constexpr int64_t kSamples = 64;
+  const auto* bytes = static_cast<const unsigned char*>(dense.const_data_ptr());
+  const int64_t size = static_cast<int64_t>(dense.element_size()), step = std::max<int64_t>(1, dense.numel() / kSamples);
+  for (int64_t i = 0; i < dense.numel(); i += step) {
+    uint64_t number = 0;
+    std::memcpy(&number, bytes + i * size, static_cast<size_t>(size));
+    hash = (hash ^ number) * 1099511628211u;
+  }
+  return hash;
+}
+
 Tensor fingerprint_cpu(std::vector<Tensor> tensors) {
   STD_TORCH_CHECK(!tensors.empty(), "fingerprint: expected at least one tensor");
-  constexpr int64_t kSamples = 512;
-  uint64_t hash = 14695981039346656037u;
-  for (const Tensor& tensor : tensors) {
-    const Tensor dense = torch::stable::contiguous(tensor, dense_format(tensor));
-    const auto* bytes = static_cast<const unsigned char*>(dense.const_data_ptr());
-    const int64_t size = static_cast<int64_t>(dense.element_size()), step = std::max<int64_t>(1, dense.numel() / kSamples);
-    for (int64_t i = 0; i < dense.numel(); i += step) {
-      uint64_t number = 0;
-      std::memcpy(&number, bytes + i * size, static_cast<size_t>(size));
-      hash = (hash ^ number) * 1099511628211u;
-    }
-  }
+  uint64_t hash = kNoFingerprint;
+  for (const Tensor& tensor : tensors)
+    hash = fingerprint_of(torch::stable::contiguous(tensor, dense_format(tensor)), hash);
   const Tensor result = new_tensor(tensors[0], {}, ScalarType::Long);
   std::memcpy(result.mutable_data_ptr(), &hash, sizeof hash);
   return result;
@@ -99,6 +113,12 @@ Tensor new_map(const Tensor& like, const std::vector<int64_t>& shape) {
   return new_tensor(like, shape, std::nullopt, MemoryFormat::ChannelsLast);
 }
 
+// The layout of the result: that of the first input. A single channel fits both, and says by its step, or by that of its
+// weights, which one is meant; that is also torch's rule.
+MemoryFormat result_format(const Tensor& input, const Tensor& weight) {
+  return dense_format(input.size(1) == 1 ? input.stride(1) == 1 || weight.stride(1) == 1 : is_channels_last(input));
+}
+
 Tensor in_layout(const Tensor& map, MemoryFormat format) {
   return format == MemoryFormat::ChannelsLast ? map : torch::stable::contiguous(map, format);
 }
@@ -110,15 +130,26 @@ Tensor conv3x3_weights_cpu(const Tensor& weight_in, std::vector<int64_t> channel
   const std::vector<int64_t> out_channels = {weight.size(0)};
   const Tensor result = new_tensor(weight, {kHeader + winograd::weight_floats(level, channels, out_channels)});
   auto* floats = static_cast<float*>(result.mutable_data_ptr());
-  std::fill_n(floats, kHeader, static_cast<float>(level));
+  std::fill_n(floats, kHeader, 0.0f);
+  const Header header = {static_cast<int32_t>(level), 0, fingerprint_of(weight)};
+  std::memcpy(floats, &header, sizeof header);
   winograd::transform_weights(level, taps_of(weight), channels, out_channels, floats + kHeader, torch_parallel());
   return result;
 }
 
-// Whether these are transformed weights of this shape for this level.
-bool fits(const Tensor& transformed, const Tensor& weight, const std::vector<int64_t>& channels, Level level) {
-  return transformed.scalar_type() == ScalarType::Float && transformed.numel() == kHeader + winograd::weight_floats(level, channels, {weight.size(0)}) &&
-         *static_cast<const float*>(transformed.const_data_ptr()) == static_cast<float>(level);
+// The transformed weights in this tensor, or null where they are none for this shape and level, or of other weights than these.
+const float* transformed_of(const Tensor& transformed, const Tensor& weight, const std::vector<int64_t>& channels, Level level) {
+  if (transformed.scalar_type() != ScalarType::Float ||
+      transformed.numel() != kHeader + winograd::weight_floats(level, channels, {weight.size(0)}))
+    return nullptr;
+  const auto* floats = static_cast<const float*>(transformed.const_data_ptr());
+  Header header;
+  std::memcpy(&header, floats, sizeof header);
+  if (header.level != static_cast<int32_t>(level)) return nullptr;
+  if (header.fingerprint == fingerprint_of(weight)) return floats + kHeader;
+  const int32_t stale = 1;
+  std::memcpy(static_cast<char*>(transformed.mutable_data_ptr()) + offsetof(Header, stale), &stale, sizeof stale);
+  return nullptr;
 }
 
 // A convolution of maps to weight.size(0) channels; the targets are up to the caller.
@@ -143,8 +174,11 @@ struct Call {
 
   void run(const std::optional<Tensor>& transformed) const {
     const Level level = winograd::best_level();
-    if (transformed.has_value() && fits(*transformed, weight, channels, level))
-      winograd::convolve(level, work, static_cast<const float*>(transformed->const_data_ptr()) + kHeader, torch_parallel());
+    const float* weights = transformed.has_value() && !winograd::is_thin(work)
+                               ? transformed_of(*transformed, weight, channels, level)
+                               : nullptr;
+    if (weights)
+      winograd::convolve(level, work, weights, torch_parallel());
     else
       winograd::convolve(level, work, taps_of(weight), torch_parallel());
   }
@@ -157,7 +191,7 @@ Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight, std::option
       new_map(call.maps[0], {call.work.batch, weight.size(0), call.work.out_height(), call.work.out_width()});
   call.work.targets.push_back(target_of(out));
   if (out.numel() > 0) call.run(transformed);
-  return in_layout(out, dense_format(inputs[0]));
+  return in_layout(out, result_format(inputs[0], weight));
 }
 
 // With a ReLU: its 2x2 max-pool, and the centre of it in the first channels of a map with room for up_channels more.
@@ -177,7 +211,7 @@ std::tuple<Tensor, Tensor> conv3x3_pool_cpu(std::vector<Tensor> inputs, const Te
   call.work.targets.push_back(pool.skip);
   call.work.pool = &pool;
   if (call.work.batch > 0) call.run(transformed);
-  const MemoryFormat format = dense_format(inputs[0]);
+  const MemoryFormat format = result_format(inputs[0], weight);
   return {in_layout(pooled, format), in_layout(buffer, format)};
 }
 

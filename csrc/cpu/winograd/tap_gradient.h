@@ -1,0 +1,183 @@
+// The gradient of the taps: G^T [ sum over tiles of (B^T D B) . (A Y A^T) ] G for the output's gradient Y.
+#pragma once
+
+#include "cpu/winograd/tiles.h"
+
+namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
+
+template <bool kWhole, bool kMask>
+UF_PART Vector transform_gradient(const Square<4>& s, int64_t c, int lanes, float slope, float* to, int64_t step) {
+  Vector t[6][4], sum = zero();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j, c += s.columns) {
+    hide(c);
+    Vector y[4], o[6];
+    column<kWhole, kMask>(s, j, c, lanes, slope, y);
+    sum += (y[0] + y[1]) + (y[2] + y[3]);
+    gradient_points(y, o);
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; ++i) t[i][j] = o[i];
+  }
+  int64_t at = 0;
+#pragma GCC unroll 6
+  for (int i = 0; i < 6; ++i, at += 6 * step) {
+    hide(at);
+    Vector o[6];
+    gradient_points(t[i], o);
+#pragma GCC unroll 6
+    for (int j = 0; j < 6; ++j) store(to + j * step + at, o[j]);
+  }
+  return sum;
+}
+
+template <bool kMask>
+UF_PART void gradient_channels(const Square<4>& s, int64_t channels, float slope, float* to, int64_t vector_step,
+                               int64_t step, float* sums) {
+  const bool whole = s.whole();
+  for (int64_t c = 0; c < channels; c += kLanes, to += vector_step) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
+    Vector sum;
+    if (whole && lanes == kLanes)
+      sum = transform_gradient<true, kMask>(s, c, lanes, slope, to, step);
+    else
+      sum = transform_gradient<false, kMask>(s, c, lanes, slope, to, step);
+    if (sums) store(sums + c, load(sums + c) + sum);
+  }
+}
+
+UF_KERNEL inline void tap_inputs(const TapRun& run, int64_t first_chunk, int64_t end_chunk) {
+  const TapGradient& work = *run.work;
+  const int64_t end = std::min(run.first + run.count, end_chunk * kChunk), vector_step = run.room * kLanes;
+  for (int64_t at = first_chunk * kChunk; at < end; ++at) {
+    const Tile tile = tile_at(at, run.tiles_y, run.tiles_x);
+    float* place = run.in + (at - run.first) * kLanes;
+    for (const Source& source : work.sources) {
+      const Square<6> s =
+          square_of<6>(source, tile.image, tile.y - work.padding, tile.x - work.padding, work.height, work.width);
+      transform_channels<false>(s, source.channels, 0, place, vector_step, run.in_step());
+      place += filled(source.channels) / kLanes * vector_step;
+    }
+    const Square<4> s = square_of<4>(work.gradient, tile.image, tile.y, tile.x, work.height + 2 * work.padding - 2,
+                                     work.width + 2 * work.padding - 2);
+    float* sums = run.bias_sums ? run.bias_sums + at / kChunk * run.width : nullptr;
+    place = run.out + (at - run.first) * kLanes;
+    if (work.gradient.mask)
+      gradient_channels<true>(s, work.gradient.channels, work.mask_slope, place, vector_step, run.out_step(), sums);
+    else
+      gradient_channels<false>(s, work.gradient.channels, 0, place, vector_step, run.out_step(), sums);
+  }
+}
+
+// sums (kTapRows, kVectors * kLanes), to which it adds or which it sets, of products over `count` tiles
+template <int kVectors>
+UF_KERNEL void multiply_tiles(const float* in, const float* out, int64_t vector_step, int64_t count, bool adds,
+                              float* sums) {
+  Vector sum[kTapRows][kVectors] = {};
+#pragma GCC unroll 2
+  for (int64_t t = 0; t < count; ++t, in += kLanes, out += kLanes) {
+    Vector z[kVectors];
+#pragma GCC unroll 2
+    for (int n = 0; n < kVectors; ++n) z[n] = load(out + n * vector_step);
+#pragma GCC unroll 8
+    for (int r = 0; r < kTapRows; ++r)
+#pragma GCC unroll 2
+      for (int n = 0; n < kVectors; ++n) sum[r][n] += z[n] * in[r];
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kTapRows; ++r)
+#pragma GCC unroll 2
+    for (int n = 0; n < kVectors; ++n) {
+      float* p = sums + r * kPanel + n * kLanes;
+      store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
+    }
+}
+
+constexpr int64_t kBlockSums = kTapRows * kPanel;  // of a block at one point
+
+struct TapBlock {
+  int64_t in, out;  // first channels
+  int vectors;      // of output channels
+};
+
+UF_PART TapBlock tap_block(const TapRun& run, int64_t block) {
+  const int64_t groups = run.depth / kTapRows, out = block / groups * kPanel;
+  return {block % groups * kTapRows, out, run.width - out > kLanes ? 2 : 1};
+}
+
+UF_PART void tap_points_of_block(const TapRun& run, int64_t block, int first_point, int end_point, float* sums) {
+  const TapBlock b = tap_block(run, block);
+  const int64_t vector_step = run.room * kLanes;
+  for (int point = first_point; point < end_point; ++point) {
+    const float* in = run.in + point * run.in_step() + b.in / kLanes * vector_step + b.in % kLanes;
+    const float* out = run.out + point * run.out_step() + b.out / kLanes * vector_step;
+    bool adds = run.adds;
+    for (int64_t t = 0; t < run.count; t += kChunk, adds = true) {
+      const int64_t count = std::min(kChunk, run.count - t);
+      float* to = sums + point * kBlockSums;
+      if (b.vectors == 2)
+        multiply_tiles<2>(in + t * kLanes, out + t * kLanes, vector_step, count, adds, to);
+      else
+        multiply_tiles<1>(in + t * kLanes, out + t * kLanes, vector_step, count, adds, to);
+    }
+  }
+}
+
+// The gradient of the taps of a block from its sums.
+UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums) {
+  const TapGradient& work = *run.work;
+  const TapBlock b = tap_block(run, block);
+  int64_t first = 0, channel = 0;  // of the source, as they are filled up and as they are
+  size_t source = 0;
+  while (b.in >= first + filled(work.sources[source].channels)) {
+    first += filled(work.sources[source].channels);
+    channel += work.sources[source++].channels;
+  }
+  for (int r = 0; r < kTapRows; ++r) {
+    const int64_t in = b.in + r - first;
+    if (in >= work.sources[source].channels) return;
+    for (int n = 0; n < b.vectors; ++n) {
+      const float* p = sums + r * kPanel + n * kLanes;
+      Vector t[3][6], g[9];
+#pragma GCC unroll 6
+      for (int j = 0; j < 6; ++j) {
+        Vector d[6], o[3];
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; ++i) d[i] = load(p + (6 * i + j) * kBlockSums);
+        taps_of(d, o);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; ++i) t[i][j] = o[i];
+      }
+#pragma GCC unroll 3
+      for (int i = 0; i < 3; ++i) taps_of(t[i], g + 3 * i);
+      alignas(64) float taps[9 * kLanes];
+#pragma GCC unroll 9
+      for (int k = 0; k < 9; ++k) store(taps + k * kLanes, g[k]);
+      const int64_t out = b.out + n * kLanes, lanes = std::min<int64_t>(kLanes, work.gradient.channels - out);
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        float* to = work.taps + (out + lane) * work.out_step + (channel + in) * work.in_step;
+#pragma GCC unroll 9
+        for (int k = 0; k < 9; ++k) to[k / 3 * work.y_step + k % 3 * work.x_step] = taps[k * kLanes + lane];
+      }
+    }
+  }
+}
+
+UF_KERNEL inline void tap_products(const TapRun& run, int64_t first_unit, int64_t end_unit) {
+  alignas(64) float local[kPoints * kBlockSums];
+  for (int64_t unit = first_unit; unit < end_unit; ++unit) {
+    if (run.sums) {
+      const int part = static_cast<int>(unit % 3) * kPoints / 3;
+      tap_points_of_block(run, unit / 3, part, part + kPoints / 3, run.sums + unit / 3 * kPoints * kBlockSums);
+    } else {
+      tap_points_of_block(run, unit, 0, kPoints, local);
+      tap_result(run, unit, local);
+    }
+  }
+}
+
+UF_KERNEL inline void tap_results(const TapRun& run, int64_t first_block, int64_t end_block) {
+  for (int64_t block = first_block; block < end_block; ++block)
+    tap_result(run, block, run.sums + block * kPoints * kBlockSums);
+}
+
+}  // namespace uf::winograd::UF_WINOGRAD_NAMESPACE

@@ -1,0 +1,95 @@
+// Vectors of kLanes floats, and the transforms of a row of them to and from the points of `Points`.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/macros.h"
+#include "cpu/winograd_kernels.h"
+
+#define UF_KERNEL UF_TARGET
+#define UF_PART UF_TARGET UF_INLINE
+
+namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
+
+constexpr int kPanel = 2 * kLanes;
+
+UF_PART Vector load(const float* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+UF_PART Vector zero() { return Vector{}; }
+
+UF_PART void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+
+constexpr float kA = Points::a, kB = Points::b, kA2 = Points::a2, kB2 = Points::b2, kA3 = Points::a2 * Points::a,
+                kB3 = Points::b2 * Points::b, kAB = Points::a2 * Points::b2, kSum = Points::a2 + Points::b2;
+
+// B^T d: six numbers of an input row to the six points.
+UF_PART void input_points(const Vector d[6], Vector o[6]) {
+  o[0] = d[0] * kAB + (d[4] - d[2] * kSum);
+  const Vector p = d[4] - d[2] * kB2, q = d[3] - d[1] * kB2;
+  o[1] = p + q * kA;
+  o[2] = p - q * kA;
+  const Vector r = d[4] - d[2] * kA2, s = d[3] - d[1] * kA2;
+  o[3] = r + s * kB;
+  o[4] = r - s * kB;
+  o[5] = d[1] * kAB + (d[5] - d[3] * kSum);
+}
+
+// A^T m: products at the six points to the four numbers of an output row.
+UF_PART void output_row(const Vector m[6], Vector y[4]) {
+  const Vector s1 = m[1] + m[2], d1 = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
+  y[0] = (m[0] + s1) + s2;
+  y[1] = d1 * kA + d2 * kB;
+  y[2] = s1 * kA2 + s2 * kB2;
+  y[3] = (d1 * kA3 + m[5]) + d2 * kB3;
+}
+
+// A y, the transpose of output_row: a row of the output's gradient to the six points.
+UF_PART void gradient_points(const Vector y[4], Vector o[6]) {
+  const Vector e = y[0] + y[2] * kA2, f = y[1] * kA + y[3] * kA3;
+  const Vector g = y[0] + y[2] * kB2, h = y[1] * kB + y[3] * kB3;
+  o[0] = y[0];
+  o[1] = e + f;
+  o[2] = e - f;
+  o[3] = g + h;
+  o[4] = g - h;
+  o[5] = y[3];
+}
+
+constexpr float kG0 = Points::at_zero, kGa = Points::at_a, kGb = Points::at_b;
+constexpr float kGa1 = Points::at_a * Points::a, kGb1 = Points::at_b * Points::b, kGa2 = Points::at_a * Points::a2,
+                kGb2 = Points::at_b * Points::b2;
+
+// G g: three taps to the six points.
+UF_PART void tap_points(Vector g0, Vector g1, Vector g2, Vector o[6]) {
+  const Vector s = g0 * kGa + g2 * kGa2, d = g1 * kGa1, t = g0 * kGb + g2 * kGb2, e = g1 * kGb1;
+  o[0] = g0 * kG0;
+  o[1] = s + d;
+  o[2] = s - d;
+  o[3] = t + e;
+  o[4] = t - e;
+  o[5] = g2;
+}
+
+// G^T d, its transpose.
+UF_PART void taps_of(const Vector d[6], Vector g[3]) {
+  const Vector s = d[1] + d[2], t = d[3] + d[4];
+  g[0] = (d[0] * kG0 + s * kGa) + t * kGb;
+  g[1] = (d[1] - d[2]) * kGa1 + (d[3] - d[4]) * kGb1;
+  g[2] = (s * kGa2 + d[5]) + t * kGb2;
+}
+
+UF_PART void store_lanes(float* p, Vector v, int lanes) {
+  if (lanes == kLanes)
+    store(p, v);
+  else
+    store_some(p, v, lanes);
+}
+
+UF_PART Vector load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_some(p, lanes); }
+
+}  // namespace uf::winograd::UF_WINOGRAD_NAMESPACE
