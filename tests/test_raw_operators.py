@@ -49,6 +49,8 @@ GOOD = {
     "norm_activation_backward": (f(2, 4, 5, 6), f(2, 4, 5, 6), f(4), f(4), f(4), f(4), f(4), 2, 1e-5, 2, 0.1, False),
     "up_conv_into": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 5, 8, 8)),
     "up_conv_into_backward": (f(1, 5, 8, 8), f(1, 4, 4, 4), f(4, 3, 2, 2), True, True, True),
+    "upsample_concat": (f(2, 3, 11, 12), f(2, 4, 5, 6), 2, True, 2),
+    "upsample_concat_backward": (f(2, 4, 11, 12), [5, 6], 2, 2),
     "up_conv_crop_concat": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 2, 9, 10)),
     "head_cross_entropy": (f(2, 3, 5, 6), f(3), True, f(4, 3), f(4), ints(2, 5, 6), f(2, 5, 6), -100, 2, True),
 }

@@ -22,6 +22,7 @@ from unet_fast.nn.losses import (
 )
 from unet_fast.nn.norm_activation import BatchNormActivation, GroupNormActivation, InstanceNormActivation
 from unet_fast.nn.up_conv_crop_concat import UpConvCropConcat
+from unet_fast.nn.upsample_concat import UpsampleConcat
 from unet_fast.nn.weighted_cross_entropy import WeightedCrossEntropyLoss
 from unet_fast.ops import _flops as _flops
 
@@ -46,5 +47,6 @@ __all__ = [
     "IoULoss",
     "MSSSIMLoss",
     "UpConvCropConcat",
+    "UpsampleConcat",
     "WeightedCrossEntropyLoss",
 ]

@@ -17,6 +17,7 @@ from unet_fast.ops.norm_activation import norm_activation
 from unet_fast.ops.relu_pool_skip import relu_pool_skip
 from unet_fast.ops.up_conv_crop_concat import up_conv_crop_concat
 from unet_fast.ops.up_conv_into import up_conv_into
+from unet_fast.ops.upsample_concat import upsample_concat
 from unet_fast.ops.weight_map import weight_map
 from unet_fast.ops.weighted_cross_entropy import weighted_cross_entropy
 
@@ -36,6 +37,7 @@ __all__ = [
     "up_conv_into",
     "use_backend",
     "use_convolution",
+    "upsample_concat",
     "weight_map",
     "weighted_cross_entropy",
 ]

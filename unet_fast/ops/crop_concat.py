@@ -14,9 +14,12 @@ from unet_fast import checks, reference
 from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, EXACT
+from unet_fast.ops.upsample_concat import ORDERS, PADDINGS, check_join, check_padding
 
 
-def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def crop_concat(
+    skip: torch.Tensor, up: torch.Tensor, *, order: str = "skip_first", padding: str | None = None
+) -> torch.Tensor:
     """Concatenate the centre of ``skip`` with ``up`` along the channels: the skip connection of a U-Net.
 
     Args:
@@ -24,14 +27,18 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
             channels-last or a slice of either.
         up: (N, C2, h, w) or (N, C2, d, h, w) with h <= H, w <= W (d <= D), the up-sampled map of the expanding path;
             same dtype and device. Under autocast the narrower dtype is widened, as ``torch.cat`` does.
+        order: "skip_first" or "up_first", which channels come first in the result.
+        padding: None crops a larger skip; "zeros" and "replicate" pad ``up`` to its size instead, with zeros or the outermost
+            numbers, ``(S - s) // 2`` in front and the rest behind.
 
     Returns:
         (N, C1 + C2, h, w) or (N, C1 + C2, d, h, w): first the crop of ``skip``, which starts at ``(S - s) // 2`` in
         every spatial dimension (an odd difference loses one more pixel at the far side), then ``up``. Channels-last
-        when both inputs are.
+        when both inputs are. With another order or a padding, images are joined by the kernels of :func:`upsample_concat` (no
+        second derivatives), volumes by torch's own operations.
 
     Raises:
-        InputError: ranks, batch sizes or devices differ, or ``skip`` is smaller than ``up``.
+        InputError: ranks, batch sizes or devices differ, ``skip`` is smaller than ``up``, or an unknown name.
         InputTypeError: not tensors, or different dtypes outside autocast.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), figure 1: "copy and crop".
@@ -60,9 +67,24 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
                 f"skip of size {tuple(skip.shape[2:])} is smaller than up of size {tuple(up.shape[2:])}; "
                 "only a larger or equal map can be cropped: was the order of the arguments swapped?"
             )
+    if order != "skip_first" or padding is not None:
+        return _other_join(skip, up, order, padding)
     if _backends.choose("crop_concat", skip.device.type) == "reference":
         return reference.crop_concat(skip, up)
     return torch.ops.unet_fast.crop_concat(skip, up)
+
+
+def _other_join(skip: torch.Tensor, up: torch.Tensor, order: str, padding: str | None) -> torch.Tensor:
+    """By the operator that up-samples, which joins in both orders and pads; without an up-sampling."""
+    if skip.dim() == 5:
+        checks.check_choice("order", order, ORDERS)
+        check_padding(padding)
+        return reference.crop_concat(skip, up, order=order, padding=padding)
+    skip, up = check_join(skip, up, "up", 1, order, padding)
+    if _backends.choose("upsample_concat", skip.device.type) == "reference":
+        return reference.crop_concat(skip, up, order=order, padding=padding)
+    border = PADDINGS.index(padding)
+    return torch.ops.unet_fast.upsample_concat(skip, up, 0, order == "up_first", border)
 
 
 def _fake(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from unet_fast.reference.norm_activation import norm_activation
 from unet_fast.reference.relu_pool_skip import relu_pool_skip
 from unet_fast.reference.up_conv_crop_concat import up_conv_crop_concat
 from unet_fast.reference.up_conv_into import up_conv_into
+from unet_fast.reference.upsample_concat import upsample_concat
 from unet_fast.reference.weight_map import weight_map
 from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
 
@@ -33,6 +34,7 @@ __all__ = [
     "relu_pool_skip",
     "up_conv_crop_concat",
     "up_conv_into",
+    "upsample_concat",
     "weight_map",
     "weighted_cross_entropy",
 ]

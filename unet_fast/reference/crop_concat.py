@@ -1,14 +1,14 @@
-"""Centre-crop and concatenation, as every U-Net in plain PyTorch does it."""
+"""Centre-crop (or padding) and concatenation, as every U-Net in plain PyTorch does it."""
 
 from __future__ import annotations
 
 import torch
 
+from unet_fast.reference.upsample_concat import joined
 
-def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+
+def crop_concat(
+    skip: torch.Tensor, up: torch.Tensor, *, order: str = "skip_first", padding: str | None = None
+) -> torch.Tensor:
     """``torch.cat`` of the centred crop of ``skip`` and ``up``; start = (S - s) // 2 in every spatial dimension."""
-    window = [slice(None), slice(None)]
-    for full, crop in zip(skip.shape[2:], up.shape[2:], strict=True):
-        start = (full - crop) // 2
-        window.append(slice(start, start + crop))
-    return torch.cat([skip[tuple(window)], up], dim=1)
+    return joined(skip, up, order, padding)
