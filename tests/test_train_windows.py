@@ -42,7 +42,7 @@ def small(**changes: object) -> TrainConfig:
 def test_windows_are_those_of_the_resident_images(files: tuple[Path, Path], border: str, mode: str) -> None:
     """Every window is cut out of the normalised, padded image; objects and classes are those of ``prepare``, but for what the
     window's own edge cuts."""
-    config = small(border=border)
+    config = small(image_padding=border)
     dataset, pair = read_matching(*files), read_pair(*files)
     feed = windows.Feed(dataset, config, 0)
     resident = prepare(pair, torch.device("cpu"), balance=True)
@@ -80,13 +80,13 @@ def test_every_pixel_is_as_likely_to_be_a_centre(tmp_path: Path) -> None:
                 tmp_path / folder / f"{name}.tif", (value % 2 if folder == "labels" else value).astype("u2")
             )
     dataset = read_dataset(tmp_path)
-    feed = windows.Feed(dataset, small(border="nearest"), 0)
+    feed = windows.Feed(dataset, small(image_padding="nearest"), 0)
     middle = feed.side // 2
     drawn = [feed.make(step, 40)[0][:, 0, middle, middle] for step in range(100)]
     # an image's values rise evenly, so that those of the centres must be spread evenly; b has three quarters of the pixels
     counts = np.histogram(np.concatenate(drawn), bins=np.linspace(-np.sqrt(3), np.sqrt(3), 9))[0]
     assert counts.sum() == 4000 and (np.abs(counts - 500) < 5 * np.sqrt(500)).all()
-    fixed = windows.Feed(dataset, small(border="nearest", shift=False), 0).make(0, 30)[0][:, 0, middle, middle]
+    fixed = windows.Feed(dataset, small(image_padding="nearest", shift=False), 0).make(0, 30)[0][:, 0, middle, middle]
     assert len(np.unique(fixed)) == 2
 
 
