@@ -49,11 +49,7 @@ def _mask_to_classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def count_classes(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    num_classes: int | None,
-    ignore_index: int | None,
-    threshold: float,
+    prediction: ArrayLike, truth: ArrayLike, num_classes: int | None, ignore_index: int | None, threshold: float
 ) -> ClassCounts:
     """Count pixels by class; a boolean or 0/255 mask on either side holds the classes 0 and 1."""
     predicted = class_map("prediction", prediction, threshold)

@@ -60,7 +60,7 @@ def foreground_scores(
     *,
     terms: Terms,
     finish: Finish,
-    thin: bool,
+    thin: bool = True,
     thresholds: ArrayLike = STEP_TENTHS,
     kind: str = "auto",
     ignore_index: int | None = None,

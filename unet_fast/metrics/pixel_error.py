@@ -61,11 +61,7 @@ def count_pixels(
 
 
 def pixel_scan(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    thresholds: ArrayLike = STEP_TENTHS,
-    ignore_index: int | None = None,
+    prediction: ArrayLike, truth: ArrayLike, *, thresholds: ArrayLike = STEP_TENTHS, ignore_index: int | None = None
 ) -> PixelScan:
     """The pixel error with its threshold, curve, precision, recall and values per slice; see :func:`pixel_error`."""
     levels = check_thresholds(thresholds)
@@ -76,11 +72,7 @@ def pixel_scan(
 
 
 def pixel_error(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    thresholds: ArrayLike = STEP_TENTHS,
-    ignore_index: int | None = None,
+    prediction: ArrayLike, truth: ArrayLike, *, thresholds: ArrayLike = STEP_TENTHS, ignore_index: int | None = None
 ) -> float:
     """1 - best F of the bright phase (every true label but 0) over a scan of thresholds, as in ISBI 2012.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -32,26 +34,9 @@ def _finish(sums: NDArray[np.float64], pixels: float) -> tuple[float, float, flo
     return ratio(mutual, (predicted + true) / 2), ratio(mutual, predicted), ratio(mutual, true)
 
 
-def v_info_scores(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    thin: bool = True,
-    thresholds: ArrayLike = STEP_TENTHS,
-    kind: str = "auto",
-    ignore_index: int | None = None,
-) -> VScores:
-    """V_Info with its split and merge sides and its threshold; see :func:`v_info`."""
-    return foreground_scores(
-        prediction,
-        truth,
-        terms=_terms,
-        finish=_finish,
-        thin=thin,
-        thresholds=thresholds,
-        kind=kind,
-        ignore_index=ignore_index,
-    )
+def v_info_scores(prediction: ArrayLike, truth: ArrayLike, **options: Any) -> VScores:
+    """V_Info with its split and merge sides and its threshold; ``options`` are those of :func:`v_info`."""
+    return foreground_scores(prediction, truth, terms=_terms, finish=_finish, **options)
 
 
 def v_info(

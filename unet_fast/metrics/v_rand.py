@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,26 +23,9 @@ def _finish(sums: NDArray[np.float64], pixels: float) -> tuple[float, float, flo
     return ratio(both, (predicted + true) / 2), ratio(both, true), ratio(both, predicted)
 
 
-def v_rand_scores(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    thin: bool = True,
-    thresholds: ArrayLike = STEP_TENTHS,
-    kind: str = "auto",
-    ignore_index: int | None = None,
-) -> VScores:
-    """V_Rand with its split and merge sides and its threshold; see :func:`v_rand`."""
-    return foreground_scores(
-        prediction,
-        truth,
-        terms=_terms,
-        finish=_finish,
-        thin=thin,
-        thresholds=thresholds,
-        kind=kind,
-        ignore_index=ignore_index,
-    )
+def v_rand_scores(prediction: ArrayLike, truth: ArrayLike, **options: Any) -> VScores:
+    """V_Rand with its split and merge sides and its threshold; ``options`` are those of :func:`v_rand`."""
+    return foreground_scores(prediction, truth, terms=_terms, finish=_finish, **options)
 
 
 def v_rand(

@@ -201,10 +201,7 @@ def _fake(
     displacement: torch.Tensor,
     matrix: torch.Tensor | None,
     output_size: list[int],
-    interpolation: list[int],
-    fill: list[float],
-    field: int,
-    padding: int,
+    *options: Any,
 ) -> list[torch.Tensor]:
     return [
         image.new_empty((*image.shape[:2], output_size[2 * i], output_size[2 * i + 1]))

@@ -18,11 +18,7 @@ from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
 def relu_pool_skip(
-    x: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    skip_size: Sequence[int] | None = None,
-    up_channels: int = 0,
+    x: torch.Tensor, bias: torch.Tensor | None = None, *, skip_size: Sequence[int] | None = None, up_channels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bias, ReLU, 2x2 max-pool and the crop for the skip connection, in one pass over a convolution's output.
 

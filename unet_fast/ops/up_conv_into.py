@@ -19,12 +19,7 @@ from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 
 
 def up_conv_into(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    buffer: torch.Tensor,
-    *,
-    fresh: bool = False,
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor, *, fresh: bool = False
 ) -> torch.Tensor:
     """Write ``conv_transpose2d(x, weight, bias, stride=2)`` into the last channels of ``buffer``, in place.
 
@@ -108,12 +103,7 @@ class _UpConvInto(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        buffer: torch.Tensor,
-        fresh: bool,
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor, fresh: bool
     ) -> torch.Tensor:
         torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
         ctx.mark_dirty(buffer)

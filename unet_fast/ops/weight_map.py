@@ -6,6 +6,8 @@ truth: unet_fast/reference/weight_map.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from unet_fast import checks, reference
@@ -82,14 +84,7 @@ def _check_class_weights(class_weights: str | torch.Tensor | None, instances: to
     return class_weights.detach().to(torch.float32)
 
 
-def _fake(
-    instances: torch.Tensor,
-    w0: float,
-    sigma: float,
-    class_weights: torch.Tensor | None,
-    balanced: bool,
-    inside: bool,
-) -> torch.Tensor:
+def _fake(instances: torch.Tensor, *options: Any) -> torch.Tensor:
     return _tensors.new(instances, instances.shape, torch.float32)
 
 

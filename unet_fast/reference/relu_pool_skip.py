@@ -11,11 +11,7 @@ from unet_fast.dtypes import wide
 
 
 def relu_pool_skip(
-    x: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    *,
-    skip_size: Sequence[int] | None = None,
-    up_channels: int = 0,
+    x: torch.Tensor, bias: torch.Tensor | None = None, *, skip_size: Sequence[int] | None = None, up_channels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`unet_fast.ops.relu_pool_skip`; the channels that wait for the up-sampled map are 0."""
     dtype = wide(x.dtype)

@@ -7,12 +7,7 @@ import torch.nn.functional as F
 
 
 def up_conv_into(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    buffer: torch.Tensor,
-    *,
-    fresh: bool = False,
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor, *, fresh: bool = False
 ) -> torch.Tensor:
     """See :func:`unet_fast.ops.up_conv_into`."""
     with torch.autocast(x.device.type, enabled=False):  # the dtype is that of the buffer

@@ -43,12 +43,7 @@ def weigh_rows(
 
 
 def weight_map(
-    instances: torch.Tensor,
-    w0: float,
-    sigma: float,
-    class_weights: torch.Tensor | None,
-    balanced: bool,
-    inside: bool,
+    instances: torch.Tensor, w0: float, sigma: float, class_weights: torch.Tensor | None, balanced: bool, inside: bool
 ) -> torch.Tensor:
     """As torch.ops.unet_fast.weight_map.
 

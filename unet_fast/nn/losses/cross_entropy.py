@@ -15,12 +15,7 @@ from unet_fast.nn.losses._module import FunctionLoss, Loss
 
 
 def bce_with_logits_loss(
-    logits: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """Binary cross-entropy of ``sigmoid(logits)``, times a weight per pixel.
 
@@ -134,11 +129,7 @@ class InverseFrequencyBCELoss(Loss):
     frequencies: Tensor | None
 
     def __init__(
-        self,
-        frequencies: Sequence[float] | Tensor | None = None,
-        *,
-        ignore_index: int = -100,
-        reduction: str = "mean",
+        self, frequencies: Sequence[float] | Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
     ) -> None:
         _pixels.check_options(ignore_index, reduction)
         super().__init__(ignore_index=ignore_index, reduction=reduction)
