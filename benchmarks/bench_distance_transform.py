@@ -59,13 +59,13 @@ def main(options: Options) -> None:
     rng = np.random.default_rng(0)
     suite = Suite("distance_transform", options)
     small = options.side(512)
+    for side in (small, 2 * small, 4 * small):
+        suite.measure(f"{side}x{side}, one far zero", candidates(options, far_zero(side), scipy=False))
     for cells in (60, 600):
         labels = crowded_cells(rng, (small, small), cells, small * 4.0 / 512)
         suite.measure(f"{small}x{small}, inside {cells} cells", candidates(options, (labels != 0).astype(np.uint8)))
     sparse = crowded_cells(rng, (small, small), 60, small * 30.0 / 512)
     suite.measure(f"{small}x{small}, between small cells", candidates(options, (sparse == 0).astype(np.uint8)))
-    for side in (small, 2 * small, 4 * small):
-        suite.measure(f"{side}x{side}, one far zero", candidates(options, far_zero(side), scipy=False))
     volume = torch.from_numpy(rng.random((1, 64, 128, 128)) > 0.001).to(options.device)
     array = volume[0].cpu().numpy()
     suite.measure(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import unet_fast as uf
-from benchmarks.common import Candidate, Options, Suite, run
+from benchmarks.common import BATCHES, Candidate, Options, Suite, run
 from unet_fast.models.fusion import AUTO
 from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
 
@@ -49,9 +49,11 @@ def main(options: Options) -> None:
     suite = Suite("unet", options, picture=True)
     gpu = options.device == "cuda"
     cases = TINY if options.tiny else GPU if gpu else CPU
+    if gpu and options.batches != BATCHES:
+        cases = [case for case in cases if case[2] in options.batches]
     for case in cases if gpu else cases[: 1 if options.quick else None]:
         measure(suite, *case)
-    if gpu and options.peers != "compiled":
+    if gpu and options.peers != "compiled" and 1 in options.batches:
         whole_image(suite)
     suite.finish()
 

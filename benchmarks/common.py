@@ -222,7 +222,13 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
     parser.add_argument("--quick", action="store_true", help="few rounds and sizes; written to *.quick.json")
     parser.add_argument("--tiny", action="store_true", help="small images and one call, to see that all runs")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sides of the images in the sweeps")
-    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="images a call in the sweeps")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=BATCHES,
+        help="images a call, in sweeps and of whole networks on a GPU",
+    )
     parser.add_argument("--peers", choices=("all", "eager", "compiled"), default="all", help="of whole networks")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():

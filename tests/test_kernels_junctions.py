@@ -144,6 +144,45 @@ def test_convolution_through_the_dispatcher(dtype, wants, kernels, generator):
             torch.testing.assert_close(one, other, **CONVOLUTION[dtype])
 
 
+@only("emulated")
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_first_layer(dtype, channels, kernels, generator):
+    """Channels-last and few channels: kernels of their own but for 5 channels, float64, and features no vector divides."""
+    for features, batch, side, padding in ((8, 2, 9, 0), (24, 1, 12, 1), (264, 1, 4, 0), (12, 2, 8, 1), (16, 0, 8, 1)):
+        whole = draw(generator, batch + 1, channels + 1, side + 1, side + 3, dtype=dtype, last=True)
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        weight = draw(generator, features, channels, 3, 3, dtype=dtype, last=True)
+        bias = torch.randn(features, generator=generator).to(wide(dtype))
+        for x in (whole[1:, 1:, 1:, 2:], whole[1:, 1:, 1:, 2:].contiguous()):
+            for b in (bias, None):
+                out = kernels.conv_bias_relu(x, weight, b, padding)
+                truth = torch.ops.unet_fast.conv_bias_relu(x, weight, b, padding)
+                torch.testing.assert_close(out, truth, **CONVOLUTION[dtype])
+                assert out.stride() == truth.stride() or batch == 0
+            flat = torch.randn(out.numel() + 1, generator=generator).to(dtype)[1:]  # not at the start of a vector
+            grad = flat.view(out.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+            for wants in ((False, True, True), (False, True, False), (True, True, True)):
+                got = kernels.conv_bias_relu_backward(grad, x, weight, out, padding, *wants)
+                expected = torch.ops.unet_fast.conv_bias_relu_backward(grad, x, weight, out, padding, *wants)
+                for one, other in zip(got, expected, strict=True):
+                    torch.testing.assert_close(one, other, **CONVOLUTION[dtype])
+
+
+@only("emulated")
+def test_first_layer_of_many_pixels(kernels, generator):
+    """Strips of many pixels and many partial sums; the same bits in every run."""
+    x, weight = (draw(generator, *shape, dtype=torch.float32, last=True) for shape in ((2, 3, 260, 301), (8, 3, 3, 3)))
+    out = kernels.conv_bias_relu(x, weight, None, 1)
+    grad = draw(generator, *out.shape, dtype=torch.float32, last=True)
+    first, again = (kernels.conv_bias_relu_backward(grad, x, weight, out, 1, False, True, True) for _ in range(2))
+    torch.testing.assert_close(first, again, **EXACT)
+    masked = (grad * (out > 0)).double()
+    torch.testing.assert_close(first[2].double(), masked.sum((0, 2, 3)), **CHANNEL_SUM[torch.float32])
+    truth = torch.nn.grad.conv2d_weight(x.double(), weight.shape, masked, padding=1)
+    torch.testing.assert_close(first[1].double(), truth, rtol=1e-5, atol=1e-3)
+
+
 def test_slices(kernels, generator):
     """Strides and crops that no vector divides, and layouts that have to be copied."""
     ops = torch.ops.unet_fast

@@ -265,3 +265,16 @@ def test_what_waits_runs_eagerly_and_says_why():
         step()
     assert not step.captured and "waits for the GPU" in step.reason
     assert float(x[0]) == 4.0**6
+
+
+@pytest.mark.parametrize(("model", "tile"), [("unet", 48), ("unet3+", 48), ("unet-resnet18", 64)])
+def test_weights_that_are_cast_at_once_train_alike(stack, model, tile):
+    """As autocast, which casts each where it is used."""
+    options = {"model": model, "amp": True, "tile": tile}
+    at_once, one_by_one = trainer(stack, **options), trainer(stack, **options)
+    assert at_once._call.names
+    one_by_one._call = one_by_one.network
+    for _ in range(2):
+        assert torch.equal(at_once.train_step(), one_by_one.train_step())
+    others = one_by_one.model.state_dict()
+    assert all(torch.equal(value, others[name]) for name, value in at_once.model.state_dict().items())

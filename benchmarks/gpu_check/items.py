@@ -36,13 +36,17 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     def bench(name: str, limit: float, *options: str, label: str = "") -> Item:
         return Item(label or name, (python, "-m", "benchmarks", name, *scale, *options), limit)
 
+    def batch(images: int) -> tuple[str, ...]:
+        return () if tiny else ("--batches", str(images))
+
     sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
-        bench("unet", 35, "--peers", "eager"),
+        bench("unet", 25, "--peers", "eager", *batch(8)),
         bench("train", 55),
-        bench("unet", 50, "--peers", "compiled", label="unet_compiled"),
+        bench("unet", 25, "--peers", "eager", *batch(1), label="unet_1"),
+        bench("unet", 45, "--peers", "compiled", label="unet_compiled"),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
         bench("junctions", 35),
         *(bench(name, 17, *sweep) for name in OPERATORS if not tiny),
@@ -66,7 +70,7 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
             *processes,
             "tests",
         )
-        found.append(Item("tests", tests, 45, {"FUZZ_CASES": "10"}, ("pytest", "hypothesis")))
+        found.append(Item("tests", tests, 40, {"FUZZ_CASES": "10"}, ("pytest", "hypothesis")))
     found += sanitizers(device)
     # what is tried out on a busy machine shall say that it runs, not how fast
     return [replace(item, limit=TOTAL) for item in found] if tiny else found
@@ -89,7 +93,7 @@ def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[
         Item(
             name,
             (*command, "--jobs", str(jobs)),
-            28 if backend == "triton" else 20,
+            23 if backend == "triton" else 20,
             {"UNET_FAST_BACKEND": backend},
             ("hypothesis",),
         )

@@ -52,8 +52,9 @@ def save(path: Path, report: dict[str, Any]) -> None:
         temporary.write_text(
             json.dumps(report, indent=None, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n"
         )
-    if os.environ.get("OUT"):
-        shutil.copy(path, os.environ["OUT"])
+    folder = os.environ.get("OUT")
+    if folder and path.resolve().parent != Path(folder).resolve():
+        shutil.copy(path, folder)
 
 
 def earlier(path: Path) -> list[dict[str, Any]]:

@@ -98,6 +98,19 @@ inline bool is_channels_last(const Tensor& tensor) {
   return pixels_of(tensor) > 1 && tensor.stride(dims - 1) >= tensor.size(1);
 }
 
+// Whether torch's own convolutions take a (N, C, H, W) tensor for channels-last. They go by the strides alone, so that one
+// channel can be either.
+inline bool suggests_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4 || tensor.stride(1) == 0) return false;
+  int64_t least = 0;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (tensor.size(d) == 0 || tensor.stride(d) < least) return false;
+    if (d == 0 && least == tensor.stride(1)) return false;  // one pixel: both layouts
+    least = tensor.stride(d) * tensor.size(d);
+  }
+  return true;
+}
+
 inline MemoryFormat dense_format(bool channels_last, int64_t dims = 4) {
   if (!channels_last) return MemoryFormat::Contiguous;
   return dims == 5 ? MemoryFormat::ChannelsLast3d : MemoryFormat::ChannelsLast;

@@ -58,6 +58,8 @@ inline constexpr DType kDTypeOf<int64_t> = DType::kInt64;
 template <class T>
 using Wide = decltype(widen(T{}));
 
+constexpr DType wide(DType type) { return type == DType::kFloat64 ? type : DType::kFloat32; }
+
 // f(T{}) with that one of the types which `type` names; with the last of them where it names none, as the bindings have
 // refused every other dtype before.
 template <class T, class... Rest, class F>

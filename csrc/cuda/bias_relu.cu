@@ -259,7 +259,7 @@ cudaError_t bias_relu_backward(const BiasReluShape& shape, DType type, const voi
     error = dispatch_floating(type, [&]<class T>(T) { return start_backward<T>(shape, grad, out, grad_x, partial, stream); });
   }
   if (error != cudaSuccess || !grad_bias) return error;
-  return channel_sums(partial, parts_of(shape, type, grad, out, grad_x), shape.channels, type, grad_bias, stream);
+  return channel_sums(partial, parts_of(shape, type, grad, out, grad_x), shape.channels, wide(type), grad_bias, stream);
 }
 
 int64_t bias_relu_workspace(const BiasReluShape& shape, DType type, const void* grad, const void* out,

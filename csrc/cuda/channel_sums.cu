@@ -13,9 +13,9 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp, kChannels = 4, kRows = kThreads / kChannels;
 
-template <class A>
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    channel_sums_kernel(const double* __restrict__ partial, const int64_t parts, const int64_t channels, A* sums) {
+    channel_sums_kernel(const double* __restrict__ partial, const int64_t parts, const int64_t channels, T* sums) {
   __shared__ double stage[kWarps][kChannels];
   const int column = threadIdx.x % kChannels;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * kChannels + column;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x >= kChannels || channel >= channels) return;
   sum = 0;
   for (int warp = 0; warp < kWarps; ++warp) sum += stage[warp][column];
-  sums[channel] = static_cast<A>(sum);
+  sums[channel] = narrow<T>(static_cast<Wide<T>>(sum));
 }
 
 }  // namespace
@@ -39,11 +39,9 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
                          cudaStream_t stream) {
   const int64_t blocks = ceil_div(channels, kChannels);
-  if (type == DType::kFloat64)
-    return launch(channel_sums_kernel<double>, blocks, kThreads, stream, partial, parts, channels,
-                  static_cast<double*>(sums));
-  return launch(channel_sums_kernel<float>, blocks, kThreads, stream, partial, parts, channels,
-                static_cast<float*>(sums));
+  return dispatch_floating(type, [&]<class T>(T) {
+    return launch(channel_sums_kernel<T>, blocks, kThreads, stream, partial, parts, channels, static_cast<T*>(sums));
+  });
 }
 
 }  // namespace uf::cuda

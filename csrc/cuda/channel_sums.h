@@ -3,11 +3,11 @@
 
 #include <cuda_runtime.h>
 
-#include "common/cross_entropy_types.h"
+#include "common/dtype.h"
 
 namespace uf::cuda {
 
-// sums (channels), double for float64 and else float <- partial (parts, channels); 0 where there are no parts.
+// sums (channels) of this dtype <- partial (parts, channels); 0 where there are no parts.
 cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
                          cudaStream_t stream);
 

@@ -89,9 +89,10 @@ struct ChannelStrip {
     end = group >= all.groups ? item : behind < all.items ? behind : all.items;  // beside the channels: nothing to do
   }
 
-  // Adds up the rows; partial (parts, channels). All threads of the block must come here, once.
+  // Adds up the rows; partial (parts, channels, each), of which number `at` is written. All threads of the block must come
+  // here, and wait for each other before they do so again.
   template <int V, class A>
-  __device__ void write_sums(const ChannelStrips& all, const A (&sums)[V], double* partial) const {
+  __device__ void write_sums(const ChannelStrips& all, const A (&sums)[V], double* partial, int each = 1, int at = 0) const {
     __shared__ double stage[kWalkWarps][kWarp * V];
     const int lanes = 1 << all.log_lanes, lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -107,7 +108,7 @@ struct ChannelStrip {
     if (static_cast<int>(threadIdx.x) >= lanes * V || channel >= channels) return;
     double sum = 0;
     for (int warp = 0; warp < kWalkWarps; ++warp) sum += stage[warp][threadIdx.x];
-    partial[part * channels + channel] = sum;
+    partial[(part * channels + channel) * each + at] = sum;
   }
 };
 

@@ -247,7 +247,7 @@ cudaError_t relu_pool_skip_backward(const ReluPoolSkipShape& shape, DType type, 
     error = dispatch_floating(type, [&]<class T>(T) { return start<T>(shape, grad, partial, stream); });
   }
   if (error != cudaSuccess || !grad.bias) return error;
-  return channel_sums(partial, parts_of(shape, type, grad), shape.channels, type, grad.bias, stream);
+  return channel_sums(partial, parts_of(shape, type, grad), shape.channels, wide(type), grad.bias, stream);
 }
 
 int64_t relu_pool_skip_workspace(const ReluPoolSkipShape& shape, DType type, const ReluPoolSkipGradients& grad) {

@@ -297,7 +297,7 @@ cudaError_t up_conv_gather(const UpConvShape& shape, DType type, const void* ima
   }
   if (!grad_bias || shape.channels == 0) return cudaSuccess;
   const int64_t parts = up_conv_workspace(shape, type, image, stride, product) / shape.channels;
-  return channel_sums(workspace, parts, shape.channels, type, grad_bias, stream);
+  return channel_sums(workspace, parts, shape.channels, wide(type), grad_bias, stream);
 }
 
 }  // namespace uf::cuda

@@ -135,7 +135,12 @@ class HeadLoss(nn.Module):
         self.head_losses: Tensor | None = None
 
     def of_network(
-        self, network: nn.Module, images: Tensor, target: Tensor, weight: Tensor, wrapped: nn.Module | None = None
+        self,
+        network: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        wrapped: Callable[..., Any] | None = None,
     ) -> Tensor:
         """The loss of what ``network`` makes of ``images``; where the two fuse, without storing the logits.
 

@@ -34,6 +34,7 @@ from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import IGNORED, DeviceData
 from unet_fast.train.graph import GraphedStep
 from unet_fast.train.losses import MEANS_OF_PIXELS, HeadLoss, create_loss
+from unet_fast.train.lowered import LoweredWeights
 from unet_fast.train.schedule import learning_rate
 
 _FAR = 1_000_003  # between the seeds of processes
@@ -82,6 +83,8 @@ class Trainer:
         if self.world.size > 1 and self.device.type == "cuda":
             self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.network = distributed.synchronised(self.model, self.device)
+        # a wrapper that joins gradients knows the parameters alone
+        self._call = LoweredWeights(self.model, torch.bfloat16) if config.amp and self.world.size == 1 else self.network
         if not self.world.main:  # the weights are alike by now; dropout shall not be
             torch.manual_seed(config.seed + _FAR * self.world.rank)
         self.average: RunningAverage | None = None
@@ -217,7 +220,7 @@ class Trainer:
         self.network.train()
         with _fastest_algorithms(self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-                loss = self.loss.of_network(self.model, _channels_last(images), classes, weights, self.network)
+                loss = self.loss.of_network(self.model, _channels_last(images), classes, weights, self._call)
             self.optimizer.zero_grad(set_to_none=True)
             if self.world.size > 1 and "counted" in self.data.roles and self.config.loss.name in MEANS_OF_PIXELS:
                 # the mean over the pixels that count here and elsewhere is not the mean of the means
