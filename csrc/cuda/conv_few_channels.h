@@ -18,8 +18,10 @@ struct FewChannels {
   int64_t pixels() const { return batch * out_height() * out_width(); }
 };
 
-// Whether the kernels take it: sums in float32, whole vectors of features, indices of 31 bits. The rest is cuDNN's.
+// Whether the kernels take it: sums in float32, whole vectors of features, indices of 31 bits. The rest is cuDNN's. So are
+// the gradients in 16 bits but for those of one channel: its tensor cores are faster there (conv_few_channels.cu).
 bool fits_few_channels(const FewChannels& shape, DType type);
+bool fits_few_channels_backward(const FewChannels& shape, DType type);
 
 // out (pixels, features), 16-byte aligned. weight (features, channels, 3, 3) with these strides; bias (features) float or null.
 cudaError_t conv_few_channels(const FewChannels& shape, DType type, const void* x, const void* weight,

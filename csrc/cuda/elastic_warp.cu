@@ -1,4 +1,4 @@
-// All images of a call in one launch: a thread finds out where four of its pixels read, once (warp_tile.h), and then reads
+// All images of a call in one launch: a thread finds out where its four pixels read, once (warp_tile.h), and then reads
 // them from one image after the other, whatever their dtypes, channels, sizes and interpolations.
 //
 // Bytes moved: each output pixel is written once; each input pixel that the output shows is read once from memory, since the
@@ -81,26 +81,26 @@ struct Sampler {
   }
 
   // Pixels whose taps all lie inside: all loads of a channel are in flight before the first is needed.
-  __device__ void sample_inside(const WarpPoint<A> (&at)[kRowsAtOnce]) const {
+  __device__ void sample_inside(const WarpPoint<A> (&at)[kRowsPerThread]) const {
     const Offset step_y = static_cast<Offset>(image.is.stride[2]), step_x = static_cast<Offset>(image.is.stride[3]);
-    Offset offset[kRowsAtOnce];
+    Offset offset[kRowsPerThread];
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
+    for (int i = 0; i < kRowsPerThread; ++i) {
       // a row that is not wanted reads the first pixel, in vain
       offset[i] = wanted(i) ? warp::first_index<Kind>(at[i].y) * step_y + warp::first_index<Kind>(at[i].x) * step_x : 0;
     }
     for (int64_t channel = 0; channel < image.is.channels; ++channel) {
       const T* from = input(channel);
-      T value[kRowsAtOnce][kTaps][kTaps];
+      T value[kRowsPerThread][kTaps][kTaps];
 #pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i)
+      for (int i = 0; i < kRowsPerThread; ++i)
 #pragma unroll
         for (int v = 0; v < kTaps; ++v)
 #pragma unroll
           for (int u = 0; u < kTaps; ++u) value[i][v][u] = from[offset[i] + v * step_y + u * step_x];
       T* to = output(channel);
 #pragma unroll
-      for (int i = 0; i < kRowsAtOnce; ++i) {
+      for (int i = 0; i < kRowsPerThread; ++i) {
         A wy[kTaps], wx[kTaps];
         warp::tap_weights<Kind>(at[i].y.rest, wy);
         warp::tap_weights<Kind>(at[i].x.rest, wx);
@@ -148,11 +148,11 @@ struct Sampler {
     if constexpr (sizeof(T) == 1) return std::bit_cast<T>(static_cast<uint8_t>(image.fill.bits));
   }
 
-  __device__ void sample(const WarpPoint<A> (&at)[kRowsAtOnce]) const {
+  __device__ void sample(const WarpPoint<A> (&at)[kRowsPerThread]) const {
     // 16 loads a pixel keep the memory busy: with four pixels at once there are not enough registers
     bool simple = Kind != Interpolation::kBicubic, any = false;
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) {
+    for (int i = 0; i < kRowsPerThread; ++i) {
       simple = simple && (!wanted(i) || (inside(at[i].y, frame.height) && inside(at[i].x, frame.width)));
       any = any || wanted(i);
     }
@@ -161,10 +161,10 @@ struct Sampler {
       if (simple) return sample_inside(at);
     }
 #pragma unroll 1
-    for (int i = 0; i < kRowsAtOnce; ++i) {
+    for (int i = 0; i < kRowsPerThread; ++i) {
       WarpPoint<A> point = at[0];  // registers cannot be indexed
 #pragma unroll
-      for (int other = 1; other < kRowsAtOnce; ++other)
+      for (int other = 1; other < kRowsPerThread; ++other)
         if (i == other) point = at[other];
       if (wanted(i)) sample_anywhere(point, i);
     }
@@ -173,32 +173,32 @@ struct Sampler {
 
 // What differs between images is the same for a whole block, so the switches cost little.
 template <Interpolation Kind, class A, class Offset>
-__device__ void sample_real(const Image& image, const WarpTile<A>& tile, int64_t y, const WarpFrame& frame,
-                            const WarpPoint<A> (&at)[kRowsAtOnce]) {
+__device__ void sample_real(const Image& image, const WarpTile<A>& tile, const WarpFrame& frame,
+                            const WarpPoint<A> (&at)[kRowsPerThread]) {
   switch (image.is.type) {
-    case DType::kFloat16: return Sampler<Kind, Half, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
-    case DType::kBFloat16: return Sampler<Kind, BFloat16, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
+    case DType::kFloat16: return Sampler<Kind, Half, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kBFloat16: return Sampler<Kind, BFloat16, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
     case DType::kFloat64:
-      if constexpr (sizeof(A) == 8) return Sampler<Kind, double, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
+      if constexpr (sizeof(A) == 8) return Sampler<Kind, double, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
       return;
-    default: return Sampler<Kind, float, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
+    default: return Sampler<Kind, float, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
   }
 }
 
 template <class A, class Offset>
-__device__ void sample_image(const Image& image, const WarpTile<A>& tile, int64_t y, const WarpFrame& frame,
-                             const WarpPoint<A> (&at)[kRowsAtOnce]) {
+__device__ void sample_image(const Image& image, const WarpTile<A>& tile, const WarpFrame& frame,
+                             const WarpPoint<A> (&at)[kRowsPerThread]) {
   constexpr Interpolation kNearest = Interpolation::kNearest;
   switch (image.is.interpolation) {
-    case Interpolation::kBilinear: return sample_real<Interpolation::kBilinear, A, Offset>(image, tile, y, frame, at);
-    case Interpolation::kBicubic: return sample_real<Interpolation::kBicubic, A, Offset>(image, tile, y, frame, at);
+    case Interpolation::kBilinear: return sample_real<Interpolation::kBilinear, A, Offset>(image, tile, frame, at);
+    case Interpolation::kBicubic: return sample_real<Interpolation::kBicubic, A, Offset>(image, tile, frame, at);
     default: break;
   }
   switch (image.is.element_size) {
-    case 1: return Sampler<kNearest, uint8_t, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
-    case 2: return Sampler<kNearest, uint16_t, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
-    case 4: return Sampler<kNearest, uint32_t, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
-    default: return Sampler<kNearest, uint64_t, A, Offset>{image, frame, tile.n, y, tile.x}.sample(at);
+    case 1: return Sampler<kNearest, uint8_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case 2: return Sampler<kNearest, uint16_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case 4: return Sampler<kNearest, uint32_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    default: return Sampler<kNearest, uint64_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
   }
 }
 
@@ -207,16 +207,13 @@ __global__ void __launch_bounds__(kWarpThreads)
     elastic_warp_kernel(const __grid_constant__ WarpGrid grid, const __grid_constant__ Images images) {
   __shared__ WarpTables<A> tables;
   const WarpTile<A> tile(grid, tables);
-#pragma unroll 1
-  for (int row = 0; row < grid.rows_of_thread(); row += kRowsAtOnce) {
-    WarpPoint<A> at[kRowsAtOnce];
+  WarpPoint<A> at[kRowsPerThread];
 #pragma unroll
-    for (int i = 0; i < kRowsAtOnce; ++i) at[i] = tile.point(row + i);
+  for (int i = 0; i < kRowsPerThread; ++i) at[i] = tile.point(i);
 #pragma unroll 1
-    for (int i = 0; i < images.count; ++i) {
-      const Image& image = images.image[i];
-      if (image.columns.contains(tile.x)) sample_image<A, Offset>(image, tile, tile.y + row * kWarpRows, grid.frame, at);
-    }
+  for (int i = 0; i < images.count; ++i) {
+    const Image& image = images.image[i];
+    if (image.columns.contains(tile.x)) sample_image<A, Offset>(image, tile, grid.frame, at);
   }
 }
 

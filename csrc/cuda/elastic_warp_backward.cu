@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kWarpThreads)
   __shared__ WarpTables<A> tables;
   const WarpTile<A> tile(grid, tables);
 #pragma unroll 1
-  for (int row = 0; row < grid.rows_of_thread(); ++row) {
+  for (int row = 0; row < kRowsPerThread; ++row) {
     const int64_t n = tile.n, y = tile.y + row * kWarpRows, x = tile.x;
     const WarpPoint<A> at = tile.point(row);
 #pragma unroll 1

@@ -1,15 +1,12 @@
-// The coordinates of a tile of 64 columns by 16 to 64 rows of output pixels, for the warp and its gradient.
+// The coordinates of a tile of 64 x 16 output pixels, for the warp and its gradient.
 //
-// The field is separable and never stored. A tile first writes down, in shared memory, the control weights of its columns,
-// those of its rows, and, per row, the control points (displacements, times the matrix) that reach into the tile, summed
-// over y: 3 pairs of numbers a row for a 3 x 3 grid. A pixel then adds four of these pairs. Divisions and float64, which the
-// weights need, are thus paid once a row or column of the tile. Where control points lie denser than every fifth pixel or so
-// the pairs do not fit and a pixel sums its 4 x 4 control points itself.
+// The field is separable and never stored. A tile first writes down, in shared memory, the control weights of its 64 columns,
+// those of its 16 rows, and, per row, the control points (displacements, times the matrix) that reach into the tile, summed
+// over y: 16 x 3 pairs of numbers for a 3 x 3 grid. A pixel then adds four of these pairs. Divisions and float64, which the weights need, are thus paid once a
+// row or column of the tile. Where control points lie denser than every fifth pixel or so the pairs do not fit and a pixel
+// sums its 4 x 4 control points itself.
 //
-// These tables take some ten thousand cycles, a chain of float64 and three waits, in which the block gathers nothing: a tile
-// is as high as leaves every multiprocessor several of them.
-//
-// A warp covers 8 x 4 pixels at a time and walks down the rows in such steps. Augmentation rotates by any angle:
+// A warp covers 8 x 4 pixels at a time and walks down the 16 rows in four such steps. Augmentation rotates by any angle:
 // 32 pixels of a row then lie on up to 32 lines of the cache, 8 x 4 pixels on nine at most. 8 floats are also one sector of
 // 32 bytes, the least that memory moves. Columns are those of the blocks of common/warp_coordinates.h.
 #pragma once
@@ -21,12 +18,9 @@
 
 namespace uf::cuda {
 
-constexpr int kLeastRows = 16, kMostRows = 64;  // of a tile
-constexpr int64_t kManyTiles = 1024;            // seven or more for each of an H100's multiprocessors
-constexpr int kWarpColumns = 8, kWarpRows = kWarp / kWarpColumns;
-constexpr int kRowsAtOnce = kLeastRows / kWarpRows;  // of a thread
+constexpr int kTileRows = 16, kWarpColumns = 8, kWarpRows = kWarp / kWarpColumns;
+constexpr int kRowsPerThread = kTileRows / kWarpRows;
 constexpr int kWarpThreads = warp::kBlock / kWarpColumns * kWarp;
-static_assert(warp::kBlock + kMostRows < kWarpThreads, "a thread writes down one column or row");
 constexpr int kPairs = 20;  // control points per row of a tile that are summed over y in advance
 
 // Turns the displacement of the frame into `coefficients` where its field wants them (elastic_warp.cu).
@@ -37,19 +31,15 @@ struct WarpGrid {
   WarpFrame frame;  // the displacement is that of B-spline coefficients for Field::kBSpline
   int64_t first_row, first_block;
   uint32_t tiles_y, tiles_x;
-  int tile_rows = kMostRows;
 
   WarpGrid(const WarpFrame& frame, warp::Range rows, warp::Range columns)
       : frame(frame),
         first_row(rows.begin),
         first_block(columns.blocks().begin),
-        tiles_x(static_cast<uint32_t>(columns.blocks().end - columns.blocks().begin)) {
-    const auto cut = [&] { tiles_y = static_cast<uint32_t>(ceil_div(rows.end - rows.begin, tile_rows)); };
-    for (cut(); tile_rows > kLeastRows && tiles() < kManyTiles; cut()) tile_rows /= 2;
-  }
+        tiles_y(static_cast<uint32_t>(ceil_div(rows.end - rows.begin, kTileRows))),
+        tiles_x(static_cast<uint32_t>(columns.blocks().end - columns.blocks().begin)) {}
 
   int64_t tiles() const { return frame.batch * tiles_y * tiles_x; }
-  UF_HD int rows_of_thread() const { return tile_rows / kWarpRows; }
 };
 
 // Where an output pixel reads: the pixel at or before its coordinates, and the rest.
@@ -62,11 +52,11 @@ template <class A>
 struct WarpTables {
   int32_t index_x[4][warp::kBlock];
   A weight_x[4][warp::kBlock];
-  int32_t index_y[kMostRows][4];
-  double weight_y[kMostRows][4];
-  Vector<A, 2> pair[kMostRows][kPairs];  // along y, along x
-  int32_t origin_y[kMostRows], origin_x[kMostRows];
-  A offset_y[kMostRows], offset_x[kMostRows];
+  int32_t index_y[kTileRows][4];
+  double weight_y[kTileRows][4];
+  Vector<A, 2> pair[kTileRows][kPairs];  // along y, along x
+  int32_t origin_y[kTileRows], origin_x[kTileRows];
+  A offset_y[kTileRows], offset_x[kTileRows];
   ControlRange range;  // of the columns
 };
 
@@ -79,7 +69,7 @@ class WarpTile {
   __device__ WarpTile(const WarpGrid& grid, WarpTables<A>& tables) : grid_(grid), tables_(tables) {
     const uint32_t block = blockIdx.x, tile_y = block / grid.tiles_x;
     n = tile_y / grid.tiles_y;
-    first_row_ = grid.first_row + static_cast<int64_t>(tile_y % grid.tiles_y) * grid.tile_rows;
+    first_row_ = grid.first_row + static_cast<int64_t>(tile_y % grid.tiles_y) * kTileRows;
     first_column_ = (grid.first_block + block % grid.tiles_x) * warp::kBlock;
     const int lane = threadIdx.x % kWarp;
     column_ = threadIdx.x / kWarp * kWarpColumns + lane % kWarpColumns;
@@ -100,7 +90,7 @@ class WarpTile {
     step_x_ = static_cast<A>(m[4]);
   }
 
-  // For i from 0 to rows_of_thread() - 1.
+  // For i from 0 to kRowsPerThread - 1.
   __device__ WarpPoint<A> point(int i) const {
     const WarpFrame& frame = grid_.frame;
     const int row = row_ + i * kWarpRows;
@@ -160,7 +150,7 @@ class WarpTile {
         tables_.index_x[k][thread] = static_cast<int32_t>(index[k]);
         tables_.weight_x[k][thread] = static_cast<A>(weight[k]);
       }
-    } else if (row < grid_.tile_rows) {
+    } else if (row < kTileRows) {
       control_taps(frame.field, first_row_ + row, frame.height, frame.grid_height, index, weight);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
@@ -175,16 +165,16 @@ class WarpTile {
       tables_.origin_x[row] = static_cast<int32_t>(start_x.origin);
       tables_.offset_y[row] = static_cast<A>(start_y.offset);
       tables_.offset_x[row] = static_cast<A>(start_x.offset);
-    } else if (row == grid_.tile_rows) {
+    } else if (row == kTileRows) {
       const int64_t last = first_column_ + warp::kBlock - 1;
       tables_.range = control_range(frame.field, first_column_, last, frame.width, frame.grid_width);
     }
   }
 
   __device__ void add_pairs(const double m[6]) {
-    const int count = grid_.tile_rows * static_cast<int>(tables_.range.count);
+    const int count = kTileRows * static_cast<int>(tables_.range.count);
     for (int i = threadIdx.x; i < count; i += kWarpThreads) {
-      const int column = i / grid_.tile_rows, row = i - column * grid_.tile_rows;
+      const int row = i % kTileRows, column = i / kTileRows;
       tables_.pair[row][column] = control_pair(m, row, first_pair_ + column);
     }
   }

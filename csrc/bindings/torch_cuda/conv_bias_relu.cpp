@@ -98,7 +98,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cuda(const Tensor& gr
                                                                 bool want_bias) {
   const OnDevice device(x);
   const auto none = [&] { return new_tensor(x, {0}); };  // results must not share memory
-  if (const auto few = few_channels(x, weight, padding); few && want_weight && !want_x) {
+  if (const auto few = few_channels(x, weight, padding);
+      few && want_weight && !want_x && cuda::fits_few_channels_backward(*few, dtype_of(x))) {
     const auto [grad_weight, grad_bias] =
         conv_few_channels_gradients_cuda(*few, grad, x, weight, out, want_bias, device.stream());
     return {none(), grad_weight, grad_bias};
