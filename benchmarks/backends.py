@@ -1,9 +1,12 @@
-"""Writes which of CUDA and Triton each op takes on a GPU, from the result files: ``python -m benchmarks.backends``.
+"""Writes what a GPU takes by default, from the result files: ``python -m benchmarks.backends``.
 
-Every row of benchmarks/results whose backend is CUDA or Triton counts if it has its other half in the same case of the
+For each op CUDA or Triton. Every row of benchmarks/results whose backend is CUDA or Triton counts if it has its other half in the same case of the
 same file. An op takes the backend with the smaller geometric mean of times over all its cases; CUDA, which is called
 without a detour through Python, unless Triton is faster by more than the spread of such figures. What has no such
 rows is not in the table, and takes the CUDA library.
+
+For networks the fused layers or torch's own: the geometric mean of the times of "ours" over "plain" in every case of
+benchmarks/bench_unet.py that has both, run alike.
 """
 
 from __future__ import annotations
@@ -52,11 +55,40 @@ def ratios(results: Path) -> dict[str, list[float]]:
     return collected
 
 
-def table(results: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """For every measured op the faster backend, and by how much, over how many cases."""
+def fused_ratios(results: Path) -> list[float]:
+    """Time of our networks over that of torch's layers on a GPU, for each case and way to run both."""
+    found = []
+    for path in sorted(results.glob("*/*.json")):
+        content = json.loads(path.read_text())
+        if not content.get("gpu"):
+            continue
+        times: dict[str, dict[str, float]] = defaultdict(dict)
+        for row in rows_of(content):
+            if row.get("benchmark") == "unet":
+                times[row["case"]][row["candidate"]] = row["median"]
+        for case in times.values():
+            alike = ((name, name.replace("ours", "plain", 1)) for name in case if name.startswith("ours"))
+            found += [case[ours] / case[plain] for ours, plain in alike if plain in case]
+    return found
+
+
+def mean_of(values: list[float]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def table(results: Path = RESULTS) -> dict[str, Any]:
+    """For every measured op the faster backend, and by how much, over how many cases; and the same of whole networks."""
+    fused = fused_ratios(results)
+    networks = {"fused over plain": round(mean_of(fused), 3), "cases": len(fused)} if fused else None
+    return {"ops": ops_table(results), "networks": networks}
+
+
+def ops_table(results: Path) -> dict[str, dict[str, Any]]:
+    """For every measured op the faster backend."""
     found = {}
     for op, values in sorted(ratios(results).items()):
-        mean = math.exp(sum(map(math.log, values)) / len(values))
+        mean = mean_of(values)
         fastest = "triton" if mean * MARGIN < 1 else "cuda"
         found[op] = {"fastest": fastest, "triton over cuda": round(mean, 3), "cases": len(values)}
     return found
@@ -66,8 +98,8 @@ def main() -> None:
     """Write the table into the package and say what it holds."""
     found = table()
     _backends.MEASURED_FILE.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"wrote {_backends.MEASURED_FILE}: {len(found)} ops")
-    for op, entry in found.items():
+    print(f"wrote {_backends.MEASURED_FILE}: {len(found['ops'])} ops, networks {found['networks']}")
+    for op, entry in found["ops"].items():
         print(f"  {op}: {entry['fastest']} (triton / cuda = {entry['triton over cuda']}, {entry['cases']} cases)")
 
 

@@ -28,12 +28,25 @@ def test_the_faster_backend_comes_from_the_result_files(tmp_path):
     rows = [{"candidate": "as it is shown", **row} for row in rows]
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "gpu_check.json").write_text(json.dumps({"records": [{"rows": rows[:5]}, {"rows": rows[5:]}]}))
-    found = backends.table(tmp_path)
+    found = backends.table(tmp_path)["ops"]
     assert found["distance_transform"] == {"fastest": "triton", "triton over cuda": 0.866, "cases": 2}
     assert "weight_map" not in found  # two different cases
     assert found["nearest_two"]["fastest"] == "cuda"
     # within the spread; and the op that runs the same kernels
     assert found["up_conv_crop_concat"]["fastest"] == found["up_conv_into"]["fastest"] == "cuda"
+
+
+def test_fused_networks_are_the_default_where_they_were_faster(tmp_path):
+    times = {"ours": 2.0, "plain": 4.0, "ours, one graph": 3.0, "plain, one graph": 3.0, "plain, torch.compile": 0.1}
+    rows = [
+        {"benchmark": "unet", "case": "A", "role": "", "candidate": name, "median": ms} for name, ms in times.items()
+    ]
+    for folder, gpu in (("card", "a card"), ("processor", None)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "unet.json").write_text(json.dumps({"gpu": gpu, "rows": rows}))
+    assert backends.table(tmp_path)["networks"] == {"fused over plain": 0.707, "cases": 2}
+    (tmp_path / "card" / "unet.json").unlink()
+    assert backends.table(tmp_path)["networks"] is None
 
 
 def test_rows_say_what_was_measured(tmp_path, monkeypatch):

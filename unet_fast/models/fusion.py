@@ -46,9 +46,9 @@ FULL = Fusion(convolutions=True, contracting=True, expanding=True, head=True)
 #   Without Winograd: whole networks, forward / training step: channels-last 0.99 / 0.95 at 188 pixels, 0.99 / 0.93 at
 #   380, 0.86 / 0.81 there in bfloat16, 0.95 / 0.90 for four of 284; contiguous 0.81 / 0.89 at 380.
 #
-# CUDA: all, because each moves fewer bytes than the layers it replaces, which is what bounds them on a GPU; a measurement
-#   that says otherwise has the last word.
-AUTO = {"cpu": FULL, "cuda": FULL}
+# CUDA: all, because each moves fewer bytes than the layers it replaces, which is what bounds them on a GPU, as long as the
+#   result files of whole networks say so too (unet_fast/ops/measured.json, written by benchmarks/backends.py).
+AUTO = {"cpu": FULL, "cuda": FULL if _backends.FUSED_IS_FASTER else PLAIN}
 
 
 def check_fused(fused: bool | str) -> bool | str:

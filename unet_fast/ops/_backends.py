@@ -35,8 +35,11 @@ KERNELS: dict[str, tuple[str, ...]] = {}
 
 # What benchmarks/backends.py writes out of the result files.
 MEASURED_FILE = Path(__file__).with_name("measured.json")
+_TABLE = json.loads(MEASURED_FILE.read_text())
 # op -> the faster of "cuda" and "triton" where both were measured on a GPU; for all others the CUDA library goes first
-MEASURED: dict[str, str] = {op: entry["fastest"] for op, entry in json.loads(MEASURED_FILE.read_text()).items()}
+MEASURED: dict[str, str] = {op: entry["fastest"] for op, entry in _TABLE["ops"].items()}
+# whether networks of fused layers were measured to be faster on a GPU than torch's own layers
+FUSED_IS_FASTER: bool = _TABLE["networks"] is not None and _TABLE["networks"]["fused over plain"] < 1
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # as Triton reads it; its kernels then run on the CPU, slowly, which is how they are tested without a GPU
