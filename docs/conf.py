@@ -18,7 +18,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # types of other packages, whose pages are not read while this site is built
     ("py:.*", r"(torch|numpy|np|nn|collections|pathlib|os|typing)\..*"),
-    ("py:class", r"[A-Za-z]+"),
+    ("py:class", r"[A-Za-z]+(\[.*)?"),
     # classes that appear in signatures only, and have no place in the reference
     ("py:class", r"unet_fast\..*"),
     # functions of optional parts, described where they are used

@@ -35,7 +35,8 @@ class TrainConfig(Record):
             train as one with ``processes * batch_size``.
         encoder_weights: a local file with weights of a ``unet-resnet`` encoder to start from.
         loss: see :class:`unet_fast.train.losses.Loss`.
-        optimizer, checkpoints: see :mod:`unet_fast.train.settings`.
+        optimizer: see :class:`unet_fast.train.settings.Optimizer`.
+        checkpoints: see :class:`unet_fast.train.settings.Checkpoints`.
         augmentation: see :class:`unet_fast.augment.Augmentation`.
         amp: bfloat16 autocast.
         tta: dihedral versions averaged by ``unet-fast predict`` unless it is told otherwise (1, 7 or 8).
@@ -85,7 +86,7 @@ class TrainConfig(Record):
 
     @property
     def padding(self) -> str:
-        """What lies beyond the image, in training tiles and at prediction: "mirror", "zeros" or "nearest"."""
+        """What lies beyond the image, in training tiles and at prediction; see :class:`unet_fast.augment.Augmentation`."""
         return self.augmentation.padding
 
     def save(self, path: Path) -> None:

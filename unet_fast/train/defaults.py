@@ -40,7 +40,7 @@ def default_config(
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        model: a name of :func:`unet_fast.models.list`; None: that of the recipe, or ``unet``. Other networks than
+        model: a name of ``unet_fast.models.list()``; None: that of the recipe, or ``unet``. Other networks than
             ``unet`` keep the defaults of their class, at half their width on a CPU unless encoder weights are given.
         in_channels, num_classes: of the data. A network that its source reads through a sigmoid gets one output channel
             for two classes.

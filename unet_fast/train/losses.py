@@ -54,7 +54,7 @@ class Loss(Record):
     """What a run minimises.
 
     Attributes:
-        name, options: a name of :data:`LOSSES`, and the options of that loss.
+        name, options: a name of ``unet_fast.train.LOSSES``, and the options of that loss.
         head_weights: of a network with several heads, one weight per head, the main one first; None: 1 each.
         w0, sigma: border term of the weight map, see :func:`unet_fast.ops.weight_map`. The paper's w0 = 10 comes on top
             of weights that balance the classes; where nearly all background lies between two cells, as membranes do,
