@@ -15,6 +15,9 @@ from typing import Any
 GOOD, REFUSED, NO_MEMORY, TRACEBACK, CRASH, HANG = "good", "refused", "out of memory", "traceback", "crash", "hang"
 
 
+_LONGEST_TURN = 1.0  # seconds between two looks at an attempt
+
+
 @dataclass
 class End:
     """How an attempt ended: a word of those above, and its result, message, traceback or signal."""
@@ -57,7 +60,7 @@ def attempt(
     os.close(writer)
     if during is not None:
         during(pid)
-    return _outcome(pid, reader, time.monotonic() + seconds)
+    return _outcome(pid, reader, seconds)
 
 
 def _work(work: Callable[[], Any]) -> End:
@@ -76,11 +79,15 @@ def _work(work: Callable[[], Any]) -> End:
         return End(TRACEBACK, traceback.format_exc())
 
 
-def _outcome(pid: int, reader: int, deadline: float) -> End:
+def _outcome(pid: int, reader: int, seconds: float) -> End:
     os.set_blocking(reader, False)
     data, status = b"", None
+    before, waited = time.monotonic(), 0.0
     while status is None:
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        # a machine that sleeps, or stops this process and the attempt together, makes no hang
+        waited, before = waited + min(now - before, _LONGEST_TURN), now
+        if waited > seconds:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(reader)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from unet_fast.data.bands import every, pyramid_levels, regrouped
+from unet_fast.data.bands import Regrouping, pyramid_levels, thinned
 from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.files import ensure_folder
 
@@ -185,10 +185,7 @@ def write_zarr(path: Path, source: Planes) -> None:
             arrays.append(group.create_array(str(level), shape=shape, chunks=chunks, dtype=source.dtype))
         for page in range(len(source.pages)):
             for plane in range(source.planes):
-                for level, array in enumerate(arrays):
-                    rows = every(source.bands(page, plane), 2**level)
-                    for top, block in regrouped(rows, _CHUNK):
-                        array[page, plane, top : top + len(block)] = block
+                _write_plane(arrays, page, plane, source.bands(page, plane))
         group.attrs["ome"] = _metadata(path, levels)
         shutil.rmtree(path, ignore_errors=True)
         work.rename(path)
@@ -198,6 +195,23 @@ def write_zarr(path: Path, source: Planes) -> None:
         ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_plane(arrays: list[Any], page: int, plane: int, bands: Iterator[np.ndarray]) -> None:
+    """All levels of a plane in one pass over its bands."""
+    levels = [Regrouping(_CHUNK) for _ in arrays]
+    top = 0
+    for band in bands:
+        for level, (array, blocks) in enumerate(zip(arrays, levels, strict=True)):
+            _write_blocks(array, page, plane, blocks.add(thinned(band, top, 2**level)))
+        top += len(band)
+    for array, blocks in zip(arrays, levels, strict=True):
+        _write_blocks(array, page, plane, blocks.rest())
+
+
+def _write_blocks(array: Any, page: int, plane: int, blocks: Iterator[tuple[int, np.ndarray]]) -> None:
+    for top, block in blocks:
+        array[page, plane, top : top + len(block)] = block
 
 
 def _metadata(path: Path, levels: int) -> dict[str, Any]:

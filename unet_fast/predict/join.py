@@ -25,6 +25,10 @@ class Join:
         self._pairs: list[np.ndarray] = []
         self._last: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        """Bands so far."""
+        return len(self._offsets)
+
     def add(self, mask: np.ndarray) -> None:
         """The next band, (h, W) bool."""
         labels, count = ndimage.label(mask)

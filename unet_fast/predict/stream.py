@@ -116,6 +116,8 @@ class Stream:
         if len(self.groups) > 1 or shared or joins:
             self.store = FolderStore(out, self._plan(identity), joins=joins)
         self._image: tuple[int, WindowedImage] | None = None
+        self._joined: tuple[int, Join, np.ndarray] | None = None
+        self._early = Join()  # of a single page, band by band as they are made
 
     def _plan(self, identity: str) -> str:
         """Everything that decides the bytes of the parts, as text."""
@@ -158,13 +160,15 @@ class Stream:
                 self.stages.finishing += time.monotonic() - began
                 if places[-1] == self.columns.starts[-1]:
                     last = unit == self.groups[number][-1]
-                    behind.call(self._write, number, band, blobs, last)
+                    behind.call(self._write, number, unit, band, blobs, last)
                     band, blobs = None, [] if last else blobs
 
-    def _write(self, number: int, band: np.ndarray, blobs: list[bytes], last: bool) -> None:
+    def _write(self, number: int, unit: Unit, band: np.ndarray, blobs: list[bytes], last: bool) -> None:
         began = time.monotonic()
         if self.objects:
             blobs.append(deflate(np.packbits(band[0])))
+            if len(self.pages) == 1 and len(self._early) == unit.band:  # while the network works on the next band
+                self._early.add(band[0])
         else:
             for plane in band:
                 blobs += self.segments.cut(plane)
@@ -266,11 +270,15 @@ class Stream:
             yield np.unpackbits(packed, count=shape[0] * shape[1]).view(bool).reshape(shape)
 
     def _objects(self, page: int) -> Iterator[np.ndarray]:
-        """The instances of a page, band by band: joined first, then numbered."""
-        join = Join()
-        for mask in self._masks(page):
-            join.add(mask)
-        numbers = join.numbers(self.predictor.min_size).astype(self.dtype)
+        """The instances of a page, band by band: joined first, once for all levels of a pyramid, then numbered."""
+        if self._joined is None or self._joined[0] != page:
+            join = self._early
+            if len(join) < len(self.rows.starts):  # some bands were made by another run, or another process
+                join = Join()
+                for mask in self._masks(page):
+                    join.add(mask)
+            self._joined = page, join, join.numbers(self.predictor.min_size).astype(self.dtype)
+        _, join, numbers = self._joined
         for index, mask in enumerate(self._masks(page)):
             yield join.band(index, mask, numbers)
 
