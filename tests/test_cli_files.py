@@ -14,7 +14,8 @@ import tifffile
 from PIL import Image
 
 from tests.test_cli import run as told
-from unet_fast import data
+from unet_fast import data, files
+from unet_fast.errors import InputError
 
 NOT_UTF8 = os.fsdecode(b"5\xb5m")
 
@@ -96,6 +97,34 @@ def test_preview_and_train_never_write_over_images(trained: Path, tmp_path: Path
                 "--base-channels", "2", "--depth", "2", "--tile", "32", "--device", "cpu", fails=True)  # fmt: skip
     after = digests(tmp_path)
     assert {key: after[key] for key in before} == before, "an image was written over"
+
+
+def test_no_zarr_that_is_read_is_replaced(trained: Path, tmp_path: Path) -> None:
+    """Neither the folder itself, nor one that holds it, by its own name or a link's."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
+    group.create_array("0", data=np.full((40, 48), 7, np.uint8), chunks=(16, 16))
+    os.symlink(tmp_path / "a.zarr", tmp_path / "link.zarr")
+    before = digests(tmp_path)
+    for images, out in (("a.zarr/0", "a.zarr"), ("link.zarr/0", "a.zarr"), ("a.zarr/0", "link.zarr")):
+        said = told(
+            "predict",
+            trained / "run",
+            "--images",
+            tmp_path / images,
+            "--out",
+            tmp_path / out,
+            "--device",
+            "cpu",
+            fails=True,
+        )
+        assert "which is read" in said, said
+        assert digests(tmp_path) == before
+    with files.protecting_inputs():
+        data.Pages([tmp_path / "a.zarr" / "0"])
+        with pytest.raises(InputError, match="a.zarr holds .*0, which is read"):
+            files.refuse_replacing(tmp_path / "a.zarr")
+        files.refuse_replacing(tmp_path / "other.zarr")
 
 
 def test_names_of_any_bytes(trained: Path, tmp_path: Path) -> None:

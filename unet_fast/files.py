@@ -145,10 +145,27 @@ def _refuse_protected(target: Path) -> None:
         raise InputError(f"{target} is one of the files that are read, and would be overwritten; choose another --out")
 
 
+def refuse_replacing(folder: Path) -> None:
+    """Raise :class:`InputError` when ``folder``, or anything in it, has been read by this command (see :func:`protecting_inputs`)."""
+    _refuse_protected(folder)
+    if not _protected or not folder.is_dir():
+        return
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if _identity(path) in _protected:
+                raise InputError(f"{folder} holds {path}, which is read, and would be replaced; choose another --out")
+
+
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise :class:`InputError` when one of ``outputs`` is one of the files ``inputs``, by whatever path."""
+    """Raise :class:`InputError` when one of ``outputs`` is one of the files ``inputs``, by whatever path, or a folder that holds one."""
     known = {identity: path for path in inputs if (identity := _identity(Path(path))) is not None}
+    folders = {parent: path for path in known.values() for parent in Path(path).resolve().parents}
+    for folder, path in folders.items():
+        if (identity := _identity(folder)) is not None:
+            known.setdefault(identity, path)
     for output in outputs:
         identity = _identity(Path(output))
         if identity in known:
-            raise InputError(f"{output} is {known[identity]}, which is read; write to another file or folder")
+            verb = "holds" if Path(output).is_dir() and not Path(output).samefile(known[identity]) else "is"
+            raise InputError(f"{output} {verb} {known[identity]}, which is read; write to another file or folder")

@@ -54,6 +54,7 @@ def open_file(path: Path, *, indexed: bool = False) -> Images:
     truncated, damaged, pages of different sizes, complex values, more pixels than :mod:`unet_fast.data.limits` allows).
     """
     if is_zarr(path):
+        reading(path)
         return ZarrImages(path)
     check_regular(path)
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unet_fast.data.bands import Regrouping, pyramid_levels, thinned
 from unet_fast.errors import BackendError, InputError, InputTypeError
-from unet_fast.files import ensure_folder
+from unet_fast.files import ensure_folder, refuse_replacing
 
 SUFFIX = ".zarr"
 _CHANNEL_AXES = ("c",)
@@ -166,14 +166,15 @@ def write_zarr(path: Path, source: Planes) -> None:
 
     Raises:
         BackendError: zarr is not installed.
-        InputError: ``path`` exists and is not a Zarr.
+        InputError: ``path`` exists and is not a Zarr, or holds something that this command has read.
         OSError: it cannot be written.
     """
     zarr = _zarr()
     if path.exists() and not is_zarr(path):
         raise InputError(f"{path} exists and is not a Zarr, so it is not replaced; choose another --out")
     ensure_folder(path.parent)
-    work = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+    refuse_replacing(path)  # before any work is done for it
+    work, old = (path.parent / f".{path.name}.{secrets.token_hex(6)}" for _ in range(2))
     levels = pyramid_levels(source.height, source.width)
     try:
         group = zarr.open_group(str(work), mode="w", zarr_format=3)
@@ -187,14 +188,17 @@ def write_zarr(path: Path, source: Planes) -> None:
             for plane in range(source.planes):
                 _write_plane(arrays, page, plane, source.bands(page, plane))
         group.attrs["ome"] = _metadata(path, levels)
-        shutil.rmtree(path, ignore_errors=True)
+        refuse_replacing(path)
+        if path.exists():
+            path.rename(old)
         work.rename(path)
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror or error}; check the permissions and free space of that folder"
         ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for folder in (work, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_plane(arrays: list[Any], page: int, plane: int, bands: Iterator[np.ndarray]) -> None:
