@@ -7,7 +7,9 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import unet_fast as uf
 from tests.places import needs
 from tests.tolerances import CONVOLUTION, WINOGRAD_ERROR
 from unet_fast import reference
@@ -240,6 +242,38 @@ class TestKeptWeights:
         for name in LEVELS:
             monkeypatch.setenv("UNET_FAST_CPU_LEVEL", name)
             torch.testing.assert_close(conv3x3(x, weight), F.conv2d(x, weight), **CONVOLUTION[torch.float32])
+
+
+class Calls(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", ["unet", "unet++", "unet3+", "unet-bn"])
+def test_networks_write_no_joined_map(name, train, generator):
+    """Nor do they leave a wide convolution to torch; their results are those of torch's layers."""
+    torch.manual_seed(0)
+    net = uf.models.create(name, base_channels=16, depth=2).to(memory_format=torch.channels_last).train(train)
+    x = draw(generator, 1, 1, 76, 76)
+    with use_convolution("auto"), torch.set_grad_enabled(train):
+        with Calls() as calls:
+            out = net(x)
+        net.fused = False
+        expected = net(x)
+    assert not {"aten::cat", "unet_fast::crop_concat", "unet_fast::up_conv_crop_concat"} & set(calls.names)
+    convolutions = [layer for layer in net.modules() if type(layer) is torch.nn.Conv2d and layer.kernel_size == (3, 3)]
+    wide = sum(layer.out_channels >= 16 for layer in convolutions)
+    assert sum(call in ("unet_fast::conv3x3", "unet_fast::conv3x3_pool") for call in calls.names) == wide
+    out, expected = (y if isinstance(y, torch.Tensor) else y.logits for y in (out, expected))
+    assert rms(out - expected) < 10 * WINOGRAD_ERROR * scale(expected)  # of some ten layers, each with its error
 
 
 def test_choice(generator):

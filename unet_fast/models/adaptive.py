@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import ConvBlock, SkipBuffer, Up, init_he, level_widths, run_and_pool
-from unet_fast.models.fusion import Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -102,11 +101,9 @@ class _ResizedUp(Up):
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__(in_channels, width, width, "same", "batch")
 
-    def join(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion) -> Tensor:
-        """[skip, resized to the up-sampled ``x``; up-sampled ``x``] in one map."""
-        if isinstance(skip, Tensor):
-            skip = _resized(skip, tuple(2 * length for length in x.shape[2:]))
-        return super().join(x, skip, fusion)
+    def fitted(self, skip: Tensor, x: Tensor) -> Tensor:
+        """The skip, resized to the up-sampled ``x``."""
+        return _resized(skip, tuple(2 * length for length in x.shape[2:]))
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:

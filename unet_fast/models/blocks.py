@@ -14,7 +14,7 @@ from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
-from unet_fast.ops._tensors import autocast_dtype
+from unet_fast.ops._tensors import autocast_dtype, dense_format, new
 from unet_fast.ops.conv3x3 import conv3x3_pool
 from unet_fast.ops.conv3x3 import run as run_winograd
 
@@ -73,17 +73,31 @@ class ConvBlock(nn.Sequential):
             layer.kernel_size[0] - 1 - 2 * int(layer.padding[0]) for layer in self if isinstance(layer, nn.Conv2d)
         )
 
-    def forward(self, x: Tensor, fusion: Fusion = PLAIN) -> Tensor:
-        """Run the layers, a convolution and the ReLU behind it as one operator where ``fusion`` says so."""
-        return self._run(x, len(self), fusion)
+    def forward(self, x: Tensor | Sequence[Tensor], fusion: Fusion = PLAIN) -> Tensor:
+        """Run the layers, a convolution and the ReLU behind it as one operator where ``fusion`` says so.
+
+        Several maps (N, C_i, H, W), whose channels stand one behind the other, count as one.
+        """
+        return run_layers(list(self), x, fusion)
+
+    def reads_apart(self, like: Tensor, fusion: Fusion) -> bool:
+        """Whether maps like this one may come several at a time without being joined in memory first."""
+        first = self[0]
+        return (
+            fusion.convolutions
+            and untouched(self, ConvBlock)
+            and fusible_convolution(first)
+            and _in_float32(like, first.weight, first.bias)
+            and by_winograd([like], first.weight, int(first.padding[0]))
+        )
 
     def before_relu(self, x: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor | None]:
         """What the last ReLU is applied to, as two terms: a map, and a bias (C,) or None."""
         last = self[-2]
         if not (x.is_cuda and fusible_convolution(last, JoinConv2d)):
-            return self._run(x, len(self) - 1, fusion), None
+            return run_layers(list(self)[:-1], x, fusion), None
         # the CPU's convolution adds the bias for nothing; on a GPU it would add it in a pass of its own
-        x = self._run(x, len(self) - 2, fusion)
+        x = run_layers(list(self)[:-2], x, fusion)
         return nn.functional.conv2d(x, _kernel(last), None, padding=int(last.padding[0])), last.bias
 
     def pooled(
@@ -102,43 +116,54 @@ class ConvBlock(nn.Sequential):
             if not can_fold(norm, last):
                 return None
             weight, bias = folded(norm, last)
-        x = self._run(x, index, fusion)
+        x = run_layers(list(self)[:index], x, fusion)
         joined = conv3x3_pool(x, weight, bias, int(last.padding[0]), skip_size, up_channels)
         if joined is not None:
             return joined
-        x = _convolve(x, last, weight, bias, False)
+        x = _convolve([x], last, weight, bias, False)
         return relu_pool_skip(x, None, skip_size=skip_size, up_channels=up_channels)
 
-    def _run(self, x: Tensor, count: int, fusion: Fusion) -> Tensor:
-        """The first ``count`` layers, each convolution with what can follow it in one operator."""
-        index = 0
-        while index < count:
-            layer, rest = self[index], list(self)[index + 1 : count]
-            if not (fusion.convolutions and fusible_convolution(layer, JoinConv2d)):
-                x = layer(x)
-                index += 1
-                continue
-            weight, bias = layer.weight, layer.bias
-            index += 1
-            if rest and not x.is_cuda and can_fold(norm := rest[0], layer):
-                weight, bias = folded(norm, layer)
-                rest, index = rest[1:], index + 1
-            active = bool(rest) and untouched(rest[0], nn.ReLU)
-            index += active
-            x = _convolve(x, layer, weight, bias, active)
-        return x
+
+def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion: Fusion) -> Tensor:
+    """One layer after the other, each convolution with what can follow it in one operator."""
+    maps = [x] if isinstance(x, Tensor) else list(x)
+    index = 0
+    while index < len(layers):
+        layer, rest = layers[index], layers[index + 1 :]
+        index += 1
+        if not (fusion.convolutions and fusible_convolution(layer, JoinConv2d)):
+            maps = [layer(_joined(maps))]
+            continue
+        weight, bias = layer.weight, layer.bias
+        if rest and not maps[0].is_cuda and can_fold(norm := rest[0], layer):
+            weight, bias = folded(norm, layer)
+            rest, index = rest[1:], index + 1
+        active = bool(rest) and untouched(rest[0], nn.ReLU)
+        index += active
+        maps = [_convolve(maps, layer, weight, bias, active)]
+    return _joined(maps)
 
 
-def _convolve(x: Tensor, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, active: bool) -> Tensor:
+def _joined(maps: list[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+
+def _in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether neither autocast nor a bias of another dtype asks for a conversion of operands that are float32."""
+    return autocast_dtype(x) is None and (bias is None or bias.dtype == weight.dtype)
+
+
+def _convolve(maps: list[Tensor], layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, active: bool) -> Tensor:
     """The convolution of ``layer`` with these numbers, and a ReLU where it is ``active``."""
     padding = int(layer.padding[0])
-    maps = [x]
+    apart = maps
     if isinstance(layer, JoinConv2d):
-        maps = [x[:, layer.skip_channels :], x[:, : layer.skip_channels]]
-    plain = autocast_dtype(x) is None and (bias is None or bias.dtype == weight.dtype)
-    if plain and by_winograd(maps, weight, padding):
+        x = _joined(maps)
+        maps, apart = [x], [x[:, layer.skip_channels :], x[:, : layer.skip_channels]]
+    if _in_float32(maps[0], weight, bias) and by_winograd(apart, weight, padding):
         # without the checks of the public function, which a network need not repeat at each of its layers
-        return run_winograd(maps, weight, bias, padding, "relu" if active else None)
+        return run_winograd(apart, weight, bias, padding, "relu" if active else None)
+    x = _joined(maps)
     if isinstance(layer, JoinConv2d):
         weight = layer.turned(weight)
     if active:
@@ -270,7 +295,22 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion = PLAIN) -> Tensor:
         """Up-sample ``x`` and merge it with ``skip``."""
+        if isinstance(skip, Tensor) and untouched(self.concat, CropConcat) and self.block.reads_apart(skip, fusion):
+            skip, up = self.fitted(skip, x), self.up_sampled(x, fusion)
+            return self.block([_centre(skip, tuple(up.shape[2:])), up], fusion)
         return self.block(self.join(x, skip, fusion), fusion)
+
+    def up_sampled(self, x: Tensor, fusion: Fusion) -> Tensor:
+        """The up-sampled map by itself."""
+        if not self.room(fusion) or autocast_dtype(x) is not None:
+            return self.up(x)
+        n, _, height, width = x.shape
+        shape = (n, self.up.out_channels, 2 * height, 2 * width)
+        return up_conv_into(x, self.up.weight, self.up.bias, new(x, shape, layout=dense_format(x)), fresh=True)
+
+    def fitted(self, skip: Tensor, x: Tensor) -> Tensor:
+        """The skip as it is to be cropped for the up-sampled ``x``."""
+        return skip
 
     def room(self, fusion: Fusion) -> int:
         """The channels that :meth:`join` can write into a :class:`SkipBuffer`; 0 where it needs the skip by itself."""
@@ -282,8 +322,15 @@ class Up(nn.Module):
         if isinstance(skip, SkipBuffer):
             return up_conv_into(x, self.up.weight, self.up.bias, skip.buffer, fresh=True)
         if self.room(fusion):
-            return up_conv_crop_concat(x, self.up.weight, self.up.bias, skip)
-        return self.concat(skip, self.up(x))
+            return up_conv_crop_concat(x, self.up.weight, self.up.bias, self.fitted(skip, x))
+        return self.concat(self.fitted(skip, x), self.up(x))
+
+
+def _centre(skip: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The centre of the skip that :class:`CropConcat` takes, where it lies."""
+    for dim, length in enumerate(size, start=2):
+        skip = skip.narrow(dim, (skip.shape[dim] - length) // 2, length)
+    return skip
 
 
 def level_widths(base_channels: int, depth: int) -> list[int]:

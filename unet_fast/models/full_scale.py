@@ -10,6 +10,7 @@ from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts, check_flag
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, ConvBlock, init_he, level_widths, run_and_pool
+from unet_fast.models.fusion import Fusion
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.heads import HeadOutputs, gated_logits
 from unet_fast.models.registry import register
@@ -49,8 +50,8 @@ class UNet3Plus(SegmentationModel):
         depth: number of halvings.
         deep_supervision: whether every decoder scale has a head, or the finest one only.
         classification: whether to build the classification-guided module.
-        fused: run ReLU and pooling of the encoder as one operator: True, False, or "auto" for where that is
-            faster on the device of the images. Parameters and results stay the same.
+        fused: run convolutions with their ReLU, and ReLU and pooling of the encoder, as one operator: True, False, or
+            "auto" for where that is faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size, or in training mode a
@@ -126,7 +127,7 @@ class UNet3Plus(SegmentationModel):
         maps = {self.depth: x}
         for level in reversed(range(self.depth)):
             coarser = [_upsampled(maps[k], 2 ** (k - level)) for k in range(level + 1, self.depth + 1)]
-            maps[level] = self.decoder[level]([*finer[level], *coarser])
+            maps[level] = self.decoder[level]([*finer[level], *coarser], fusion)
         logits = self.head(maps[0])
         class_logits = None if self.classify is None else self.classify(x)
         if not self.training:
@@ -149,9 +150,10 @@ class _FullScale(nn.Module):
         joined = branch * len(widths)
         self.fuse = _block(joined, joined, 1)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], fusion: Fusion) -> Tensor:
         """One map of every scale, all resampled to this level."""
-        return self.fuse(torch.cat([branch(x) for branch, x in zip(self.branches, maps, strict=True)], 1))
+        read = [branch(x, fusion) for branch, x in zip(self.branches, maps, strict=True)]
+        return self.fuse(read if self.fuse.reads_apart(read[0], fusion) else torch.cat(read, 1), fusion)
 
 
 def _block(in_channels: int, out_channels: int, convolutions: int) -> ConvBlock:

@@ -164,6 +164,8 @@ class _Node(Up):
         self, x: Tensor, skips: list[Tensor], fusion: Fusion = PLAIN
     ) -> Tensor:
         """``x`` = X(i + 1, j - 1), ``skips`` = X(i, 0 ... j - 1) -> X(i, j)."""
+        if self.block.reads_apart(skips[0], fusion):
+            return self.block([*skips, self.up_sampled(x, fusion)], fusion)
         # several maps of equal size: one pass, where the fused operators would need the skips joined first
         joined = self.join(x, skips[0], fusion) if len(skips) == 1 else torch.cat([*skips, self.up(x)], 1)
         return self.block(joined, fusion)

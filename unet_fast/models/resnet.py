@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unet_fast.models import reach
+from unet_fast.models.blocks import run_layers
+from unet_fast.models.fusion import PLAIN, Fusion
 
 STAGE_STRIDES = (1, 2, 2, 2)
 
@@ -23,11 +25,11 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(in_channels, width, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fusion: Fusion = PLAIN) -> Tensor:
         """The residual added to the shortcut."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        shortcut = x if self.downsample is None else run_layers(list(self.downsample), x, fusion)
+        x = run_layers((self.conv1, self.bn1, self.relu), x, fusion)
+        return self.relu(run_layers((self.conv2, self.bn2), x, fusion) + shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -47,12 +49,12 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, out_channels, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fusion: Fusion = PLAIN) -> Tensor:
         """The residual added to the shortcut."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + shortcut)
+        shortcut = x if self.downsample is None else run_layers(list(self.downsample), x, fusion)
+        x = run_layers((self.conv1, self.bn1, self.relu), x, fusion)
+        x = run_layers((self.conv2, self.bn2, self.relu), x, fusion)
+        return self.relu(run_layers((self.conv3, self.bn3), x, fusion) + shortcut)
 
 
 class ResNetEncoder(nn.Module):
@@ -94,12 +96,13 @@ class ResNetEncoder(nn.Module):
         """The four stages, from the finest on."""
         return [self.get_submodule(f"layer{index + 1}") for index in range(len(STAGE_STRIDES))]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, fusion: Fusion = PLAIN) -> list[Tensor]:
         """The five maps, from the finest on."""
-        maps = [self.relu(self.bn1(self.conv1(x)))]
+        maps = [run_layers((self.conv1, self.bn1, self.relu), x, fusion)]
         x = self.maxpool(maps[0])
         for stage in self.stages:
-            x = stage(x)
+            for block in stage.children():
+                x = block(x, fusion)
             maps.append(x)
         return maps
 
@@ -118,7 +121,7 @@ class ResNetEncoder(nn.Module):
         return _through(span, self.conv1)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """A 1x1 convolution where the shape changes; ``None`` where the input itself will do."""
     if stride == 1 and in_channels == out_channels:
         return None

@@ -37,7 +37,7 @@ class UNetResNet(SingleHeadModel):
         base_channels: channels of the encoder's stem; 64 is torchvision's.
         weights: path of a local file with torchvision's weights (.safetensors, .pth); ``None`` draws them from N(0, 2
             / N). Nothing is downloaded. Not part of ``config``: the weights are in the ``state_dict``.
-        fused: run the decoder's up-convolutions and concatenations, and the head within ``loss``, as fused operators:
+        fused: run convolutions, the decoder's up-convolutions, and the head within ``loss``, as fused operators:
             True, False, or "auto" for those that are faster on the device of the images. Parameters and results stay
             the same.
 
@@ -80,7 +80,7 @@ class UNetResNet(SingleHeadModel):
         self.check_input(x)
         self.check_batch_statistics(x, _HALVINGS)
         fusion = self.fusion(x)
-        maps = self.encoder(x)
+        maps = self.encoder(x, fusion)
         skips, y = [x, *maps[:-1]], maps[-1]
         for up in self.up:
             y = up(y, skips.pop(), fusion)
