@@ -27,8 +27,8 @@ from benchmarks import plots, record, rows
 from benchmarks.memory import peak_megabytes
 from benchmarks.record import RESULTS, Row
 from benchmarks.timing import Call, Clock, copy_bandwidth, gpu_clock, host_clock
-from unet_fast.deploy.choose import machine_name as hardware_name
 from unet_fast.ops import _backends, use_backend
+from unet_fast.remembered import machine_name as hardware_name
 
 SIZES = (256, 512, 1024, 2048, 4096)
 BATCHES = (1, 4, 16, 64)

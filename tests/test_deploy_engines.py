@@ -16,6 +16,7 @@ from unet_fast.deploy import choose, engines
 from unet_fast.deploy.description import Description
 from unet_fast.errors import BackendError, InputError
 from unet_fast.predict import OverlapTile
+from unet_fast.remembered import cache_file
 from unet_fast.train.run_folder import save_model
 
 pytest.importorskip("onnxscript", reason="the extra unet_fast[onnx] is not installed")
@@ -72,10 +73,10 @@ def test_auto_takes_the_fastest_once(run, monkeypatch):
     assert uf.deploy.engine(run, tile=64, announce=said.append).backend == "onnxruntime"
     assert len(calls) == 1 and "torch" in calls[0] and "compile" not in calls[0]
     assert "measured at 1 x" in said[0] and "measured here before" in said[1] and "onnxruntime 500.0 ms" in said[1]
-    assert json.loads(choose.cache_file().read_text())
+    assert json.loads(cache_file("engines").read_text())
     # another tile, other threads: measured anew; a damaged memory is forgotten
     uf.deploy.engine(run, tile=128)
-    choose.cache_file().write_text("{")
+    cache_file("engines").write_text("{")
     uf.deploy.engine(run, tile=64)
     assert len(calls) == 3
 

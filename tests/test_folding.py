@@ -8,8 +8,9 @@ from torch import nn
 
 import unet_fast as uf
 from tests.tolerances import NETWORK_FLOAT32, NETWORK_FLOAT64
+from unet_fast import remembered
 from unet_fast.nn import folding
-from unet_fast.ops import _convolution
+from unet_fast.ops import _convolution, use_convolution
 from unet_fast.train import config
 
 
@@ -90,6 +91,17 @@ def test_the_precision_is_the_one_that_was_measured_to_be_faster(monkeypatch):
     assert not config.fast_bfloat16(cpu) and config.precision_reason(cpu) == ""
 
 
-def test_measured_times_are_times():
-    times = _convolution.step_times()
+def test_what_was_measured_decides_every_later_start(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    start = _convolution.step_times.__wrapped__  # as a new process calls it
+    times = start()
     assert set(times) == {torch.float32, torch.bfloat16} and all(0 < seconds < 60 for seconds in times.values())
+    assert start() == times  # to the last bit, which no second measurement gives
+    with use_convolution("direct"):  # which is another matter
+        assert start() != times
+    remembered.cache_file("convolution").write_text('{"truncated')
+    assert set(start()) == set(times)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))  # no folder can be made there
+    assert set(start()) == set(times)

@@ -33,7 +33,7 @@ def _convolution_line() -> str:
     """The algorithm that is asked for, and what runs where it is Winograd's."""
     if _library.CPU.error is not None:
         return "direct, by torch"
-    return f"{_convolution.wish()} (Winograd's F(4x4, 3x3) in float32, {_convolution.level()}; else direct, by torch)"
+    return f"{_convolution.wish()} (Winograd's F(4x4, 3x3): {_convolution.rule()})"
 
 
 def facts() -> dict[str, str]:

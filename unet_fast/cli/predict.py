@@ -14,7 +14,10 @@ from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder, refuse_overwrite
 
 if TYPE_CHECKING:
+    import torch
+
     from unet_fast.predict import Predictor
+    from unet_fast.train.config import TrainConfig
 
 _OTHER_FORMATS = (".png", ".jpg", ".jpeg", ".npy", ".npz", ".h5", ".json", ".gif", ".bmp")
 
@@ -66,6 +69,7 @@ def predict(
     """Segment images with a trained network."""
     from unet_fast.predict.stream import identity_of
     from unet_fast.run import Run
+    from unet_fast.train.config import TrainConfig
 
     single = _is_one_file(out)
     if not single:
@@ -75,6 +79,9 @@ def predict(
     if engine is not None:
         options.update(engine=engine, precision=precision)
     predictor = trained.predictor(announce=say, **options)
+    if engine is None and isinstance(trained.settings, TrainConfig):
+        options["amp"] = predictor.tiles.amp  # everywhere, whatever another machine would choose
+        say(_precision(trained.settings, predictor.tiles.amp, trained.device))
     make = None
     if dask is not None:
         from unet_fast.cluster import make_on
@@ -110,6 +117,20 @@ def predict(
             done.append(path)
         written = f"{out}/*.tif"
     say(f"wrote {written}: {output} of {len(chosen)} images, {(time.monotonic() - began) / len(chosen):.2f} s an image")
+
+
+def _precision(settings: TrainConfig, reduced: bool, device: torch.device) -> str:
+    """What the network computes in, and why."""
+    from unet_fast.train.config import precision_reason
+
+    if not settings.amp:
+        return "precision: float32, as in training"
+    reason = precision_reason(device)
+    return (
+        f"precision: bfloat16, as in training{reason}"
+        if reduced
+        else f"precision: float32{reason}; training ran in bfloat16"
+    )
 
 
 def _is_one_file(out: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,12 +19,13 @@ from unet_fast.deploy import engines
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines import Engine
 from unet_fast.errors import BackendError, InputError, InputTypeError
-from unet_fast.files import atomic_path
 from unet_fast.models import SegmentationModel
+from unet_fast.remembered import machine_name, remember, remembered
 
 if TYPE_CHECKING:
     from unet_fast.run import Run
 
+_KIND = "engines"  # of what is remembered
 ROUNDS = 5
 SLOW_TO_START = ("compile",)  # what auto leaves out on a CPU: it compiles for longer than the measurement may take
 
@@ -130,7 +130,7 @@ def fastest(
     if torch.device(device).type == "cpu":
         names = [name for name in names if name not in SLOW_TO_START]
     key = _key(model, precision, device, side, batch_size, names)
-    known = _remembered()
+    known = remembered(_KIND)
     if known.get(key, {}).get("best") in names:
         best = str(known[key]["best"])
         announce(f"engine: {best} {precision}, as measured here before: {_said(known[key]['milliseconds'])}")
@@ -139,7 +139,7 @@ def fastest(
     best = min(seconds, key=lambda name: seconds[name])
     figures = {name: round(1000 * value, 3) for name, value in seconds.items()}
     announce(f"engine: {best} {precision}, measured at {batch_size} x {side} x {side} pixels: {_said(figures)}")
-    _remember(key, {"best": best, "milliseconds": figures})
+    remember(_KIND, key, {"best": best, "milliseconds": figures})
     return best
 
 
@@ -182,26 +182,6 @@ def timed(network: Engine, images: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
-def machine_name(device: str | torch.device) -> str:
-    """The processor, or the GPU."""
-    target = torch.device(device)
-    if target.type == "cuda":
-        return torch.cuda.get_device_name(target)
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def cache_file() -> Path:
-    """Where measurements are remembered: ``$XDG_CACHE_HOME`` or ``~/.cache``, below that ``unet_fast/engines.json``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "unet_fast" / "engines.json"
-
-
 def _key(model: SegmentationModel, precision: str, device: str, side: int, batch: int, names: list[str]) -> str:
     """Everything that the measurement depends on."""
     versions = [torch.__version__, __version__]
@@ -214,24 +194,6 @@ def _key(model: SegmentationModel, precision: str, device: str, side: int, batch
         [model.config, precision, machine_name(device), torch.get_num_threads(), side, batch, names, versions]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _remembered() -> dict[str, Any]:
-    try:
-        known = json.loads(cache_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(key: str, value: dict[str, Any]) -> None:
-    known = _remembered()
-    known[key] = value
-    try:
-        with atomic_path(cache_file()) as temporary:
-            temporary.write_text(json.dumps(known, indent=1) + "\n")
-    except OSError:
-        pass  # a home that cannot be written to: it is measured again next time
 
 
 def _said(milliseconds: dict[str, float]) -> str:

@@ -22,12 +22,13 @@ import torch
 
 from unet_fast import __version__
 from unet_fast.deploy import engines
-from unet_fast.deploy.choose import machine_name, source_of, timed
+from unet_fast.deploy.choose import source_of, timed
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines import Engine
 from unet_fast.errors import BackendError, InputError
 from unet_fast.files import atomic_path, ensure_folder
 from unet_fast.models import SegmentationModel
+from unet_fast.remembered import machine_name
 from unet_fast.train.checkpoint import save_tensors
 
 if TYPE_CHECKING:

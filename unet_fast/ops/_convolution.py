@@ -17,8 +17,10 @@ from contextlib import contextmanager
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from unet_fast import __version__
 from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _library
+from unet_fast.remembered import machine_name, remember, remembered
 
 NAMES = ("auto", "winograd", "direct")
 TILE = 4  # output pixels along a side of a tile
@@ -132,6 +134,14 @@ def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor |
     return made
 
 
+def rule() -> str:
+    """Which convolutions Winograd's form computes under "auto", for a person."""
+    return (
+        f"{level()}, float32, from {LEAST_CHANNELS} channels and {LEAST_TILES} tiles of {TILE} x {TILE} pixels on, and "
+        f"images of up to {THIN} channels; else direct, by torch"
+    )
+
+
 LEVELS = ("plain C++", "AVX2", "AVX-512")  # of csrc/cpu/winograd.h
 
 
@@ -142,11 +152,29 @@ def level() -> str:
 
 @functools.cache
 def step_times() -> dict[torch.dtype, float]:
-    """Seconds of one 3x3 layer, forward and backward, in float32 and in bfloat16, the best of five each.
+    """Seconds of one 3x3 layer, forward and backward, in float32 and in bfloat16.
 
     Which is faster depends on the processor: with units for bfloat16 matrices (AMX) torch's direct form in bfloat16,
-    without them Winograd's form in float32. Measured once a process, in some tens of milliseconds.
+    without them Winograd's form in float32. Measured once, in some tens of milliseconds, and remembered from then on in
+    the user's cache folder (``unet_fast/convolution.json``) for this processor, number of threads, algorithm and version,
+    so that a run that is started again computes in the same precision.
     """
+    key = ", ".join(
+        (machine_name("cpu"), f"{torch.get_num_threads()} threads", wish(), level(), torch.__version__, __version__)
+    )
+    known = remembered("convolution").get(key)
+    if isinstance(known, dict) and all(isinstance(known.get(name), float) for name in _PRECISIONS):
+        return {dtype: known[name] for name, dtype in _PRECISIONS.items()}
+    times = _measured_step_times()
+    remember("convolution", key, {name: times[dtype] for name, dtype in _PRECISIONS.items()})
+    return times
+
+
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _measured_step_times() -> dict[torch.dtype, float]:
+    """The best of five each."""
     from unet_fast.ops.conv3x3 import conv3x3
 
     times: dict[torch.dtype, float] = {}
