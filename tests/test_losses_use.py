@@ -112,6 +112,26 @@ def test_deep_supervision_has_gradients_and_stays_finite(num_channels: int, rng:
                 assert all(half.grad is not None and half.grad.isfinite().all() for half in halves)
 
 
+def test_stacked_heads_and_a_target_for_each_head(rng: np.random.Generator) -> None:
+    """As DynUNet stacks its heads, in 2-D and 3-D; as nnU-Net gives its targets, one of the size of each head, the last for nothing."""
+    loss = nn.DiceCELoss(include_background=False)
+    for size in ((8, 9), (4, 5, 6)):
+        stacked = torch.from_numpy(rng.normal(size=(2, 3, 2, *size)))
+        target = torch.from_numpy(rng.integers(0, 2, (2, *size)))
+        expected = sum(f * loss(stacked[:, i], target) for i, f in enumerate((1.0, 0.5, 0.25)))
+        for given in (target, target[:, None]):
+            value = nn.DeepSupervision(loss, [1.0, 0.5, 0.25])(stacked, given)
+            torch.testing.assert_close(value, expected)
+    heads = [torch.from_numpy(rng.normal(size=(2, 3, s, s))) for s in (16, 8, 4)]
+    targets = [torch.from_numpy(rng.integers(0, 3, (2, 1, s, s))) for s in (16, 8, 4)]
+    weights = [torch.from_numpy(rng.uniform(size=(2, s, s))) for s in (16, 8, 4)]
+    value = nn.DeepSupervision(loss, [2 / 3, 1 / 3, 0.0])(heads, targets, weights)
+    expected = 2 / 3 * loss(heads[0], targets[0], weights[0]) + 1 / 3 * loss(heads[1], targets[1], weights[1])
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(InputError, match="got 3 heads but 2 targets; give one for each head"):
+        nn.DeepSupervision(loss)(heads, targets[:2])
+
+
 def test_what_deep_supervision_refuses(rng: np.random.Generator) -> None:
     heads, target, _ = draw(rng, 1, EXACTLY_SIZED[:2])
     module = nn.DeepSupervision(nn.BCEDiceLoss(), weights=[1, 2])

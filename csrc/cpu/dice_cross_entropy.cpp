@@ -1,14 +1,5 @@
 // Blocks of pixels that fit the first-level cache, one row a class, as in weighted_cross_entropy.cpp: the logits are read once for
-// the sums and once for the gradient, from either layout.
-//
-// With a the likeliest class of a pixel, e_k = exp(x_k - x_a) and rest = sum_{k != a} e_k, p_k = e_k / (1 + rest). A class has the
-// truth t_k and in the cross-entropy the factor c_k = v_k ((1 - s) t_k + s / K), v_k its weight and s the label smoothing:
-//
-//   cross-entropy   sum_k c_k (x_a - x_k) + T log(1 + rest),  T = sum_k c_k
-//   its gradient    p_k T - c_k; for a: sum_{k != a} c_k - T rest / (1 + rest), whose terms do not cancel where p_a is nearly 1
-//   of the sums     p_k (G_k - sum_j p_j G_j), G_k = grad_predicted_k + t_k grad_both_k, all G less G_a for the same reason
-//
-// With a sigmoid each class is alone: p (1 - p) G, and v t (p - 1) + (1 - t) p.
+// the sums and once for the gradient, from either layout. The maths: dice_cross_entropy_rows.h.
 #include "common/dice_cross_entropy.h"
 
 #include <algorithm>
@@ -17,33 +8,14 @@
 
 #include "common/half.h"
 #include "common/macros.h"
-#include "cpu/channel_sums.h"
 #include "cpu/cross_entropy_block.h"
-#include "cpu/lanes.h"
+#include "cpu/dice_cross_entropy_rows.h"
 
 namespace uf {
 namespace {
 
 constexpr int64_t kGrainValues = 1 << 14;  // less work than this is not worth waking a second thread for
 constexpr int64_t kParts = 32;             // of an image: sums do not depend on the number of threads
-constexpr int64_t kExtraRows = 8;
-
-// Rows of one block; row k of a matrix starts at k * pitch.
-template <class A>
-struct Rows {
-  int64_t pixels, classes, pitch;
-  A* x;            // logits, later what is made of them
-  const A* t;      // truth of each class, where it is soft
-  const int32_t* target;  // else the class
-  const A* weight;        // 0 where ignored
-  const A* class_weight;
-  A smoothing;
-  A* extra;  // kExtraRows
-  int32_t* argmax;
-  double gradient_of_loss;
-  const double* gradient_of_both;
-  const double* gradient_of_predicted;
-};
 
 template <class T, class A>
 UF_INLINE void load(const T* __restrict in, int64_t class_stride, int64_t pixel_stride, int64_t pixels, int64_t classes, int64_t pitch,
@@ -68,217 +40,6 @@ UF_INLINE void store(T* __restrict out, int64_t class_stride, int64_t pixel_stri
   }
 }
 
-// The truth of class k (of the only class, with a sigmoid of one channel) at pixel i.
-template <bool soft, class A>
-UF_INLINE A truth_of(const A* __restrict t, const int32_t* __restrict target, int64_t i, int32_t k) {
-  if constexpr (soft) return t[i];
-  return target[i] == k ? A(1) : A(0);
-}
-
-// Adds the sums of a row of w p, and of its parts and of w where the truth is, which go through two rows of scratch: GCC vectorises
-// no sum that selects.
-template <bool soft, class A>
-UF_INLINE void add_row(const A* __restrict row, const A* __restrict weight, const A* __restrict t, const int32_t* __restrict target,
-                       int32_t k, int64_t pixels, A* __restrict chosen, A* __restrict true_weight, double& both, double& predicted,
-                       double& truth) {
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < pixels; ++i) {
-    if constexpr (soft) {
-      chosen[i] = row[i] * t[i];
-      true_weight[i] = weight[i] * t[i];
-    } else {
-      chosen[i] = target[i] == k ? row[i] : A(0);
-      true_weight[i] = target[i] == k ? weight[i] : A(0);
-    }
-  }
-  both += row_sum<A>(chosen, pixels);
-  predicted += row_sum<A>(row, pixels);
-  truth += row_sum<A>(true_weight, pixels);
-}
-
-// ---- softmax
-
-// Largest logit and its class; then x becomes e, and `rest` their sum without that of the largest.
-template <class A>
-UF_INLINE void find_largest(const Rows<A>& rows, A* __restrict largest) {
-  int32_t* __restrict argmax = rows.argmax;
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < rows.pixels; ++i) largest[i] = rows.x[i], argmax[i] = 0;
-  for (int32_t k = 1; k < rows.classes; ++k) {
-    const A* __restrict row = rows.x + k * rows.pitch;
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < rows.pixels; ++i) {
-      const bool larger = row[i] > largest[i];
-      largest[i] = larger ? row[i] : largest[i];
-      argmax[i] = larger ? k : argmax[i];
-    }
-  }
-}
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void softmax_sums(const Rows<A>& rows, double* both, double* predicted, double* truth, double& loss) {
-  const int64_t pixels = rows.pixels;
-  A* __restrict largest = rows.extra;
-  A* __restrict rest = rows.extra + rows.pitch;
-  A* __restrict total = rows.extra + 2 * rows.pitch;
-  A* __restrict cost = rows.extra + 3 * rows.pitch;
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict argmax = rows.argmax;
-  const int32_t* __restrict target = rows.target;
-  find_largest(rows, largest);
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < pixels; ++i) rest[i] = largest[i] - largest[i], total[i] = cost[i] = 0;
-  const A flat = rows.smoothing / static_cast<A>(rows.classes), sharp = 1 - rows.smoothing;
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const A v = rows.class_weight[k];
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const A d = row[i] - largest[i], e = exp_nonpositive(d);
-      rest[i] += argmax[i] == k ? A(0) : e;
-      if constexpr (with_loss) {
-        const A c = v * (sharp * truth_of<soft>(t, target, i, k) + flat);
-        total[i] += c;
-        cost[i] -= c == 0 ? A(0) : c * d;
-      }
-      row[i] = e;
-    }
-  }
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < pixels; ++i) {
-    const A y = A(1) + rest[i], inverse = A(1) / y;
-    if constexpr (with_loss) cost[i] = (cost[i] + total[i] * log1p_nonnegative(rest[i], y, inverse)) * weight[i];
-    total[i] = weight[i] * inverse;  // from here on what makes e the weighted probability
-  }
-  if constexpr (with_loss) loss += row_sum<A>(cost, pixels);
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) row[i] *= total[i];
-    add_row<soft>(row, weight, rows.t + (soft ? k * rows.pitch : 0), target, k, pixels, rest, cost, both[k], predicted[k], truth[k]);
-  }
-}
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void softmax_gradient(const Rows<A>& rows) {
-  const int64_t pixels = rows.pixels;
-  A* __restrict largest = rows.extra;
-  A* __restrict rest = rows.extra + rows.pitch;
-  A* __restrict total = rows.extra + 2 * rows.pitch;
-  A* __restrict others = rows.extra + 3 * rows.pitch;
-  A* __restrict of_largest = rows.extra + 4 * rows.pitch;
-  A* __restrict mean = rows.extra + 5 * rows.pitch;
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict argmax = rows.argmax;
-  const int32_t* __restrict target = rows.target;
-  const A flat = rows.smoothing / static_cast<A>(rows.classes), sharp = 1 - rows.smoothing;
-  const A of_loss = static_cast<A>(rows.gradient_of_loss);
-  find_largest(rows, largest);
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < pixels; ++i) rest[i] = largest[i] - largest[i], total[i] = others[i] = of_largest[i] = mean[i] = 0;
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const A v = rows.class_weight[k];
-    const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const bool is_largest = argmax[i] == k;
-      const A e = exp_nonpositive(row[i] - largest[i]), truth = truth_of<soft>(t, target, i, k);
-      rest[i] += is_largest ? A(0) : e;
-      of_largest[i] = is_largest ? of_predicted + of_both * truth : of_largest[i];
-      if constexpr (with_loss) {
-        const A c = v * (sharp * truth + flat);
-        total[i] += c;
-        others[i] += is_largest ? A(0) : c;
-      }
-      row[i] = e;
-    }
-  }
-  UF_INDEPENDENT
-  for (int64_t i = 0; i < pixels; ++i) {
-    const A inverse = A(1) / (A(1) + rest[i]);
-    largest[i] = inverse;
-    if constexpr (with_loss) others[i] -= rest[i] * inverse * total[i];
-  }
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    const A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const A above = of_predicted + of_both * truth_of<soft>(t, target, i, k) - of_largest[i];
-      mean[i] += argmax[i] == k ? A(0) : row[i] * largest[i] * above;
-    }
-  }
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const A v = rows.class_weight[k];
-    const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const bool is_largest = argmax[i] == k;
-      const A p = row[i] * largest[i], truth = truth_of<soft>(t, target, i, k);
-      const A above = is_largest ? A(0) : of_predicted + of_both * truth - of_largest[i];
-      A gradient = p * (above - mean[i]);
-      if constexpr (with_loss) gradient += of_loss * (is_largest ? others[i] : p * total[i] - v * (sharp * truth + flat));
-      row[i] = weight[i] * gradient;
-    }
-  }
-}
-
-// ---- sigmoid
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void sigmoid_sums(const Rows<A>& rows, double* both, double* predicted, double* truth, double& loss) {
-  const int64_t pixels = rows.pixels;
-  A* __restrict cost = rows.extra;
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict target = rows.target;
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const int32_t which = rows.classes == 1 ? 1 : k;
-    const A v = rows.class_weight[k];
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const A x = row[i], u = exp_nonpositive(x < 0 ? x : -x) + (x - x), y = A(1) + u, inverse = A(1) / y;
-      if constexpr (with_loss) {
-        const A is = truth_of<soft>(t, target, i, which), log = log1p_nonnegative(u, y, inverse);
-        cost[i] = weight[i] * ((A(1) - is) * ((x < 0 ? A(0) : x) + log) + v * is * ((x < 0 ? -x : A(0)) + log));
-      }
-      row[i] = weight[i] * (x < 0 ? u * inverse : inverse);
-    }
-    if constexpr (with_loss) loss += row_sum<A>(cost, pixels);
-    add_row<soft>(row, weight, t, target, which, pixels, cost, cost + rows.pitch, both[k], predicted[k], truth[k]);
-  }
-}
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void sigmoid_gradient(const Rows<A>& rows) {
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict target = rows.target;
-  const A of_loss = static_cast<A>(rows.gradient_of_loss);
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const int32_t which = rows.classes == 1 ? 1 : k;
-    const A v = rows.class_weight[k];
-    const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < rows.pixels; ++i) {
-      const A x = row[i], u = exp_nonpositive(x < 0 ? x : -x) + (x - x), inverse = A(1) / (A(1) + u);
-      const A p = x < 0 ? u * inverse : inverse, not_p = x < 0 ? inverse : u * inverse;
-      const A is = truth_of<soft>(t, target, i, which);
-      A gradient = p * not_p * (of_predicted + of_both * is);
-      if constexpr (with_loss) gradient += of_loss * ((A(1) - is) * p - v * is * not_p);
-      row[i] = weight[i] * gradient;
-    }
-  }
-}
-
 // ---- the block in every form
 
 template <class A>
@@ -291,16 +52,24 @@ template <bool soft, bool with_loss, class A>
 UF_INLINE void sums_of(bool sigmoid, const Rows<A>& rows, SumsOfPart<A>& sums) {
   if (sigmoid)
     sigmoid_sums<soft, with_loss>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
+  else if (rows.classes == 2)
+    two_class_sums<soft, with_loss>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
+  else if (!soft && rows.plain)
+    softmax_sums<soft, with_loss, !soft>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
   else
-    softmax_sums<soft, with_loss>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
+    softmax_sums<soft, with_loss, false>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
 }
 
 template <bool soft, bool with_loss, class A>
 UF_INLINE void gradient_of(bool sigmoid, const Rows<A>& rows) {
   if (sigmoid)
     sigmoid_gradient<soft, with_loss>(rows);
+  else if (rows.classes == 2)
+    two_class_gradient<soft, with_loss>(rows);
+  else if (!soft && rows.plain)
+    softmax_gradient<soft, with_loss, !soft>(rows);
   else
-    softmax_gradient<soft, with_loss>(rows);
+    softmax_gradient<soft, with_loss, false>(rows);
 }
 
 // Ignored pixels: weight 0, and no number there that could spread.
@@ -377,7 +146,7 @@ Rows<A> read_block(const DiceCrossEntropyShape& s, const DiceCrossEntropyInputs&
   A* weight = scratch.row(k + kExtraRows);
   int32_t* target = scratch.integers.data();
   Rows<A> rows = {count,  k,      scratch.pitch, scratch.row(0), t, target, weight, scratch.class_weight.data(), static_cast<A>(s.smoothing),
-                  scratch.row(k), scratch.integers.data() + scratch.pitch, 0, nullptr, nullptr};
+                  scratch.row(k), scratch.integers.data() + scratch.pitch, 0, nullptr, nullptr, in.class_weight == nullptr};
   load_rows(static_cast<const T*>(in.logits) + n * s.logits_stride[0] + start * s.logits_stride[2], s.logits_stride[1],
             s.logits_stride[2], count, k, scratch.pitch, rows.x);
   if (in.weight)

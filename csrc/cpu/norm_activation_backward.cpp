@@ -15,10 +15,12 @@ namespace {
 
 constexpr int kSums = 3;  // of h, of h d, and of g z
 
-template <class T, class A, Activation kind>
+// Of R rows, added up before they go to the sums in memory.
+template <class T, class A, Activation kind, int R>
 struct AddGradients {
   const T* __restrict grad;
   const T* __restrict x;
+  int64_t width;
   Columns<A> columns;
   A* __restrict bias_sum;
   A* __restrict weight_sum;
@@ -32,11 +34,18 @@ struct AddGradients {
     const A* __restrict slope = columns.slope;
     UF_INDEPENDENT
     for (int j = 0; j < L; ++j) {
-      const A d = widen(x[c + j]) - mean[c + j], z = d * scale[c + j] + bias[c + j], g = widen(grad[c + j]);
-      const A h = g * activation_slope<kind>(z, slope[c + j]);
-      bias_sum[c + j] += h;
-      weight_sum[c + j] += h * d;
-      if constexpr (kind == Activation::kLeaky) slope_sum[c + j] += z > 0 ? A(0) : g * z;
+      A of_bias = 0, of_weight = 0, of_slope = 0;
+      for (int r = 0; r < R; ++r) {
+        const int64_t at = r * width + c + j;
+        const A d = widen(x[at]) - mean[c + j], z = d * scale[c + j] + bias[c + j], g = widen(grad[at]);
+        const A h = g * activation_slope<kind>(z, slope[c + j]);
+        of_bias += h;
+        of_weight += h * d;
+        if constexpr (kind == Activation::kLeaky) of_slope += z > 0 ? A(0) : g * z;
+      }
+      bias_sum[c + j] += of_bias;
+      weight_sum[c + j] += of_weight;
+      if constexpr (kind == Activation::kLeaky) slope_sum[c + j] += of_slope;
     }
   }
 };
@@ -48,9 +57,14 @@ UF_INLINE void sum_rows(const T* grad, const T* x, int64_t rows, int64_t width, 
   const int64_t block = rows_per_sum(width);
   for (int64_t start = 0; start < rows; start += block) {
     std::fill_n(scratch, kSums * width, A(0));
-    for (int64_t row = start; row < std::min(rows, start + block); ++row)
-      for_lanes(width, AddGradients<T, A, kind>{grad + row * width, x + row * width, columns, scratch, scratch + width,
-                                                scratch + 2 * width});
+    const int64_t end = std::min(rows, start + block);
+    int64_t row = start;
+    for (; row + 4 <= end; row += 4)
+      for_lanes(width, AddGradients<T, A, kind, 4>{grad + row * width, x + row * width, width, columns, scratch,
+                                                   scratch + width, scratch + 2 * width});
+    for (; row < end; ++row)
+      for_lanes(width, AddGradients<T, A, kind, 1>{grad + row * width, x + row * width, width, columns, scratch,
+                                                   scratch + width, scratch + 2 * width});
     for (int64_t c = 0; c < kSums * width; ++c) sums[c] += scratch[c];
   }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,9 @@ _SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of spati
 
 
 def deep_supervision_loss(
-    heads: Sequence[Tensor],
-    target: Tensor,
-    weight: Tensor | None = None,
+    heads: Sequence[Tensor] | Tensor,
+    target: Tensor | Sequence[Tensor],
+    weight: Tensor | Sequence[Tensor] | None = None,
     *,
     loss: Callable[..., Tensor],
     weights: Sequence[float] | None = None,
@@ -27,10 +28,11 @@ def deep_supervision_loss(
     """``sum(weights[i] * loss(heads[i], target, weight))``, and the losses one by one.
 
     Args:
-        heads: logits (N, K, *s_i), any number of heads, each of its own size.
-        target: (N, *S) or (N, 1, *S), as ``loss`` takes it.
-        weight: None, or a weight per pixel of the shape of the target; it is handed on only where it is given, so that
-            any loss of two arguments will do as well.
+        heads: logits (N, K, *s_i), any number of heads, each of its own size; or heads of one size in one tensor
+            (N, heads, K, *S), as MONAI's DynUNet stacks them.
+        target: (N, *S) or (N, 1, *S), as ``loss`` takes it; or a sequence of one target a head, of its size, as nnU-Net gives them.
+        weight: None, or a weight per pixel of the shape of the target (a sequence of them beside one of targets); it is handed on
+            only where it is given, so that any loss of two arguments will do as well.
         loss: maps (logits, target[, weight]) to a scalar.
         weights: one finite number per head; None: 1 each.
         resize: what to do with a head of another size than the target. "target": sample target and weight at the
@@ -41,22 +43,26 @@ def deep_supervision_loss(
         The weighted sum, a scalar, and the loss of every head before weighting, (heads,), without gradients.
 
     Raises:
-        InputError: no heads, another number of weights than heads, a head of another batch size or rank than the
+        InputError: no heads, another number of weights or targets than heads, a head of another batch size or rank than the
             target, a loss that is not a scalar.
-        InputTypeError: ``heads`` is a tensor or holds something else, a weight that is not a number.
+        InputTypeError: ``heads`` is a tensor of one map or holds something else, a weight that is not a number.
     """
     checks.check_choice("resize", resize, RESIZE)
     weights = None if weights is None else check_weights(weights)
-    _check_heads(heads, target, weights)
+    heads = _apart(heads, target)
+    targets, pixel_weights = (
+        _for_each(target, len(heads), "targets"),
+        _for_each(weight, len(heads), "weights per pixel"),
+    )
+    _check_heads(heads, targets, weights)
     values = []
-    for index, head in enumerate(heads):
+    for index, (head, here, here_weight) in enumerate(zip(heads, targets, pixel_weights, strict=True)):
         size = head.shape[2:]
-        here, here_weight = target, weight
         if resize == "target":
-            here = nearest(target, size)
-            here_weight = None if weight is None else nearest(weight, size)
-        elif size != target.shape[-len(size) :]:
-            head = F.interpolate(head, size=target.shape[-len(size) :], mode=_SMOOTH[len(size)], align_corners=False)
+            here = nearest(here, size)
+            here_weight = None if here_weight is None else nearest(here_weight, size)
+        elif size != here.shape[-len(size) :]:
+            head = F.interpolate(head, size=here.shape[-len(size) :], mode=_SMOOTH[len(size)], align_corners=False)
         value = loss(head, here) if here_weight is None else loss(head, here, here_weight)
         if value.dim() > 0:
             raise InputError(
@@ -100,7 +106,12 @@ def check_weights(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in weights)
 
 
-def _check_heads(heads: Sequence[Tensor], target: Tensor, weights: tuple[float, ...] | None) -> None:
+def _apart(heads: Sequence[Tensor] | Tensor, target: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """Stacked heads one by one: a tensor (N, heads, K, *S) beside a target (N, *S) or (N, 1, *S)."""
+    if isinstance(heads, Tensor) and isinstance(target, Tensor) and heads.dim() >= 4:
+        spatial = heads.shape[3:]
+        if target.shape in ((heads.shape[0], *spatial), (heads.shape[0], 1, *spatial)):
+            return heads.unbind(1)
     if not isinstance(heads, (list, tuple)):
         hint = (
             "; a network in evaluation mode may return one map, use the loss itself"
@@ -108,13 +119,26 @@ def _check_heads(heads: Sequence[Tensor], target: Tensor, weights: tuple[float, 
             else ""
         )
         raise InputTypeError(f"heads is a {type(heads).__name__}, expected a list or tuple of logits{hint}")
+    return heads
+
+
+def _for_each(value: Any, heads: int, what: str) -> Sequence[Any]:
+    """One for each head: the same for all, unless it is a sequence."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * heads
+    if len(value) != heads:
+        raise InputError(f"got {heads} heads but {len(value)} {what}; give one for each head, or one for all")
+    return value
+
+
+def _check_heads(heads: Sequence[Tensor], targets: Sequence[Tensor], weights: tuple[float, ...] | None) -> None:
     if not heads:
         raise InputError("heads is empty, expected at least one map of logits")
-    checks.check_tensor("target", target)
     if weights is not None and len(weights) != len(heads):
         raise InputError(f"got {len(heads)} heads but {len(weights)} weights; give one weight per head")
-    for index, head in enumerate(heads):
+    for index, (head, target) in enumerate(zip(heads, targets, strict=True)):
         name = f"heads[{index}]"
+        checks.check_tensor("target", target)
         checks.check_tensor(name, head)
         checks.check_rank(name, head, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
         if head.shape[0] != target.shape[0] or target.dim() not in (head.dim() - 1, head.dim()):
@@ -129,8 +153,8 @@ def _check_heads(heads: Sequence[Tensor], target: Tensor, weights: tuple[float, 
 class DeepSupervision(nn.Module):
     """A loss on every head of a network, summed with one weight per head.
 
-    ``forward(heads, target, weight=None)``: a sequence of logits (N, K, *s_i), the target and the weights per pixel of
-    ``loss`` -> a scalar. After a call ``head_losses`` holds the loss of each head before weighting, (heads,), detached,
+    ``forward(heads, target, weight=None)``: a sequence of logits (N, K, *s_i), or heads stacked in one tensor (N, heads, K, *S); the
+    target and the weights per pixel of ``loss``, for all heads or one for each -> a scalar. After a call ``head_losses`` holds the loss of each head before weighting, (heads,), detached,
     on the device. See :func:`unet_fast.nn.losses.deep_supervision_loss` for ``weights``, ``resize`` and errors.
 
     Example::
@@ -152,7 +176,12 @@ class DeepSupervision(nn.Module):
         self.resize = resize
         self.head_losses: Tensor | None = None
 
-    def forward(self, heads: Sequence[Tensor], target: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        heads: Sequence[Tensor] | Tensor,
+        target: Tensor | Sequence[Tensor],
+        weight: Tensor | Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Return the weighted sum and keep the loss of each head."""
         total, self.head_losses = deep_supervision_loss(
             heads, target, weight, loss=self.loss, weights=self.weights, resize=self.resize
