@@ -29,11 +29,12 @@ class Join:
         """Bands so far."""
         return len(self._offsets)
 
-    def add(self, mask: np.ndarray) -> None:
-        """The next band, (h, W) bool."""
+    def add(self, mask: np.ndarray, *, counted: np.ndarray | None = None) -> None:
+        """The next band, (h, W) bool. The size of a component is the number of its pixels, or of those ``counted``."""
         labels, count = ndimage.label(mask)
         self._offsets.append(self._count)
-        self._sizes.append(np.bincount(labels.ravel(), minlength=count + 1)[1:].astype(np.int64))
+        counts = labels if counted is None else labels[counted]
+        self._sizes.append(np.bincount(counts.ravel(), minlength=count + 1)[1:].astype(np.int64))
         first = np.where(labels[0] > 0, labels[0].astype(np.int64) + self._count, 0)
         if self._last is not None:
             both = (first > 0) & (self._last > 0)
