@@ -35,7 +35,10 @@ def test_rims_and_cores_equal_scipy() -> None:
     classes, width = rims_and_cores(instances)
     separate = separate_touching(instances)
     distance = [ndimage.distance_transform_edt(image > 0) for image in separate]
-    radii = [[d[image == label].max() for label in np.unique(image[image > 0])] for d, image in zip(distance, separate, strict=True)]
+    radii = [
+        [d[image == label].max() for label in np.unique(image[image > 0])]
+        for d, image in zip(distance, separate, strict=True)
+    ]
     assert width == pytest.approx(max(2, 0.15 * np.median(np.concatenate(radii))))
     for image, d, found in zip(separate, distance, classes, strict=True):
         assert ((found != BACKGROUND) == (image > 0)).all()

@@ -43,13 +43,15 @@ def median_level(net: uf.models.SegmentationModel, image: np.ndarray, **options:
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize(("output", "classes"), [("probabilities", 2), ("probabilities", 3), ("labels", 3), ("labels", 2), ("instances", 2)])  # fmt: skip
+@pytest.mark.parametrize(("output", "classes"), [("probabilities", 2), ("probabilities", 3), ("labels", 3), ("labels", 2), ("instances", 2), ("instances of cores", 3), ("labels of cores", 3), ("probabilities of cores", 3)])  # fmt: skip
 def test_windows_give_what_the_whole_gives(files, rng, monkeypatch, padding, output, classes):
     monkeypatch.setattr(streaming, "_PART_PIXELS", 10_000)  # several parts
     torch.manual_seed(1)  # now and then a network of so few channels gives one number everywhere
     net = lively(uf.UNet(1, classes, base_channels=4, depth=2, padding=padding), rng)
     image = tifffile.imread(files / "a.tif")[:, None]
     options = {"tile": 60, "padding": "nearest"}
+    if output.endswith(" of cores"):
+        output, options["separate"], classes = output.split()[0], "cores", 2
     if classes == 2 and output != "probabilities":
         options["threshold"] = median_level(net, image, **options)
     predictor = Predictor(net, preprocess=uf.data.normalize, output=output, min_size=4, **options)

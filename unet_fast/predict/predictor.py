@@ -11,9 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from unet_fast.checks import check_choice
+from unet_fast.data import cores
 from unet_fast.errors import InputError
+from unet_fast.predict.cores import core_instances, levels_of
 from unet_fast.predict.instances import MIN_SIZE, foreground_instances, instance_dtype
 from unet_fast.predict.overlap_tile import OUTPUTS, OverlapTile
+
+# how a network was taught to keep touching objects apart, see :class:`unet_fast.train.TrainConfig`
+SEPARATE = ("ridge", "cores")
 
 
 class Pages(Protocol):
@@ -35,6 +40,10 @@ class Predictor:
         threshold: what the foreground probability must exceed, for instances and for labels of two classes; None: 0.5
             (for labels of more classes: the most probable one). The foreground is all but class 0.
         min_size: instances of fewer pixels are removed.
+        separate: "ridge": instances are the components of the foreground. "cores": the three classes of the network are
+            background, rim and core of an object, see :func:`unet_fast.data.cores.rims_and_cores`; instances are what grows
+            out of the cores, see :func:`unet_fast.predict.cores.core_instances`, and probabilities and labels know background
+            and foreground only.
         options: the other arguments of :class:`OverlapTile` (tile, padding, batch_size, device, amp, tta, progress).
 
     Call it with one image (H, W) or (C, H, W), or a stack (N, C, H, W), a tensor or an array. It returns an array:
@@ -53,22 +62,36 @@ class Predictor:
         output: str = "probabilities",
         threshold: float | None = None,
         min_size: int = MIN_SIZE,
+        separate: str = "ridge",
         **options: Any,
     ) -> None:
         check_choice("output", output, (*OUTPUTS, "instances"))
+        check_choice("separate", separate, SEPARATE)
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}, expected a probability from 0 to 1")
         self.preprocess, self.output, self.min_size = preprocess, output, min_size
         self.threshold = 0.5 if threshold is None else threshold
         # whether probabilities are compared with a threshold here, image by image, unless the most probable class is wanted
         classes = getattr(model, "num_classes", 0)
-        self.compared = output == "instances" or (output == "labels" and threshold is not None and classes <= 2)
+        self.cores = separate == "cores"
+        if self.cores and classes != cores.NUM_CLASSES:
+            raise InputError(
+                f"separate is 'cores', for a network of {cores.NUM_CLASSES} classes (background, rim, core), but this one has "
+                f"{classes}"
+            )
+        known = self.cores or (threshold is not None and classes <= 2)
+        self.compared = output == "instances" or (output == "labels" and known)
         self.tiles = OverlapTile(model, output="probabilities" if self.compared else output, **options)
 
     @property
     def num_classes(self) -> int:
-        """Output channels of the network."""
-        return self.tiles.num_classes
+        """Classes of the result."""
+        return 2 if self.cores else self.tiles.num_classes
+
+    @property
+    def levels(self) -> bool:
+        """Whether instances grow out of levels (:mod:`unet_fast.predict.cores`) rather than being components of a mask."""
+        return self.cores and self.output == "instances"
 
     def dtype(self, size: tuple[int, int]) -> np.dtype:
         """Of the result for images of ``size`` (height, width)."""
@@ -91,10 +114,14 @@ class Predictor:
     def _one(self, image: np.ndarray) -> np.ndarray:
         """(1, C, H, W) -> (1, ...)."""
         result = np.asarray(self.tiles(image if self.preprocess is None else self.preprocess(image)))
-        if self.compared:
+        if self.levels:
+            result = core_instances(levels_of(result, self.threshold)[0], min_size=self.min_size)[None]
+        elif self.compared:
             result = self.above(result)
             if self.output == "instances":
                 result = foreground_instances(result[0], threshold=0.5, min_size=self.min_size)[None]
+        elif self.cores:
+            result = np.stack([result[:, 0], 1 - result[:, 0]], axis=1)
         return result.astype(self.dtype((image.shape[-2], image.shape[-1])), copy=False)
 
     def above(self, probabilities: np.ndarray) -> np.ndarray:

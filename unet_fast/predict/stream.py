@@ -17,6 +17,7 @@ from torch import Tensor
 from unet_fast.data import normalize
 from unet_fast.data.pages import Pages
 from unet_fast.errors import InputError
+from unet_fast.predict.cores import grown, levels_of
 from unet_fast.predict.join import Join
 from unet_fast.predict.parts import FolderStore, MemoryStore, Store
 from unet_fast.predict.predictor import Predictor
@@ -129,7 +130,7 @@ class Stream:
             "files": files,
             "pages": hashlib.sha256(json.dumps(places).encode()).hexdigest(),
             "size": [self.height, self.width, self.part_pixels],
-            "output": [self.predictor.output, self.predictor.threshold, self.predictor.min_size],
+            "output": [self.predictor.output, self.predictor.threshold, self.predictor.min_size, self.predictor.cores],
             "normalized": self.predictor.preprocess is not None,
             "tiles": [self.rows.size, self.rows.starts, self.columns.size, self.columns.starts],
             "prediction": [tiles.padding, tiles.tta, tiles.amp, tiles.batch_size, str(self.segments)],
@@ -166,8 +167,9 @@ class Stream:
     def _write(self, number: int, unit: Unit, band: np.ndarray, blobs: list[bytes], last: bool) -> None:
         began = time.monotonic()
         if self.objects:
-            blobs.append(deflate(np.packbits(band[0])))
-            if len(self.pages) == 1 and len(self._early) == unit.band:  # while the network works on the next band
+            blobs.append(deflate(band[0] if self.predictor.levels else np.packbits(band[0])))
+            early = len(self.pages) == 1 and len(self._early) == unit.band and not self.predictor.levels
+            if early:  # while the network works on the next band
                 self._early.add(band[0])
         else:
             for plane in band:
@@ -178,15 +180,21 @@ class Stream:
 
     @property
     def _band_dtype(self) -> np.dtype:
+        if self.predictor.levels:
+            return np.dtype(np.uint8)
         return np.dtype(bool) if self.objects else self.dtype
 
     def _finished(self, result: Tensor) -> np.ndarray:
         """Predictions of tiles -> (n, planes, h, w) of what is written."""
         array = result.numpy(force=True)
+        if self.predictor.levels:
+            return levels_of(array, self.predictor.threshold)[:, None]
         if self.predictor.compared:
             return self.predictor.above(array)[:, None]
         if array.ndim == 3:  # labels
             return array[:, None].astype(self.dtype)
+        if self.predictor.cores:
+            return 1 - array[:, :1]
         return array if self.planes > 1 else array[:, -1:]
 
     def _inputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, Unit, list[int], Tensor]]:
@@ -262,24 +270,30 @@ class Stream:
             first = sum(counts[:position]) * (1 if self.objects else self.planes)
             yield self.groups[number][position], number, first, counts[position]
 
-    def _masks(self, page: int) -> Iterator[np.ndarray]:
+    def _parts_of_objects(self, page: int) -> Iterator[np.ndarray]:
+        """What the instances of a page are made of, band by band: masks, or levels."""
         for unit, number, first, _ in self._of_page(page):
             shape = (unit.bottom - unit.top, self.width)
-            data = self.store.get(number, first)
-            packed = inflate(data, (-1,), np.dtype(np.uint8))
-            yield np.unpackbits(packed, count=shape[0] * shape[1]).view(bool).reshape(shape)
+            data = inflate(self.store.get(number, first), (-1,), np.dtype(np.uint8))
+            if not self.predictor.levels:
+                data = np.unpackbits(data, count=shape[0] * shape[1]).view(bool)
+            yield data.reshape(shape)
 
     def _objects(self, page: int) -> Iterator[np.ndarray]:
         """The instances of a page, band by band: joined first, once for all levels of a pyramid, then numbered."""
+        if self.predictor.levels:
+            for band in grown(lambda: self._parts_of_objects(page), self.predictor.min_size):
+                yield band.astype(self.dtype)
+            return
         if self._joined is None or self._joined[0] != page:
             join = self._early
             if len(join) < len(self.rows.starts):  # some bands were made by another run, or another process
                 join = Join()
-                for mask in self._masks(page):
+                for mask in self._parts_of_objects(page):
                     join.add(mask)
             self._joined = page, join, join.numbers(self.predictor.min_size).astype(self.dtype)
         _, join, numbers = self._joined
-        for index, mask in enumerate(self._masks(page)):
+        for index, mask in enumerate(self._parts_of_objects(page)):
             yield join.band(index, mask, numbers)
 
 
