@@ -43,7 +43,8 @@ def test_the_command_line_compares(tmp_path):
         model = models.create(**config["model"])
         assert row["parameters"] == sum(p.numel() for p in model.parameters())
         assert (row["tile"], row["steps"]) == (32, 2), "rounded up to what the network can put out"
-        assert 0 <= row["pixel_error"] <= 1 and 0 <= row["dice"] <= 1
+        assert 0 <= row["pixel_error"] <= 1 and 0 <= row["dice"] <= 1 and 0 <= row["average_precision"] <= 1
+        assert config["separate"] == ("cores" if row["name"] == "unet" else "ridge")
         assert min(row["ms_per_step"], row["ms_per_image"], row["gflop"]) > 0
         assert row["memory_mb"] is None or row["memory_mb"] >= 0
     with (tmp_path / "out" / "compare.csv").open(newline="") as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,11 +11,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from unet_fast import metrics
+from unet_fast import UNet, data, metrics, recipes, train
 from unet_fast.data import synthetic
-from unet_fast.data.cores import BACKGROUND, CORE, RIM, rims_and_cores
+from unet_fast.data.cores import BACKGROUND, CORE, RIM, rim_width, rims_and_cores
 from unet_fast.data.touching import separate_touching
-from unet_fast.predict import cores
+from unet_fast.deploy.description import Description
+from unet_fast.errors import InputError
+from unet_fast.predict import Predictor, cores
+from unet_fast.run import Run
+from unet_fast.train.prediction import predictor_of
 
 pytestmark = pytest.mark.core
 
@@ -21,6 +27,13 @@ pytestmark = pytest.mark.core
 def hard(classes: np.ndarray) -> np.ndarray:
     """Classes (N, H, W) as the levels that a network would give which is sure of them."""
     return cores.levels_of((classes[:, None] == np.arange(3)[:, None, None]).astype(np.float32), 0.5)
+
+
+def targets(instances: np.ndarray) -> tuple[np.ndarray, float]:
+    """What a network learns of instances (N, H, W), and the width of the rims."""
+    separate = separate_touching(instances)
+    width = rim_width(separate)
+    return np.stack([rims_and_cores(image, width) for image in separate]), width
 
 
 def landscape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -32,8 +45,9 @@ def landscape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def test_rims_and_cores_equal_scipy() -> None:
     _, instances = synthetic.nuclei(2, size=(96, 80), seed=3)
-    classes, width = rims_and_cores(instances)
     separate = separate_touching(instances)
+    width = rim_width(separate)
+    classes = [rims_and_cores(image, width) for image in separate]
     distance = [ndimage.distance_transform_edt(image > 0) for image in separate]
     radii = [
         [d[image == label].max() for label in np.unique(image[image > 0])]
@@ -51,7 +65,7 @@ def test_rims_and_cores_equal_scipy() -> None:
 def test_objects_of_any_size_keep_a_core_and_come_back() -> None:
     instances = np.zeros((1, 40, 60), np.int32)
     instances[0, 2, 2], instances[0, 5:7, 2:30], instances[0, 10:38, 2:30], instances[0, 10:38, 30:58] = 1, 2, 3, 4
-    classes, width = rims_and_cores(instances)
+    classes, width = targets(instances)
     assert width == 2  # of four radii of 1, 1 and twice about 13
     for label in (1, 2, 3, 4):
         assert (classes[instances == label] == CORE).any(), label
@@ -59,7 +73,7 @@ def test_objects_of_any_size_keep_a_core_and_come_back() -> None:
     assert found.max() == 4
     assert metrics.average_precision(found[None], instances, iou=0.9) == 1
     assert cores.core_instances(hard(classes)[0], min_size=2).max() == 3
-    empty, width = rims_and_cores(np.zeros((1, 4, 5), np.int32))
+    empty, width = targets(np.zeros((1, 4, 5), np.int32))
     assert not empty.any() and width == 2
 
 
@@ -67,7 +81,7 @@ def test_a_broken_ridge_splits_nothing_together() -> None:
     """Two touching squares, of whose ridge the network misses three pixels: components merge them, cores do not."""
     instances = np.zeros((1, 24, 44), np.int32)
     instances[0, 2:22, 2:22], instances[0, 2:22, 22:42] = 1, 2
-    classes, _ = rims_and_cores(instances)
+    classes, _ = targets(instances)
     classes[0, 10:13, 18:26] = np.maximum(classes[0, 10:13, 18:26], RIM)
     assert ndimage.label(classes[0] > 0)[1] == 1
     assert metrics.average_precision(cores.core_instances(hard(classes)[0], min_size=9)[None], instances, iou=0.8) == 1
@@ -118,3 +132,52 @@ def test_a_band_sees_no_further_than_it_says(rng: np.random.Generator, monkeypat
     # markers and numbers are exact; of the lines between them at most some pixels depend on the bands
     expected = cores.core_instances(levels, min_size=5)
     assert found.max() == expected.max() and (found != expected).mean() < 0.01
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_instances_knows_how_its_objects_come_apart(tmp_path: Path) -> None:
+    images, instances = synthetic.nuclei(4, size=(64, 64), seed=5)
+    pair = data.Pair(images[:, None] if images.ndim == 3 else images, instances, "instances", 2, list("abcd"))
+    training, validation = train.hold_out(pair, [3])
+    options = {"steps": 3, "base_channels": 4, "depth": 2, "tile": 32, "in_channels": pair.images.shape[1]}
+    config = train.default_config("cpu", kind="instances", **options)
+    assert (config.separate, config.num_classes, config.loss.balance) == ("cores", 3, False)
+    plain = train.default_config("cpu", kind="instances", separate="ridge", **options)
+    assert (plain.separate, plain.num_classes, plain.loss.balance) == ("ridge", 2, True)
+    assert train.default_config("cpu", kind="instances", recipe=recipes.get("em"), steps=1).separate == "ridge"
+
+    summary = train.train(config, training, validation, tmp_path / "run", progress=False, announce=lambda text: None)
+    assert summary.validation is not None and summary.validation.average_precision is not None
+    assert summary.validation.criterion == 1 - summary.validation.mean_average_precision
+    assert "val_average_precision" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    run = Run.load(tmp_path / "run", "cpu")
+    areas = [np.bincount(image.ravel())[1:] for image in training.labels]
+    areas = np.concatenate([area[area > 0] for area in areas])
+    assert run.settings.min_size == int(0.75 * np.percentile(areas, 1))
+    predictor = run.predictor(output="instances", tta=1)
+    assert predictor.levels and predictor.min_size == run.settings.min_size
+    probabilities = run.predict(validation.images, tta=1)
+    assert probabilities.shape == (1, 2, 64, 64) and np.allclose(probabilities.sum(1), 1)
+    mask = run.predict(validation.images, output="labels", tta=1)
+    np.testing.assert_array_equal(mask, probabilities[:, 1] > 0.5)
+    found = run.predict(validation.images, output="instances", tta=1, min_size=1)
+    np.testing.assert_array_equal(found > 0, mask > 0)
+    # and so does what an exported file says of it
+    described = Description.read(Description.of(run.model, run.settings).metadata(), "a file")
+    again = predictor_of(run.model, described, output="instances", tta=1, amp=predictor.tiles.amp)(validation.images)
+    np.testing.assert_array_equal(again, predictor(validation.images))
+
+
+def test_cores_are_refused_where_they_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="separate is 'cores', which takes a network of 3 classes"):
+        train.default_config("cpu", steps=1).changed(separate="cores")
+    with pytest.raises(InputError, match="separate is 'islands', expected one of 'ridge', 'cores'"):
+        train.default_config("cpu", steps=1, separate="islands")
+    with pytest.raises(InputError, match="separate is 'cores', for a network of 3 classes .* but this one has 2"):
+        Predictor(UNet(1, 2, base_channels=2, depth=1), separate="cores")
+    config = train.default_config("cpu", steps=1, separate="cores", base_channels=2, depth=1, tile=16)
+    pair = data.Pair(np.zeros((1, 1, 32, 32), np.uint8), np.eye(32, dtype=np.uint8)[None] * 2, "classes", 3, ["a"])
+    with pytest.raises(InputError, match="needs labels that number objects, but these are classes"):
+        train.train(config, pair, None, tmp_path / "run", progress=False)

@@ -38,6 +38,7 @@ class Row:
         name: of the network, or ``recipe:NAME``.
         pixel_error, rand_error, dice: of the best network on the validation images; ``rand_error`` is None for several
             classes.
+        average_precision: of predicted objects at an IoU of 0.5, likewise; None where the labels do not number objects.
         parameters: of the network, all trained.
         gflop: 1e9 floating-point operations, multiply and add counted separately, of one forward pass that returns one tile.
         tile, batch_size: output side in pixels and tiles a step, to which ``gflop`` and the times refer.
@@ -52,6 +53,7 @@ class Row:
     pixel_error: float
     rand_error: float | None
     dice: float
+    average_precision: float | None
     parameters: int
     gflop: float
     tile: int
@@ -130,6 +132,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
         recipe=recipe,
         in_channels=training.channels,
         num_classes=training.num_classes,
+        kind=training.kind,
         **fitting,
     )
     tile = settings.get("tile")
@@ -150,6 +153,7 @@ def _measured(
         pixel_error=scores.pixel_error,
         rand_error=scores.rand_error,
         dice=scores.dice,
+        average_precision=scores.average_precision,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         gflop=forward_gflop(config.model, config.tile),
         tile=config.tile,
@@ -224,7 +228,7 @@ def _measure_in_child(sender: Any, config: TrainConfig, shape: tuple[int, ...], 
     labels = np.kron(coarse, np.ones((1, 16, 16), dtype=np.int64))[:, :height, :width].astype(np.int32)
     kind: Any = "classes" if num_classes > 2 else "mask"
     pair = data.Pair(rng.random((1, *shape), dtype=np.float32), labels, kind, num_classes, ["noise"])
-    ready = prepare(pair, device, balance=False)
+    ready = prepare(pair, device, balance=False, separate=config.separate)
     # what the first step of any network loads does not belong to this one
     Trainer(_warm_up(config, pair), ready).train_step()
     before = _peak_mb(device, restart=True)
@@ -252,6 +256,7 @@ def _warm_up(config: TrainConfig, pair: data.Pair) -> TrainConfig:
         in_channels=pair.images.shape[1],
         num_classes=pair.num_classes,
         optimizer=config.optimizer.name,
+        separate=config.separate,
         amp=config.amp,
     )
 
@@ -297,7 +302,18 @@ def print_table(rows: list[Row]) -> None:
 
     table = Table(title="comparison", title_justify="left")
     table.add_column("network", overflow="fold")
-    for heading in ("pixel error", "Rand error", "Dice", "parameters", "GFLOP", "ms/step", "ms/image", "MB", "steps"):
+    for heading in (
+        "pixel error",
+        "Rand error",
+        "Dice",
+        "AP 0.5",
+        "parameters",
+        "GFLOP",
+        "ms/step",
+        "ms/image",
+        "MB",
+        "steps",
+    ):
         table.add_column(heading, justify="right")
     for row in sorted(rows, key=lambda row: row.pixel_error):
         table.add_row(
@@ -305,6 +321,7 @@ def print_table(rows: list[Row]) -> None:
             f"{row.pixel_error:.4f}",
             "-" if row.rand_error is None else f"{row.rand_error:.4f}",
             f"{row.dice:.4f}",
+            "-" if row.average_precision is None else f"{row.average_precision:.4f}",
             f"{row.parameters:,}",
             f"{row.gflop:.3g}",
             f"{row.ms_per_step:.1f}",
@@ -315,22 +332,27 @@ def print_table(rows: list[Row]) -> None:
     Console().print(table)
 
 
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
 def plot(rows: list[Row], path: Path) -> Path:
     """Bars of every quantity, one panel each, the networks in the same order in all; a PNG."""
     from unet_fast.plots._canvas import BLUE, GREEN, GREY, new_figure, save
 
     panels: list[tuple[str, list[float], str]] = [
         ("pixel error", [row.pixel_error for row in rows], GREEN),
-        ("Rand error", [float("nan") if row.rand_error is None else row.rand_error for row in rows], GREEN),
+        ("Rand error", [_or_nan(row.rand_error) for row in rows], GREEN),
         ("Dice", [row.dice for row in rows], GREEN),
+        ("average precision", [_or_nan(row.average_precision) for row in rows], GREEN),
         ("million parameters", [row.parameters / 1e6 for row in rows], GREY),
         ("GFLOP a tile", [row.gflop for row in rows], GREY),
         ("ms a training step", [row.ms_per_step for row in rows], BLUE),
         ("ms an image", [row.ms_per_image for row in rows], BLUE),
-        ("MB in training", [float("nan") if row.memory_mb is None else row.memory_mb for row in rows], BLUE),
+        ("MB in training", [_or_nan(row.memory_mb) for row in rows], BLUE),
     ]
-    figure = new_figure(1200, 2 * (90 + 34 * len(rows)))
-    axes = figure.subplots(2, len(panels) // 2, sharey=True)
+    figure = new_figure(1000, 3 * (90 + 34 * len(rows)))
+    axes = figure.subplots(3, len(panels) // 3, sharey=True)
     for axis, (title, values, colour) in zip(axes.flat, panels, strict=True):
         bars = axis.barh([row.name for row in rows], values, color=colour)
         axis.bar_label(bars, [f"{value:.3g}" if value == value else "-" for value in values], padding=3, fontsize=8)

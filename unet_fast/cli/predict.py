@@ -40,7 +40,9 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(help="Threshold of the foreground, for labels and instances. Default: the run's.")
     ] = None,
-    min_size: Annotated[int, typer.Option(help="Remove instances of fewer pixels.")] = 20,
+    min_size: Annotated[
+        int | None, typer.Option(help="Remove instances of fewer pixels. Default: the run's, else 20.")
+    ] = None,
     slices: Annotated[
         str | None, typer.Option(help="Only these images, such as 20:25; of --data also sequence:02.")
     ] = None,

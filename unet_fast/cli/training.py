@@ -83,6 +83,13 @@ def train(
     ] = None,
     w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map; 0: off.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
+    separate: Annotated[
+        str | None,
+        typer.Option(
+            help="How touching objects are kept apart: cores (rims and cores are learnt, instances grow out of cores; the default "
+            "for labels that number objects) or ridge (of background)."
+        ),
+    ] = None,
     elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
     rotation: Annotated[float | None, typer.Option(help="Rotate by up to this many degrees.")] = None,
     quarter_turns: Annotated[
@@ -146,6 +153,7 @@ def train(
             "decay_steps": decay_steps,
             "w0": w0,
             "sigma": sigma,
+            "separate": separate,
             "elastic_sigma": elastic_sigma,
             "rotation": rotation,
             "quarter_turns": quarter_turns,
@@ -216,6 +224,7 @@ def train(
                 recipe=chosen,
                 in_channels=fitting.channels,
                 num_classes=fitting.num_classes,
+                kind=fitting.kind,
                 minutes=minutes,
                 steps=steps,
                 processes=here.size,
@@ -241,7 +250,9 @@ def _report_training(summary: Any, tell: Any) -> None:
     text = f"{summary.steps} steps in {summary.seconds:.0f} s ({speed:.1f} a second), loss {summary.loss:.4f}"
     if summary.images_per_second is not None:
         text += f", {summary.images_per_second:.1f} images/s between validations"
-    if summary.validation is not None:
+    if summary.validation is not None and summary.validation.average_precision is not None:
+        text += f"; best validation: average precision {summary.validation.average_precision:.4f} at an IoU of 0.5"
+    elif summary.validation is not None:
         text += f"; best validation: pixel error {summary.validation.pixel_error:.4f}"
         if summary.validation.rand_error is not None:
             text += f", Rand error {summary.validation.rand_error:.4f}"

@@ -16,6 +16,9 @@ NORMALIZATION = "each channel of each image: minus its mean, divided by its stan
 WHOLE_IMAGE = "none: give the network the values that it was trained on"
 
 
+_OF_A_RUN = ("tile", "tta", "threshold", "padding", "separate", "min_size")
+
+
 @dataclass(frozen=True)
 class Description:
     """Geometry, channels and the way to predict.
@@ -24,7 +27,7 @@ class Description:
         model: arguments of :func:`unet_fast.models.create`.
         geometry: which sizes the network takes, and how far an output pixel sees.
         normalized: whether images are normalised, each by itself, before the network sees them.
-        tile, tta, threshold, padding: as in :class:`unet_fast.train.TrainConfig`; what prediction does unless told otherwise.
+        tile, tta, threshold, padding, separate, min_size: as in :class:`unet_fast.train.TrainConfig`; what prediction does unless told otherwise.
         tile_dependence: see :attr:`unet_fast.models.SegmentationModel.tile_dependence`.
     """
 
@@ -35,6 +38,8 @@ class Description:
     tta: int = 1
     threshold: float | None = None
     padding: str = "mirror"
+    separate: str = "ridge"
+    min_size: int | None = None
     tile_dependence: str | None = None
 
     @classmethod
@@ -42,7 +47,7 @@ class Description:
         """Of a network, with the settings of its run (a :class:`unet_fast.train.TrainConfig`) where it comes from one."""
         known: dict[str, Any] = {}
         if settings is not None:
-            known = {name: getattr(settings, name) for name in ("tile", "tta", "threshold", "padding")}
+            known = {name: getattr(settings, name) for name in _OF_A_RUN}
             known["normalized"] = getattr(settings, "normalized", True)
         return cls(model.config, model.geometry, tile_dependence=model.tile_dependence, **known)
 

@@ -11,6 +11,7 @@ import torch
 
 from unet_fast import data
 from unet_fast.augment import parameters
+from unet_fast.data import cores
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
 from unet_fast.labels import IGNORED, Kind
@@ -30,7 +31,7 @@ class DeviceData:
         mean, scale: (N, C, 1, 1) float32; ``(image - mean) * scale`` has mean 0 and standard deviation 1 in each slice
             and channel. A constant one has scale 0.
         maps: label maps (N, H, W) that are warped together: the instances (the narrowest integers that hold them), with
-            more than two classes the class map, and with ignored pixels the mask of the others (uint8).
+            more than two classes, or rims and cores, the class map, and with ignored pixels the mask of the others (uint8).
         roles: what each map is: "instances", "classes", "counted".
         class_weights: (K,) float32.
         class_counts: (K,) float32, counted pixels of each class.
@@ -79,25 +80,36 @@ class DeviceData:
         return classes, instances
 
 
-def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceData:
+def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: str = "ridge") -> DeviceData:
     """Move a pair of stacks to ``device``; ``InputError`` when the last class, or all but one, is absent.
+
+    With ``separate="cores"`` the classes are background, rim and core of each object, see :mod:`unet_fast.data.cores`.
 
     Slice by slice: besides the pair and what comes out, nothing of the size of a stack is made.
     """
     if len(pair.images) == 0:
         raise InputError("there are no training images: the validation slices take all of them")
+    by_cores = separate == "cores"
+    if by_cores and pair.kind == "classes":
+        raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
     several = pair.kind == "classes" and pair.num_classes > 2
+    num_classes = cores.NUM_CLASSES if by_cores else pair.num_classes
     ignored = pair.ignored if pair.ignored is not None and pair.ignored.any() else None
     instances = _Narrow(pair.labels.shape)
-    counts = np.zeros(pair.num_classes, dtype=np.int64)
+    counts = np.zeros(num_classes, dtype=np.int64)
     for index, labels in enumerate(pair.labels):
-        found = shapes(labels, pair.kind, pair.num_classes)
-        instances.put(index, found)
-        classes = labels if several else found > 0
+        instances.put(index, shapes(labels, pair.kind, pair.num_classes))
+    class_maps = pair.labels if several else instances.array > 0
+    if by_cores:
+        width = cores.rim_width(instances.array)
+        class_maps = np.stack([cores.rims_and_cores(image, width) for image in instances.array])
+    for index, classes in enumerate(class_maps):
         counted = classes if ignored is None else classes[~ignored[index]]
-        counts += np.bincount(counted.ravel(), minlength=pair.num_classes)
+        counts += np.bincount(counted.ravel(), minlength=num_classes)
     maps: dict[str, np.ndarray] = {"instances": instances.array}
-    if several:
+    if by_cores:
+        maps["classes"] = class_maps
+    elif several:
         maps["classes"] = pair.labels if pair.labels.dtype in _LABELS else pair.labels.astype(np.int32)
     if ignored is not None:
         maps["counted"] = (~ignored).view(np.uint8)
@@ -112,7 +124,7 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool) -> DeviceDa
         roles=tuple(maps),
         class_weights=torch.from_numpy(weights).to(device),
         class_counts=torch.from_numpy(counts.astype(np.float32)).to(device),
-        num_classes=pair.num_classes,
+        num_classes=num_classes,
     )
 
 
@@ -138,6 +150,17 @@ def class_weights(counts: np.ndarray, *, balance: bool) -> np.ndarray:
         missing = ", ".join(str(k) for k in np.flatnonzero(~present))
         raise InputError(f"class {missing} does not occur in the training labels; label it or lower num_classes")
     return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0).astype(np.float32)
+
+
+# of the objects in the training labels: a prediction may lack a part of the smallest, but of noise it has less
+_SMALLEST_SHARE, _SMALLEST_PERCENT = 0.75, 1.0
+
+
+def least_size(pair: data.Pair) -> int | None:
+    """Pixels that an object must have to be one: three quarters of what all but 1 % of the labelled ones have; None for none."""
+    areas = [np.bincount(data.to_instances(labels[None], pair.kind).ravel())[1:] for labels in pair.labels]
+    known = np.concatenate([area[area > 0] for area in areas] or [np.zeros(0, np.int64)])
+    return max(1, int(_SMALLEST_SHARE * np.percentile(known, _SMALLEST_PERCENT))) if known.size else None
 
 
 _LABELS = (np.uint8, np.int32)

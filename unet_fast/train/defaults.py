@@ -9,6 +9,7 @@ import torch
 
 from unet_fast import models
 from unet_fast._settings import flat_names, from_flat
+from unet_fast.data.cores import NUM_CLASSES
 from unet_fast.errors import InputError
 from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason, resolve_device
 from unet_fast.train.losses import UNWEIGHTED, Loss
@@ -29,6 +30,7 @@ def default_config(
     norm: str | None = None,
     dropout: float | None = None,
     recipe: Recipe | None = None,
+    kind: str | None = None,
     **overrides: Any,
 ) -> TrainConfig:
     """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
@@ -47,6 +49,9 @@ def default_config(
         minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
         base_channels, depth, padding, norm, dropout: options of the network.
         recipe: settings of a system of the literature, which take the place of the defaults, full width included.
+        kind: of the labels: "mask", "classes" or "instances". A network that learns from instances, and by no recipe, learns
+            rims and cores (``separate="cores"``) with all classes weighted alike, so that touching objects come apart and keep
+            their size; it has three output channels.
         overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``image_padding``, ...; see
             :class:`TrainConfig`, whose records inside one another they belong to.
 
@@ -69,6 +74,9 @@ def default_config(
         options.update(recipe.options)
     wanted = {"base_channels": base_channels, "depth": depth, "padding": padding, "norm": norm, "dropout": dropout}
     options.update({key: value for key, value in wanted.items() if value is not None})
+    separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
+    if separate == "cores" and num_classes == 2:
+        num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
     network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
     values: dict[str, Any] = {
@@ -78,6 +86,7 @@ def default_config(
         "device": str(target),
         "batch_size": 4 if gpu else 1,
         "learning_rate": 3e-4 if gpu else 1e-3,
+        **({"balance": False} if separate == "cores" else {}),
         **from_recipe,
     }
     if "amp" not in given:  # which may have to be measured

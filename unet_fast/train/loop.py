@@ -15,17 +15,18 @@ import torch
 from unet_fast import data
 from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder
+from unet_fast.predict.instances import MIN_SIZE
 from unet_fast.train import distributed, memory, pictures, run_folder
 from unet_fast.train.checkpoint import load_tensors
 from unet_fast.train.config import TrainConfig
-from unet_fast.train.dataset import DeviceData
+from unet_fast.train.dataset import DeviceData, least_size
 from unet_fast.train.progress import Bar
 from unet_fast.train.run_folder import CHECKPOINT, CONFIG, PREVIEW, MetricsLog
 from unet_fast.train.signals import Interruption
 from unet_fast.train.speed import Speed
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import NOTHING_COUNTS, Validation, cannot_judge, predict_pair, validate
-from unet_fast.train.windows import on_device
+from unet_fast.train.windows import on_device, sampled
 from unet_fast.train.writer import CheckpointWriter
 
 LOG_ROWS = 100  # rows of metrics.csv in a whole run, besides those of validations
@@ -104,6 +105,8 @@ def train(
             raise InputError(
                 f"the labels have {training.num_classes} classes but the network gives {config.num_classes}"
             )
+        if config.separate == "cores" and config.min_size is None:
+            config = replace(config, min_size=least_size(sampled(training)))
         device_data = on_device(config, training)
         trainer: Trainer | None = None
         try:
@@ -235,7 +238,11 @@ class _Run:
         return signal
 
     def _best_text(self) -> str:
-        return "" if self.best is None else f", best pixel error {self.best.pixel_error:.4f}"
+        if self.best is None:
+            return ""
+        if self.best.average_precision is not None:
+            return f", best average precision {self.best.average_precision:.4f}"
+        return f", best pixel error {self.best.pixel_error:.4f}"
 
     def _log(self, *, validate: bool) -> None:
         """Write a row of metrics.csv; the losses since the last one are fetched from the device."""
@@ -266,7 +273,13 @@ class _Run:
             run_folder.save_model(self.folder, model, {"step": trainer.step})
             return {}
         began = time.monotonic()
-        scores = validate(predict_pair(model, self.config, self.validation), self.validation, trainer.loss.loss)
+        scores = validate(
+            predict_pair(model, self.config, self.validation),
+            self.validation,
+            trainer.loss.loss,
+            separate=self.config.separate,
+            min_size=self.config.min_size or MIN_SIZE,
+        )
         criterion = scores.loss if self.config.checkpoints.best_by == "loss" else scores.criterion
         if blind is not None or not math.isfinite(criterion):
             if blind is None and not self._said_infinite:
@@ -280,4 +293,5 @@ class _Run:
         # a budget in minutes includes the last validation
         trainer.reserve(time.monotonic() - began)
         values = {"val_loss": scores.loss, "val_pixel_error": scores.pixel_error, "val_dice": scores.dice}
-        return values if scores.rand_error is None else {**values, "val_rand_error": scores.rand_error}
+        more = {"val_rand_error": scores.rand_error, "val_average_precision": scores.average_precision}
+        return {**values, **{name: value for name, value in more.items() if value is not None}}

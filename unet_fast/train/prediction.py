@@ -22,8 +22,8 @@ def predictor_of(model: Any, config: Any, **options: Any) -> Predictor:
     """The :class:`unet_fast.predict.Predictor` of a network that was trained by ``config``.
 
     Grey values are normalised as in training and continued beyond the image as in training (``config.padding``);
-    bfloat16 is used where the run used it and the device gains by it; the threshold, and the versions that are averaged,
-    are those of the run. ``options`` overrides any of it; an option that is None counts as not given.
+    bfloat16 is used where the run used it and the device gains by it; the threshold, the versions that are averaged, and
+    how objects are kept apart are those of the run. ``options`` overrides any of it; an option that is None counts as not given.
 
     ``model`` may be an engine, which has its own precision; ``config`` the description inside an exported file.
     """
@@ -34,8 +34,11 @@ def predictor_of(model: Any, config: Any, **options: Any) -> Predictor:
         "tile": max(config.tile, SMALLEST_TILE),
         "tta": config.tta,
         "threshold": config.threshold,
+        "separate": config.separate,
         "padding": config.padding,
         "amp": trained and network and config.amp and fast_bfloat16(device_of(model)),
     }
+    if config.min_size is not None:
+        settings["min_size"] = config.min_size
     settings.update({name: value for name, value in options.items() if value is not None})
     return Predictor(model, **settings)

@@ -11,6 +11,7 @@ from unet_fast.train.losses import UNWEIGHTED, Loss
 
 _FIXED = {
     "optimizer": "its state belongs to one kind",
+    "separate": "the weights belong to one kind of classes",
     "seed": "the random numbers continue where they stopped",
     "encoder_weights": "the weights continue where they stopped",
 }

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from unet_fast import data, metrics
+from unet_fast.data.cores import rim_width, rims_and_cores
+from unet_fast.data.touching import separate_touching
 from unet_fast.labels import IGNORED
+from unet_fast.predict.cores import core_instances, levels_of
+from unet_fast.predict.instances import MIN_SIZE, foreground_instances
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.losses import logits_of
 from unet_fast.train.prediction import predictor_of
@@ -25,12 +29,17 @@ class Validation:
     pixel_error: float
     rand_error: float | None
     dice: float
-
+    average_precision: float | None = None  # of objects, at an IoU of 0.5; of labels that number them
+    mean_average_precision: float | None = None  # over 0.5, 0.6, ... 0.9
+    by_cores: bool = False
     threshold: float = 0.5  # of the best Dice coefficient of the foreground
 
     @property
     def criterion(self) -> float:
-        """The mean of pixel and Rand error, or 1 - Dice with several classes: less is better."""
+        """Less is better: 1 - mean average precision where objects grow out of cores, 1 - Dice with several classes, else the mean of
+        pixel and Rand error."""
+        if self.by_cores and self.mean_average_precision is not None:
+            return 1 - self.mean_average_precision
         return 1 - self.dice if self.rand_error is None else (self.pixel_error + self.rand_error) / 2
 
 
@@ -51,38 +60,76 @@ def cannot_judge(pair: data.Pair, best_by: str) -> str | None:
 
 
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
-    """(N, K, H, W) float32 probabilities of a network for the images of a pair, without averaging over versions."""
+    """(N, K, H, W) float32 probabilities of all outputs of a network, without averaging over versions."""
     as_they_are: dict[str, Any] = {"preprocess": _as_they_are} if pair.normalized else {}
-    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE), **as_they_are)(pair.images)
+    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE), separate="ridge", **as_they_are)(pair.images)
 
 
 def _as_they_are(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def validate(probabilities: np.ndarray, pair: data.Pair, loss: torch.nn.Module) -> Validation:
+def validate(
+    probabilities: np.ndarray,
+    pair: data.Pair,
+    loss: torch.nn.Module,
+    *,
+    separate: str = "ridge",
+    min_size: int = MIN_SIZE,
+) -> Validation:
     """Scores of (N, K, H, W) probabilities against the labels of ``pair``; ignored pixels count nowhere.
 
-    The loss is ``loss`` without weights per pixel; K = 1 is the foreground of two classes.
+    The loss is ``loss`` without weights per pixel; K = 1 is the foreground of two classes. Rims and cores are scored by the objects
+    that grow out of them, and else as foreground.
     """
+    by_cores = separate == "cores"
     classes = data.to_classes(pair.labels, pair.kind)
     instances = data.to_instances(pair.labels, pair.kind)
     target = classes
+    if by_cores:
+        apart = separate_touching(instances)
+        width = rim_width(apart)
+        target = np.stack([rims_and_cores(image, width) for image in apart]).astype(np.int64)
     if pair.ignored is not None:
-        target = np.where(pair.ignored, IGNORED, classes)
+        target = np.where(pair.ignored, IGNORED, target)
         # background in both: neither a hit nor a miss to the scores, all of which are about the foreground
         classes, instances = (np.where(pair.ignored, 0, labels) for labels in (classes, instances))
         probabilities = np.where(pair.ignored[:, None], 0, probabilities)
         if probabilities.shape[1] > 1:
             probabilities[:, 0] += pair.ignored
     value = float(loss(logits_of(torch.from_numpy(probabilities)), torch.from_numpy(target)))
-    probabilities = all_classes(probabilities)
+    found = _objects(probabilities, by_cores, min_size) if by_cores or pair.kind == "instances" else None
+    precision = None if found is None else metrics.detections(found, instances).average_precision
+    probabilities = foreground_only(probabilities) if by_cores else all_classes(probabilities)
     dice = metrics.dice(probabilities.argmax(1), classes, num_classes=probabilities.shape[1])
     foreground = 1 - probabilities[:, 0]
     pixel = metrics.pixel_error(foreground, classes > 0)
-    rand = metrics.rand_error(foreground, instances) if probabilities.shape[1] == 2 and instances.any() else None
+    cells = found if by_cores and found is not None else foreground
+    rand = metrics.rand_error(cells, instances) if probabilities.shape[1] == 2 and instances.any() else None
     threshold = metrics.best_threshold(foreground, classes > 0, metric="dice").threshold if classes.any() else 0.5
-    return Validation(value, pixel, rand, dice, float(threshold))
+    return Validation(
+        value,
+        pixel,
+        rand,
+        dice,
+        average_precision=None if precision is None else float(precision[0]),
+        mean_average_precision=None if precision is None else float(precision.mean()),
+        by_cores=by_cores,
+        threshold=float(threshold),
+    )
+
+
+def _objects(probabilities: np.ndarray, by_cores: bool, min_size: int) -> np.ndarray:
+    """(N, H, W) instances out of (N, K, H, W) probabilities, as prediction makes them at a threshold of 0.5."""
+    if by_cores:
+        return np.stack([core_instances(levels, min_size=min_size) for levels in levels_of(probabilities, 0.5)])
+    foreground = 1 - all_classes(probabilities)[:, 0]
+    return np.stack([foreground_instances(image, min_size=min_size) for image in foreground])
+
+
+def foreground_only(probabilities: np.ndarray) -> np.ndarray:
+    """(N, 2, H, W), background and all that is not, of (N, K, H, W)."""
+    return np.stack([probabilities[:, 0], 1 - probabilities[:, 0]], axis=1)
 
 
 def all_classes(probabilities: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from unet_fast.data import Dataset, Pair
+from unet_fast.data.cores import rim_width, rims_and_cores
+from unet_fast.errors import InputError
 from unet_fast.models import create
 from unet_fast.train import distributed, memory
 from unet_fast.train.config import TrainConfig, resolve_device
@@ -79,7 +81,11 @@ class Feed:
     def __init__(self, dataset: Dataset, config: TrainConfig, first: int) -> None:
         self._items, self._config, self._first = dataset.items, config, first
         self._kind, self._classes = dataset.kind, max(config.num_classes, 2)
+        if config.separate == "cores" and self._kind == "classes":
+            raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
         self._several = dataset.kind == "classes" and dataset.num_classes > 2
+        # the width of rims is that of the objects in some windows
+        self._rim = rim_width(_apart(sampled(dataset))) if config.separate == "cores" else None
         self._ignoring = dataset.coding.ignored is not None or any(item.outside for item in dataset.items)
         self.side = window_side(config)
         self._ends = np.cumsum([math.prod(item.size) for item in self._items])
@@ -91,7 +97,7 @@ class Feed:
     @property
     def roles(self) -> tuple[str, ...]:
         """What each map is, see :class:`unet_fast.train.dataset.DeviceData`."""
-        return ("instances", *(["classes"] if self._several else []), *(["counted"] if self._ignoring else []))
+        return ("instances", *(["classes"] if self._several or self._rim is not None else []), *(["counted"] if self._ignoring else []))
 
     def batch(self, step: int) -> Batch:
         """Windows (B, C, side, side) float32, normalised, and their maps (B, side, side), of ``step``."""
@@ -124,7 +130,9 @@ class Feed:
         image = item.survey().statistics.apply(item.image_window(start, size))
         label, ignored = item.label_window(start, size)
         maps = [shapes(label, self._kind, self._classes)]
-        if self._several:
+        if self._rim is not None:
+            maps.append(rims_and_cores(maps[0], self._rim))
+        elif self._several:
             maps.append(label.astype(np.uint8 if self._classes <= 256 else np.int32))
         if self._ignoring:
             maps.append(np.ones(size, np.uint8) if ignored is None else (~ignored).view(np.uint8))
@@ -135,6 +143,11 @@ class Feed:
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _apart(pair: Pair) -> np.ndarray:
+    """The objects of a pair, touching ones separated."""
+    return np.stack([shapes(label, pair.kind, pair.num_classes) for label in pair.labels])
 
 
 @dataclass(frozen=True)
@@ -174,7 +187,15 @@ def on_device(config: TrainConfig, training: Pair | Dataset) -> DeviceData:
     device = distributed.device_of(resolve_device(config.device))
     if isinstance(training, Dataset):
         return windowed(training, config, device)
-    return prepare(replace(training, num_classes=max(config.num_classes, 2)), device, balance=config.loss.balance)
+    balance, separate = config.loss.balance, config.separate
+    if separate == "cores":  # its classes are not those of the labels
+        return prepare(training, device, balance=balance, separate=separate)
+    return prepare(replace(training, num_classes=max(config.num_classes, 2)), device, balance=balance)
+
+
+def sampled(training: Pair | Dataset) -> Pair:
+    """The pair itself; of a data set at most 64 windows, evenly spaced over its images."""
+    return held_out_windows(training) if isinstance(training, Dataset) else training
 
 
 def windowed(dataset: Dataset, config: TrainConfig, device: torch.device) -> WindowData:
@@ -187,8 +208,14 @@ def windowed(dataset: Dataset, config: TrainConfig, device: torch.device) -> Win
     with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as pool:
         surveys = list(pool.map(lambda item: item.survey(), dataset.items))
     counts: np.ndarray = np.zeros(max(config.num_classes, 2), np.int64)
-    for survey in surveys:
-        counts[: len(survey.counts)] += survey.counts
+    if config.separate == "cores":
+        apart = _apart(sampled(dataset))
+        width = rim_width(apart)
+        for image in apart:
+            counts += np.bincount(rims_and_cores(image, width).ravel(), minlength=len(counts))
+    else:
+        for survey in surveys:
+            counts[: len(survey.counts)] += survey.counts
     images, *maps = (each.to(device) for each in feed.make(0, config.batch_size))
     one = torch.ones((1, 1, 1, 1), device=device)
     return WindowData(
