@@ -73,6 +73,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         "recipe": recipe,
         "in_channels": pair.images.shape[1],
         "num_classes": pair.num_classes,
+        "kind": pair.kind,
         "base_channels": BASE_CHANNELS,
         "validations": 1,
         "data": {"data": str(folder)},
@@ -112,6 +113,11 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
     probabilities = run.predict(test.images, tile=max(config.tile, 256))
     seconds = (time.monotonic() - began) / len(test)
     report = evaluate(probabilities, test.labels, kind=test.kind, num_classes=test.num_classes)
+    objects: dict[str, Any] = {"seg": None, "average_precision": None}
+    if test.kind == "instances":
+        found = run.predict(test.images, tile=max(config.tile, 256), output="instances")
+        scores = evaluate(found, test.labels, kind=test.kind)
+        objects = {"seg": scores.seg, "average_precision": scores.average_precision}
     foreground = probabilities[:, 0] if probabilities.shape[1] == 1 else 1 - probabilities[:, 0]
     return {
         "commit": conditions("cpu")["commit"],
@@ -129,7 +135,8 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
         "images": {"training": len(training), "held_out": len(test)},
         "accuracy": float(((foreground > 0.5) == (test.labels > 0)).mean()),
         **{name: getattr(report, name) for name in ("pixel_error", "rand_error", "dice", "iou", "warping_error")},
-        **{name: getattr(report, name) for name in ("v_rand", "v_info", "seg")},
+        **{name: getattr(report, name) for name in ("v_rand", "v_info")},
+        **objects,
     }
 
 

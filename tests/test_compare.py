@@ -27,13 +27,14 @@ def test_gflop_counts_every_convolution():
     assert forward_gflop(network, 8) == pytest.approx(2 * macs / 1e9)
 
 
-def test_the_command_line_compares(tmp_path):
+def test_the_command_line_compares(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     images, instances = synthetic.nuclei(4, size=(48, 64), seed=4)
     data.write_stack(tmp_path / "set" / "images.tif", images)
     data.write_stack(tmp_path / "set" / "instances.tif", instances.astype(np.uint16))
     said = run("compare", "--data", tmp_path / "set", "--models", "unet,recipe:batch-norm", "--steps", "2", "--val", "3",
                "--base-channels", "2", "--depth", "2", "--tile", "30", "--out", tmp_path / "out",
-               "--device", "cpu")  # fmt: skip
+               "--label-kind", "instances", "--device", "cpu")  # fmt: skip
     assert "pixel" in said and "recipe:batch-norm" in said
     rows = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["name"] for row in rows] == ["unet", "recipe:batch-norm"]

@@ -302,26 +302,17 @@ def print_table(rows: list[Row]) -> None:
 
     table = Table(title="comparison", title_justify="left")
     table.add_column("network", overflow="fold")
-    for heading in (
-        "pixel error",
-        "Rand error",
-        "Dice",
-        "AP 0.5",
-        "parameters",
-        "GFLOP",
-        "ms/step",
-        "ms/image",
-        "MB",
-        "steps",
-    ):
-        table.add_column(heading, justify="right")
+    scored = any(row.average_precision is not None for row in rows)
+    errors = ("pixel error", "Rand error", "Dice", *(["AP"] if scored else []))
+    for heading in (*errors, "parameters", "GFLOP", "ms/step", "ms/image", "MB", "steps"):
+        table.add_column(heading, justify="right", overflow="fold")
     for row in sorted(rows, key=lambda row: row.pixel_error):
         table.add_row(
             row.name,
             f"{row.pixel_error:.4f}",
             "-" if row.rand_error is None else f"{row.rand_error:.4f}",
             f"{row.dice:.4f}",
-            "-" if row.average_precision is None else f"{row.average_precision:.4f}",
+            *([] if not scored else ["-" if row.average_precision is None else f"{row.average_precision:.4f}"]),
             f"{row.parameters:,}",
             f"{row.gflop:.3g}",
             f"{row.ms_per_step:.1f}",
