@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from unet_fast.errors import InputError
 from unet_fast.train import TrainConfig, default_config, default_validation, hold_out, separate_touching
 from unet_fast.train.checkpoint import flatten_optimizer, load_tensors, restore_optimizer, save_tensors
 from unet_fast.train.dataset import prepare
+from unet_fast.train.loop import _Run
 from unet_fast.train.losses import HeadLoss, WeightedCrossEntropy
 from unet_fast.train.schedule import learning_rate
+from unet_fast.train.settings import Budget
 
 pytestmark = pytest.mark.core
 
@@ -253,3 +256,22 @@ def test_the_loss_of_a_network_is_that_of_its_logits(generator):
         HeadLoss(WeightedCrossEntropy(), (1.0, 1.0)).of_network(
             models.create("unet", padding="same", **small), images, target, weight
         )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "validated", "last", "seconds", "affordable"),
+    [
+        (6.0, 0.0, 0.0, 45.0, True),  # the first one shows what they cost
+        (6.0, 4.0, 4.0, 90.0, False),  # 8 s of 90
+        (6.0, 4.0, 4.0, 270.0, True),  # 8 s of 270
+        (None, 40.0, 4.0, 90.0, True),  # a budget in steps pays for all
+    ],
+)
+def test_validations_take_little_of_a_budget_in_minutes(minutes, validated, last, seconds, affordable):
+    budget = Budget(minutes, None if minutes else 10)
+    run = SimpleNamespace(
+        config=SimpleNamespace(budget=budget),
+        trainer=SimpleNamespace(seconds=seconds, reserved=last),
+        _validated=validated,
+    )
+    assert _Run._affordable(run) is affordable

@@ -29,6 +29,8 @@ from unet_fast.train.validation import NOTHING_COUNTS, Validation, cannot_judge,
 from unet_fast.train.windows import on_device, sampled
 from unet_fast.train.writer import CheckpointWriter
 
+# of a budget in minutes, at most this part goes into validations before the last one
+VALIDATION_SHARE = 0.03
 LOG_ROWS = 100  # rows of metrics.csv in a whole run, besides those of validations
 
 
@@ -155,6 +157,7 @@ class _Run:
         self.best: Validation | None = None
         self.blind = None if validation is None else cannot_judge(validation, trainer.config.checkpoints.best_by)
         self._said_infinite = False
+        self._validated = 0.0  # seconds of this part of the run
         self.finished = False  # whether the last row of the log is that of the end of the budget
         self._preview: Callable[[Path], Path] | None = None
 
@@ -225,7 +228,7 @@ class _Run:
             due = int(done * config.checkpoints.validations) > turn and done < 1
             if due or (int(done * LOG_ROWS) > row and done < 1):  # the last row comes with the last validation
                 row, turn = int(done * LOG_ROWS), int(done * config.checkpoints.validations)
-                self._log(validate=due)
+                self._log(validate=due, last=False)
                 text = f"loss {self.last_loss:.4f}" + self._best_text()
             bar.show(trainer.step if by_steps else trainer.seconds, text)
             self.writer.check()
@@ -244,7 +247,13 @@ class _Run:
             return f", best average precision {self.best.average_precision:.4f}"
         return f", best pixel error {self.best.pixel_error:.4f}"
 
-    def _log(self, *, validate: bool) -> None:
+    def _affordable(self) -> bool:
+        """Whether a validation before the last one leaves a budget in minutes to training; the first one has to be tried."""
+        if self.config.budget.steps is not None or self._validated == 0:
+            return True
+        return self._validated + self.trainer.reserved <= VALIDATION_SHARE * self.trainer.seconds
+
+    def _log(self, *, validate: bool, last: bool = True) -> None:
         """Write a row of metrics.csv; the losses since the last one are fetched from the device."""
         trainer = self.trainer
         losses = trainer.take_losses()
@@ -260,7 +269,7 @@ class _Run:
                     "lower the learning rate (--lr) and start again from the last checkpoint (--resume)"
                 )
         if self.main and (losses is not None or validate):
-            if validate:
+            if validate and (last or self._affordable()):
                 row.update(self._validate())
             self.log.add(**row)
         self.speed.resume()
@@ -292,6 +301,7 @@ class _Run:
             run_folder.save_model(self.folder, model, {"step": trainer.step, **asdict(scores)})
         # a budget in minutes includes the last validation
         trainer.reserve(time.monotonic() - began)
+        self._validated += trainer.reserved
         values = {"val_loss": scores.loss, "val_pixel_error": scores.pixel_error, "val_dice": scores.dice}
         more = {"val_rand_error": scores.rand_error, "val_average_precision": scores.average_precision}
         return {**values, **{name: value for name, value in more.items() if value is not None}}

@@ -69,7 +69,8 @@ def _fastest_algorithms(device: torch.device) -> Iterator[None]:
 class Trainer:
     """Runs steps of a configuration on data that lie on its device.
 
-    ``step`` counts the optimizer steps done, ``seconds`` the time spent in all runs of this folder.
+    ``step`` counts the optimizer steps done, ``seconds`` the time spent in all runs of this folder, ``reserved`` those of a budget in
+    minutes that are left for the last validation.
     """
 
     def __init__(self, config: TrainConfig, data: DeviceData) -> None:
@@ -117,7 +118,7 @@ class Trainer:
         self.best = float("inf")
         self._before = 0.0
         self._started = time.monotonic()
-        self._deadline_reserve = 0.0
+        self.reserved = 0.0
         self._agreed: float | None = None  # the progress that all processes act on, where the clock decides
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -156,7 +157,7 @@ class Trainer:
 
     def _by_the_clock(self) -> float:
         assert self.config.budget.minutes is not None
-        return min(1.0, self.seconds / max(1e-9, self.config.budget.minutes * 60 - self._deadline_reserve))
+        return min(1.0, self.seconds / max(1e-9, self.config.budget.minutes * 60 - self.reserved))
 
     def agree(self, signal: int | None) -> int | None:
         """Before a step: the number of a signal that any process got, or None; all then see the progress of the first one.
@@ -174,7 +175,7 @@ class Trainer:
 
     def reserve(self, seconds: float) -> None:
         """Keep this much of a budget in minutes free for work after the last step."""
-        self._deadline_reserve = seconds
+        self.reserved = seconds
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Augmented on the device: images (B, C, H, W), classes (B, h, w) int64, weights (B, h, w) float32."""
