@@ -87,14 +87,36 @@ def test_a_broken_ridge_splits_nothing_together() -> None:
     assert metrics.average_precision(cores.core_instances(hard(classes)[0], min_size=9)[None], instances, iou=0.8) == 1
 
 
+def summits_by_flooding(relief: np.ndarray, height: int) -> np.ndarray:
+    """Extended maxima, (H, W) numbers: what lies above a level, component by component, the level going down.
+
+    A summit is a component that has come down to ``height`` below its peak without having met a summit on the way.
+    """
+    out, number = np.zeros(relief.shape, int), 0
+    for level in range(int(relief.max()), 0, -1):
+        parts, count = ndimage.label(relief >= level)
+        for part in range(1, count + 1):
+            inside = parts == part
+            peak = int(relief[inside].max())
+            # alone down to its peak - height: no pixel of the part belongs to another summit yet
+            if level == peak - height and not (out[inside] > 0).any():
+                number += 1
+                out[inside] = number
+    return out
+
+
 def test_core_instances_equal_the_plain_watershed(rng: np.random.Generator) -> None:
-    levels = landscape(rng, 70, 90)
+    levels = landscape(rng, 60, 70)
     foreground = levels > 0
+    relief = cores.relief_of(levels)
+    assert np.abs(relief - ndimage.gaussian_filter(levels.astype(float), 1))[foreground].max() <= 0.51
+    summits = summits_by_flooding(relief, 64)
+    np.testing.assert_array_equal(cores._summits(relief), summits > 0)
     pieces, _ = ndimage.label(foreground)
-    alone = foreground & ~np.isin(pieces, np.unique(pieces[levels > 128]))
+    alone = foreground & ~np.isin(pieces, np.unique(pieces[summits > 0]))
     assert alone.any()
-    markers, count = ndimage.label((levels > 128) | alone)
-    expected = watershed(-levels.astype(int), markers, mask=foreground)
+    markers, count = ndimage.label((summits > 0) | alone)
+    expected = watershed(-relief, markers, mask=foreground)
     assert count > 10 and (expected > 0).sum() == foreground.sum()
     np.testing.assert_array_equal(cores.core_instances(levels, min_size=0), expected)
     sizes = np.bincount(expected.ravel())
