@@ -11,6 +11,7 @@ import torch
 
 from tests.test_cli import run
 from unet_fast.data import normalize, read_dataset, read_pair
+from unet_fast.data.cores import CORE, rim_width, rims_and_cores
 from unet_fast.data.datasets import read_matching
 from unet_fast.errors import InputError
 from unet_fast.train import default_config, train, windows
@@ -184,3 +185,25 @@ def test_an_ome_zarr_with_its_labels_is_a_data_set(files: tuple[Path, Path], tmp
     (tmp_path / "a.zarr/labels/more/.zgroup").write_text('{"zarr_format": 2}')
     with pytest.raises(InputError, match=r"several labels: cells, more; name one: --images"):
         read_dataset(tmp_path / "a.zarr")
+
+
+def test_rims_and_cores_of_windows(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """A network that learns rims and cores gets those of the objects in each window, as wide as in the whole set."""
+    config = small(kind="instances")
+    assert config.separate == "cores"
+    dataset = read_matching(*files)
+    feed = windows.Feed(dataset, config, 0)
+    assert feed.roles == ("instances", "classes")
+    _, objects, classes = feed.make(0, 4)
+    width = rim_width(windows._apart(windows.sampled(dataset)))
+    assert classes.max() == CORE
+    for shapes, found in zip(objects.numpy(), classes.numpy(), strict=True):
+        # beyond the image both are mirrored; the mirror image of an object that is cut has another radius
+        assert ((found > 0) == (shapes > 0)).all()
+        assert (found == rims_and_cores(shapes, width)).mean() > 0.9
+    feed.close()
+    summary = train(config, dataset, None, tmp_path / "run", progress=False)
+    assert summary.steps == 6 and np.isfinite(summary.loss)
+    assert TrainConfig.load(tmp_path / "run" / "config.json").min_size is not None
+    with pytest.raises(InputError, match="needs labels that number objects, but these are classes"):
+        windows.Feed(read_matching(*files, kind="classes"), config, 0)

@@ -97,7 +97,11 @@ class Feed:
     @property
     def roles(self) -> tuple[str, ...]:
         """What each map is, see :class:`unet_fast.train.dataset.DeviceData`."""
-        return ("instances", *(["classes"] if self._several or self._rim is not None else []), *(["counted"] if self._ignoring else []))
+        return (
+            "instances",
+            *(["classes"] if self._several or self._rim is not None else []),
+            *(["counted"] if self._ignoring else []),
+        )
 
     def batch(self, step: int) -> Batch:
         """Windows (B, C, side, side) float32, normalised, and their maps (B, side, side), of ``step``."""
