@@ -22,7 +22,7 @@ def test_every_operator_is_fuzzed():
 
 
 # several launches a case, or large ones
-LONG = ("elastic_warp", "relu_pool_skip", "nearest_two", "weight_map")
+LONG = ("bias_relu", "elastic_warp", "relu_pool_skip", "nearest_two", "weight_map")
 
 
 @pytest.mark.parametrize("op", [*slow(*LONG), *(name for name in OPS if name not in LONG)])
