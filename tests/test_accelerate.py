@@ -215,7 +215,11 @@ def test_wrong_gradients_take_everything_back(image: torch.Tensor, monkeypatch: 
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3), nn.ReLU())
     report = uf.accelerate(model, image)
     assert not report.replaced and _patched(model) == 0
-    assert any("the gradient of 1.weight is missing" in one.why for one in report.left)
+    # of the first layer too: within a row it runs by the same function, on the processors where that takes single channels
+    assert any(
+        "the gradient of 0.weight is missing" in one.why or "the gradient of 1.weight is missing" in one.why
+        for one in report.left
+    )
 
 
 def test_inference(net: Milesial, image: torch.Tensor) -> None:
