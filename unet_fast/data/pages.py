@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Pages(Sequence[np.ndarray]):
         """The files, in order."""
         return [file.path for file in self._files]
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """One name an image."""
         return [file.path.stem if file.count == 1 else f"{file.path.stem}[{page}]" for file, page in self._places]
