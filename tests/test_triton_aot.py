@@ -166,7 +166,19 @@ def head_cross_entropy(run: Callable[..., Any]) -> None:
         run("head_cross_entropy", features, None, False, weight, None, target.int(), None, -100, 1, False)
 
 
+def norm_activation(run: Callable[..., Any]) -> None:
+    for form, dtype, activation in zip(FORMATS * 2, FLOATS, (2, 3, 3, 2), strict=True):
+        x, numbers = (
+            torch.zeros(2, 32, 40, 48, dtype=dtype).to(memory_format=form),
+            torch.zeros(32, dtype=torch.promote_types(dtype, torch.float32)),
+        )
+        channels, options = (numbers, numbers, numbers), (0, 1e-5, activation, 0.1)
+        _, mean, var = run("norm_activation", x, *channels, None, None, *options)
+        run("norm_activation_backward", x, x, *channels, mean, var, *options, False)
+
+
 CASES = (
+    norm_activation,
     crop_concat,
     weighted_cross_entropy,
     nearest_two,

@@ -1,6 +1,7 @@
 """Normalisation and activation of a map in as few passes as its statistics allow.
 
-Kernels: csrc/cpu/norm_activation.cpp and norm_activation_backward.cpp; truth: unet_fast/reference/norm_activation.py.
+Kernels: csrc/cpu/norm_activation.cpp and norm_activation_backward.cpp, unet_fast/triton/norm_activation.py;
+truth: unet_fast/reference/norm_activation.py.
 """
 
 from __future__ import annotations
