@@ -85,7 +85,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         steps=train.steps_for(1, tiles, batch_size),
         batch_size=batch_size,
         tile=train.legal_tile(plain.model, TILE),
-        learning_rate=RATES[plain.optimizer],
+        learning_rate=RATES[plain.optimizer.name],
         **settings,
     )
 
