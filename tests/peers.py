@@ -17,14 +17,14 @@ from torch import nn
 def library(name: str):
     """The module ``name``, or a skip of the test."""
     if name == "segmentation_models_pytorch":
-        _let_torchvision_load()
+        let_torchvision_load()
     return pytest.importorskip(name, reason=f"{name} is not installed: python -m pip install --group test")
 
 
 _stubs: list[torch.library.Library] = []
 
 
-def _let_torchvision_load() -> None:
+def let_torchvision_load() -> None:
     """Wheels of torchvision for CUDA find no libraries beside a torch for CPUs, and then miss two names at their import.
 
     Its networks are plain layers; none of the operators behind these names is ever called.

@@ -15,9 +15,13 @@ import typer
 from typer.core import TyperArgument
 
 from benchmarks import tables
+from tests import peers
 from unet_fast.cli import app
 
 PAGES = {page.name: page.read_text() for page in [*tables.pages(), tables.ROOT / "CONTRIBUTING.md"]}
+
+# page -> the library that its examples need
+PEERS = {"with-monai.md": "monai", "with-nnunet.md": "dynamic_network_architectures", "with-lightning.md": "lightning"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -26,6 +30,9 @@ def blocks(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks(text, "python")])
 def test_the_examples_run(page):
+    if page in PEERS:
+        peers.let_torchvision_load()
+        peers.library(PEERS[page])
     space: dict[str, object] = {}
     for block in blocks(PAGES[page], "python"):
         exec(compile(block, page, "exec"), space)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from unet_fast.ops import _protocol
+
 
 class Patch:
     """What lies in ``module.forward`` of a replaced module; copies and pickles with it, and belongs to the copy then.
@@ -86,9 +88,7 @@ def wants_plain(args: Sequence[Any]) -> bool:
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return (
-        torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
+        _protocol.transformed()
         or any(isinstance(arg, fx.Proxy) for arg in args)
         or any(isinstance(arg, Tensor) and arg.is_sparse for arg in args)
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from unet_fast.errors import InputError
 from unet_fast.nn.conv_relu import fits
-from unet_fast.ops import _backends
+from unet_fast.ops import _backends, _protocol
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ def check_fused(fused: bool | str) -> bool | str:
 
 
 def fusion_for(fused: bool | str, x: Tensor) -> Fusion:
-    """The junctions to fuse for an input like ``x``; "auto" leaves out those that only the slow reference could run."""
+    """The junctions to fuse for an input like ``x``; "auto" leaves out those that only the slow reference could run.
+
+    None while operations are transformed or traced one by one (:mod:`unet_fast.ops._protocol`).
+    """
+    if isinstance(x, fx.Proxy) or _protocol.transformed():
+        return PLAIN
     if isinstance(fused, bool):
         return FULL if fused else PLAIN
     device = x.device.type

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from unet_fast.errors import BackendError, InputError
-from unet_fast.ops import _library
+from unet_fast.ops import _library, _protocol
 
 NAMES = ("auto", "cpp", "cuda", "triton", "reference")
 
@@ -102,9 +102,13 @@ def _why_no_kernel(backend: str, op: str, device_type: str) -> str | None:
 
 
 def choose(op: str, device_type: str) -> str:
-    """The backend that runs ``op`` for tensors on ``device_type``."""
+    """The backend that runs ``op`` for tensors on ``device_type``; the reference where it is transformed or traced."""
     if _wish not in NAMES:
         raise InputError(f"UNET_FAST_BACKEND is {_wish!r}, expected one of {', '.join(NAMES)}")
+    if _protocol.transformed():
+        return "reference"
+    if device_type == "meta" and _library.CPU.error is None:
+        return "cpp"  # whose fake it is that answers
     if _wish != "auto":
         reason = _why_no_kernel(_wish, op, device_type)
         if reason is not None:

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from unet_fast import __version__
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _library
+from unet_fast.ops import _backends, _library, _protocol
 from unet_fast.remembered import machine_name, remember, remembered
 
 NAMES = ("auto", "winograd", "direct")
@@ -69,7 +69,7 @@ def by_winograd(inputs: Sequence[torch.Tensor], weight: torch.Tensor, padding: i
         return False
     if weight.shape[2:] != (3, 3) or padding not in (0, 1) or wish() == "direct":
         return False
-    if _backends.wish() not in ("auto", "cpp") or _library.CPU.error is not None:
+    if _backends.wish() not in ("auto", "cpp") or _library.CPU.error is not None or _protocol.transformed():
         return False
     if _wish == "winograd":
         return True

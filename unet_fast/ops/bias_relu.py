@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from unet_fast import checks, reference
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
+@_protocol.public
 def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Add a bias to each channel of a map and apply the ReLU.
 

@@ -14,13 +14,14 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _convolution, _record, _tensors
+from unet_fast.ops import _convolution, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CONVOLUTION, WINOGRAD_GRADIENT
 
 # the numbers of winograd::Activation
 ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2}
 
 
+@_protocol.public
 def conv3x3(
     inputs: torch.Tensor | Sequence[torch.Tensor],
     weight: torch.Tensor,

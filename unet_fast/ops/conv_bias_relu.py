@@ -15,11 +15,12 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _convolution, _record, _tensors
+from unet_fast.ops import _backends, _convolution, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 from unet_fast.ops.conv3x3 import run
 
 
+@_protocol.public
 def conv_bias_relu(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, padding: int = 0
 ) -> torch.Tensor:

@@ -12,11 +12,12 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, EXACT
 from unet_fast.ops.upsample_concat import ORDERS, PADDINGS, check_join, check_padding
 
 
+@_protocol.public
 def crop_concat(
     skip: torch.Tensor, up: torch.Tensor, *, order: str = "skip_first", padding: str | None = None
 ) -> torch.Tensor:

@@ -13,10 +13,11 @@ import torch
 from unet_fast import checks, reference
 from unet_fast.distance_options import spacing_of
 from unet_fast.errors import InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, DISTANCE
 
 
+@_protocol.public
 def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
     """Exact Euclidean distance from every pixel to the nearest zero of its image.
 

@@ -14,7 +14,7 @@ import torch
 from unet_fast import _warp_arguments as arguments
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import LARGE_WARP, WARP_GRADIENT
 
 _DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
@@ -50,6 +50,7 @@ def elastic_warp(
 ) -> tuple[torch.Tensor, ...]: ...
 
 
+@_protocol.public
 def elastic_warp(
     inputs: torch.Tensor | Sequence[torch.Tensor],
     displacement: torch.Tensor,

@@ -14,12 +14,13 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, HEAD_GRADIENT
 from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, scaled_in_place, weighted_cross_entropy
 from unet_fast.reference.head_cross_entropy import head_logits
 
 
+@_protocol.public
 def head_cross_entropy(
     features: torch.Tensor,
     weight: torch.Tensor,

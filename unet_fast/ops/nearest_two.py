@@ -12,10 +12,11 @@ import torch
 
 from unet_fast import reference
 from unet_fast.distance_options import spacing_of
-from unet_fast.ops import _backends, _instances, _record, _tensors
+from unet_fast.ops import _backends, _instances, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, DISTANCE
 
 
+@_protocol.public
 def nearest_two(
     instances: torch.Tensor, *, spacing: float | Sequence[float] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

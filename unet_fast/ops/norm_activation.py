@@ -13,7 +13,7 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import NORM, NORM_GRADIENT
 
 NORMS = ("instance", "batch", "group")
@@ -21,6 +21,7 @@ ACTIVATIONS = ("none", "relu", "leaky_relu", "silu", "prelu")
 _NUMBER = {"none": 0, "relu": 1, "leaky_relu": 2, "prelu": 2, "silu": 3}  # of uf::Activation
 
 
+@_protocol.public
 def norm_activation(
     x: torch.Tensor,
     weight: torch.Tensor | None = None,

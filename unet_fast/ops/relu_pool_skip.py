@@ -13,10 +13,11 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, EXACT, GRADIENT
 
 
+@_protocol.public
 def relu_pool_skip(
     x: torch.Tensor, bias: torch.Tensor | None = None, *, skip_size: Sequence[int] | None = None, up_channels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:

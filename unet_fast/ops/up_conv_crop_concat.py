@@ -13,11 +13,12 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 from unet_fast.ops.up_conv_into import check_up_conv, flops, up_conv_gradients
 
 
+@_protocol.public
 def up_conv_crop_concat(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
 ) -> torch.Tensor:

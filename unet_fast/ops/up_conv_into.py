@@ -14,10 +14,11 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CONVOLUTION, GRADIENT
 
 
+@_protocol.public
 def up_conv_into(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor, *, fresh: bool = False
 ) -> torch.Tensor:

@@ -13,10 +13,11 @@ import torch
 from unet_fast import checks, reference
 from unet_fast.distance_options import check_border
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _instances, _record, _tensors
+from unet_fast.ops import _backends, _instances, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, WEIGHT_MAP
 
 
+@_protocol.public
 def weight_map(
     instances: torch.Tensor,
     *,

@@ -12,7 +12,7 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
@@ -20,6 +20,7 @@ _IN_PLACE_ON = {"cuda"}  # where the factor of a gradient cannot be read
 TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
 
 
+@_protocol.public
 def weighted_cross_entropy(
     logits: torch.Tensor,
     target: torch.Tensor,

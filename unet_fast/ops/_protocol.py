@@ -1,0 +1,55 @@
+"""How public operators meet tensors that are not torch's own, and code that looks at what is computed.
+
+As torch's own functions do: a subclass of ``torch.Tensor`` is asked (``__torch_function__``), so that its results are of
+its kind, and ``torch.fx`` notes one call. Transforms that act on operations one by one (``vmap``, ``grad`` and ``jvp`` of
+torch.func, forward-mode derivatives, ``torch.jit.trace``) see the reference, which consists of torch's operations.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def transformed() -> bool:
+    """Whether operations are transformed or traced one by one right now."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def public(function: F) -> F:
+    """Let a public operator take part in ``__torch_function__`` and ``torch.fx``."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        values = tuple(_values((*args, *kwargs.values())))
+        for value in values:
+            if isinstance(value, fx.Proxy):
+                return value.tracer.create_proxy("call_function", call, args, kwargs)
+        if torch.overrides.has_torch_function(values):
+            return torch.overrides.handle_torch_function(call, values, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _values(args: tuple[Any, ...]) -> Iterator[Any]:
+    """The tensors, or what stands for them, among arguments and in lists of them."""
+    for arg in args:
+        if isinstance(arg, list | tuple):
+            yield from _values(tuple(arg))
+        elif isinstance(arg, torch.Tensor | fx.Proxy):
+            yield arg
