@@ -1,7 +1,7 @@
 """The CPU kernels for NumPy arrays: NumPy in, NumPy out. Torch is never imported, and need not be installed.
 
 Arrays may have any strides and byte order; what is not C-contiguous is copied first. Work runs on a small pool of its
-own threads (all cores, or ``OMP_NUM_THREADS``). Each function means the same as that of its name in ``unet_fast.ops``.
+own threads: as many as this process has CPUs, or ``OMP_NUM_THREADS``, or what :func:`set_num_threads` says. Each function means the same as that of its name in ``unet_fast.ops``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from unet_fast import _warp_arguments as warp_arguments
 from unet_fast.distance_options import check_border, spacing_of
 from unet_fast.errors import BackendError, InputError, InputTypeError
 
-__all__ = ["distance_transform", "elastic_warp", "nearest_two", "weight_map"]
+__all__ = [
+    "distance_transform",
+    "elastic_warp",
+    "get_num_threads",
+    "nearest_two",
+    "set_num_threads",
+    "weight_map",
+]
+
+
+MAX_THREADS = 1024
 
 
 def kernels() -> ModuleType:
@@ -29,6 +39,25 @@ def kernels() -> ModuleType:
             "build it with: pip install --no-build-isolation ."
         ) from None
     return _numpy
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call of this module works with, the caller's among them."""
+    count: int = kernels().threads()
+    return count
+
+
+def set_num_threads(count: int) -> None:
+    """Work with ``count`` threads from now on, in this process.
+
+    Raises:
+        InputError: ``count`` is less than 1. InputTypeError: it is no integer.
+    """
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise InputTypeError(f"count is {count!r}, expected an integer")
+    if not 1 <= count <= MAX_THREADS:
+        raise InputError(f"count is {count}, expected 1 to {MAX_THREADS} threads")
+    kernels().set_threads(count)
 
 
 def _dense(array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ namespace py = pybind11;
 PYBIND11_MODULE(_numpy, m) {
   m.doc() = "CPU kernels of unet_fast for NumPy arrays";
   m.def("threads", [] { return uf::bindings::Pool::instance().threads(); });
+  m.def("set_threads", [](int wanted) { uf::bindings::Pool::instance().set_threads(wanted); });
   uf::bindings::define_distance_ops(m);
   uf::bindings::define_elastic_warp(m);
   uf::bindings::define_topology_ops(m);

@@ -11,6 +11,9 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include "cpu/parallel.h"
 
@@ -24,11 +27,18 @@ class Pool {
     return *pool;
   }
 
-  int threads() const { return threads_; }
+  int threads() const { return limit_; }
+
+  // From now on work is done by so many threads, the caller among them; more are started where there are not enough.
+  void set_threads(int wanted) {
+    std::lock_guard<std::mutex> owner(owner_);  // nobody works
+    if (getpid() == process_) grow(wanted);
+    limit_ = std::min(wanted, threads_);
+  }
 
   void run(int64_t begin, int64_t end, int64_t grain, Parallel::Body body, void* context) {
     const int64_t count = end - begin;
-    const int64_t pieces = std::min<int64_t>(threads_, (count + grain - 1) / std::max<int64_t>(grain, 1));
+    const int64_t pieces = std::min<int64_t>(limit_, (count + grain - 1) / std::max<int64_t>(grain, 1));
     // one caller at a time owns the workers; a second one (another Python thread) does its work itself
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (pieces <= 1 || !owner.owns_lock() || getpid() != process_) {  // a forked child has none of the threads
@@ -57,18 +67,27 @@ class Pool {
 
   // Where the system refuses a thread (a limit of processes or of memory), the work is done by those that there are.
   explicit Pool(int wanted) {
+    grow(wanted);
+    limit_ = threads_;
+  }
+
+  void grow(int wanted) {
     try {
-      for (; threads_ < wanted; ++threads_) std::thread([this] { loop(); }).detach();
+      for (; threads_ < wanted; ++threads_) std::thread([this, seen = generation_] { loop(seen); }).detach();
     } catch (const std::system_error&) {
     }
   }
 
-  // As for every OpenMP program, OMP_NUM_THREADS limits the threads.
+  // The CPUs that this process may run on; as for every OpenMP program, OMP_NUM_THREADS limits the threads.
   static int default_threads() {
     if (const char* text = std::getenv("OMP_NUM_THREADS")) {
       const int wanted = std::atoi(text);
       if (wanted > 0) return wanted;
     }
+#ifdef __linux__
+    cpu_set_t allowed;  // by taskset, a container or a job scheduler; more CPUs than it holds make the call fail
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
+#endif
     return std::max(1u, std::thread::hardware_concurrency());
   }
 
@@ -80,8 +99,7 @@ class Pool {
     }
   }
 
-  void loop() {
-    int64_t seen = 0;
+  void loop(int64_t seen) {
     for (;;) {
       {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -94,7 +112,8 @@ class Pool {
     }
   }
 
-  int threads_ = 1;  // the caller among them
+  int threads_ = 1;  // that exist, the caller among them
+  std::atomic<int> limit_{1};  // that work
   const pid_t process_ = getpid();
   std::mutex owner_, mutex_;
   std::condition_variable wake_, done_;

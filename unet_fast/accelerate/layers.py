@@ -20,6 +20,7 @@ from unet_fast.nn.folding import can_fold, folded
 from unet_fast.nn.norm_activation import normalised
 from unet_fast.ops import conv3x3
 from unet_fast.ops._convolution import by_winograd
+from unet_fast.ops._tensors import autocasts
 
 NORMS = (
     nn.BatchNorm2d,
@@ -137,7 +138,7 @@ def _normalise(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         len(rest) <= 1
         and bypassable(norm, *NORMS)
         and x.dim() == 4
-        and not torch.is_autocast_enabled(x.device.type)  # which has a dtype of its own for some normalisations
+        and not autocasts(x.device.type)  # which has a dtype of its own for some normalisations
         and has_kernel("norm_activation", x.device.type)
     ):
         activation, slope = _activation(rest[0]) if rest else ("none", 0.01)
@@ -161,7 +162,7 @@ def convolve(
 ) -> tuple[Tensor, list[Any]]:
     """The convolution of ``layer`` with these numbers, and those of ``behind`` that it did not compute as well."""
     maps = x.maps if isinstance(x, Joined) else [x]
-    lowered = torch.is_autocast_enabled(maps[0].device.type)  # to a dtype that Winograd's form does not have
+    lowered = autocasts(maps[0].device.type)  # to a dtype that Winograd's form does not have
     if is_fast(layer) and not lowered and by_winograd(maps, weight, int(layer.padding[0])):
         options: dict[str, Any] = {}
         if behind and type(behind[0]) is nn.ReLU:

@@ -20,14 +20,14 @@ ENTRIES = 65  # of the table; the error of linear interpolation between them is 
 
 def draw_tables(count: int, channels: int, *, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     """Tables (count, channels, ENTRIES), float32: a curve for each sample and channel, sampled evenly over 0..1."""
-    ends = (torch.rand(count, channels, 2, device=device, generator=generator) * 2 - 1) * BLACK
+    ends = (torch.rand(count, channels, 2, dtype=torch.float32, device=device, generator=generator) * 2 - 1) * BLACK
     points = ends + torch.arange(2, device=device)
     for _ in range(INSERTIONS):
         left, right = points[..., :-1], points[..., 1:]
         half = 0.5 / left.shape[-1]
         lowest = torch.maximum(left + SLOPES[0] * half, right - SLOPES[1] * half)
         highest = torch.minimum(left + SLOPES[1] * half, right - SLOPES[0] * half)
-        share = torch.rand(left.shape, device=device, generator=generator)
+        share = torch.rand(left.shape, dtype=torch.float32, device=device, generator=generator)
         middle = torch.lerp(lowest, highest, share)
         points = torch.cat([torch.stack([left, middle], -1).flatten(-2), right[..., -1:]], -1)
     return points @ _spline(points.shape[-1], device)

@@ -50,7 +50,9 @@ def draw_matrix(
     With ``quarter_turns`` the angle grows by 0, 90, 180 or 270 degrees; with ``affine`` the image is first deformed by
     :func:`draw_affine`.
     """
-    angle = (torch.rand(count, device=device, generator=generator) * 2 - 1) * math.radians(settings.rotation)
+    angle = (torch.rand(count, dtype=torch.float32, device=device, generator=generator) * 2 - 1) * math.radians(
+        settings.rotation
+    )
     cosine, sine = angle.cos(), angle.sin()
     if settings.quarter_turns:
         turns = torch.randint(0, 4, (count,), device=device, generator=generator)
@@ -59,9 +61,9 @@ def draw_matrix(
         turned_sine = (turns == 1).float() - (turns == 3).float()
         cosine, sine = cosine * turned_cosine - sine * turned_sine, sine * turned_cosine + cosine * turned_sine
     if settings.flips:
-        sign = torch.randint(0, 2, (2, count), device=device, generator=generator) * 2.0 - 1.0
+        sign = torch.randint(0, 2, (2, count), device=device, generator=generator).float() * 2 - 1
     else:
-        sign = torch.ones(2, count, device=device)
+        sign = torch.ones(2, count, dtype=torch.float32, device=device)
     rows = []
     for axis, (from_y, from_x) in enumerate(((cosine, -sine), (sine, cosine))):
         size = image_size[axis]
@@ -70,7 +72,7 @@ def draw_matrix(
             period = torch.randint(0, max(2 * (size - 1), 1), (count,), device=device, generator=generator)
             centre = (period - (size - 1)).abs() - size // 2
         else:
-            centre = torch.zeros(count, device=device)
+            centre = torch.zeros(count, dtype=torch.float32, device=device)
         rows.append(torch.stack([from_y * sign[0], from_x * sign[1], centre.float()], -1))
     matrix = torch.stack(rows, 1)
     if settings.affine == 0:
@@ -96,7 +98,9 @@ def draw_affine(
     the solution written below.
     """
     side = max(min(image_size) / 3, 1.0)
-    a, b, c = ((torch.rand(3, count, 2, device=device, generator=generator) * 2 - 1) * distance).unbind()
+    a, b, c = (
+        (torch.rand(3, count, 2, dtype=torch.float32, device=device, generator=generator) * 2 - 1) * distance
+    ).unbind()
     return torch.stack([(b - c) / (2 * side), (a - b) / (2 * side)], -1), (a + c) / 2
 
 
@@ -110,8 +114,8 @@ def draw_displacement(
 ) -> torch.Tensor:
     """Displacements (count, 2, *grid), float32: independent Gaussians with standard deviation ``sigma`` pixels."""
     if sigma == 0:
-        return torch.zeros(count, 2, *grid, device=device)
-    return torch.randn(count, 2, *grid, device=device, generator=generator) * sigma
+        return torch.zeros(count, 2, *grid, dtype=torch.float32, device=device)
+    return torch.randn(count, 2, *grid, dtype=torch.float32, device=device, generator=generator) * sigma
 
 
 def draw_indices(count: int, sources: int, *, device: torch.device, generator: torch.Generator | None) -> torch.Tensor:

@@ -86,7 +86,7 @@ class UNetBN(SegmentationModel):
             assert isinstance(up, Up)
             # a row that is lost in a pooling below is missing here on the way up
             lost = any(length % (1 << (depth - level)) for length in x.shape[2:])
-            room = 0 if lost else up.room(fusion)
+            room = 0 if lost else up.room(fusion, self.levels[level])
             skip, x = run_and_pool(self.levels[level], self.pool, x, fusion, up_channels=room)
             skips.append(skip)
         x = self.levels[depth](x, fusion)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
-import torch
 from torch import Tensor, fx, nn
 
 from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
@@ -13,6 +12,7 @@ from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.fusion import Fusion, check_fused, fusion_for, untouched
 from unet_fast.models.geometry import Geometry
 from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
+from unet_fast.ops._tensors import autocasts
 
 
 class SegmentationModel(nn.Module):
@@ -117,7 +117,7 @@ class SegmentationModel(nn.Module):
         if not geometry.accepts(x.shape[3]):
             raise InputError(geometry.refusal("input", "width", x.shape[3], geometry.smallest_input))
         weight = next(self.parameters())
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != weight.dtype and not autocasts(x.device.type):
             raise InputTypeError(
                 f"images have dtype {x.dtype} but the network's weights are {weight.dtype}; "
                 "convert the images or use autocast"
@@ -153,7 +153,7 @@ class SingleHeadModel(SegmentationModel):
         With a ``target``, the loss instead: ``net(images, target, weight)`` is ``net.loss(images, target, weight)``, in the
         form that DistributedDataParallel and FSDP2 synchronise, which act on calls of the network.
         """
-        if target is not None:
+        if target is not None and not isinstance(target, fx.Proxy):
             return self.loss(x, target, weight)
         return self.head(self.features(x))
 

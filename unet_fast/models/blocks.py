@@ -9,7 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unet_fast.models.fusion import PLAIN, Fusion, fusible_convolution, fusible_up_convolution, is_active, untouched
+from unet_fast.models.fusion import (
+    PLAIN,
+    Fusion,
+    fusible_convolution,
+    fusible_up_convolution,
+    is_active,
+    silent,
+    untouched,
+)
 from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
@@ -132,7 +140,7 @@ def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion
         layer, rest = layers[index], layers[index + 1 :]
         index += 1
         if not (fusion.convolutions and fusible_convolution(layer, JoinConv2d)):
-            maps = [layer(_joined(maps))]
+            maps = [_call(layer, _joined(maps))]
             continue
         weight, bias = layer.weight, layer.bias
         if rest and not maps[0].is_cuda and can_fold(norm := rest[0], layer):
@@ -142,6 +150,19 @@ def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion
         index += active
         maps = [_convolve(maps, layer, weight, bias, active)]
     return _joined(maps)
+
+
+def _call(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's own call; a ReLU does not write into a view that a backward hook made, which autograd refuses."""
+    if not (isinstance(layer, nn.ReLU) and layer.inplace and isinstance(x, Tensor)) or torch.compiler.is_compiling():
+        return layer(x)
+    if not (x.requires_grad and (x._is_view() or layer._backward_hooks or layer._backward_pre_hooks)):
+        return layer(x)
+    layer.inplace = False
+    try:
+        return layer(x)
+    finally:
+        layer.inplace = True
 
 
 def _joined(maps: list[Tensor]) -> Tensor:
@@ -302,7 +323,7 @@ class Up(nn.Module):
 
     def up_sampled(self, x: Tensor, fusion: Fusion) -> Tensor:
         """The up-sampled map by itself."""
-        if not self.room(fusion) or autocast_dtype(x) is not None:
+        if not (self._fused(fusion) and fusion.in_place) or autocast_dtype(x) is not None:
             return self.up(x)
         n, _, height, width = x.shape
         shape = (n, self.up.out_channels, 2 * height, 2 * width)
@@ -312,16 +333,22 @@ class Up(nn.Module):
         """The skip as it is to be cropped for the up-sampled ``x``."""
         return skip
 
-    def room(self, fusion: Fusion) -> int:
-        """The channels that :meth:`join` can write into a :class:`SkipBuffer`; 0 where it needs the skip by itself."""
-        fits = fusion.expanding and fusible_up_convolution(self.up) and untouched(self.concat, CropConcat)
+    def room(self, fusion: Fusion, source: nn.Module) -> int:
+        """The channels that :meth:`join` can write into a :class:`SkipBuffer`; 0 where it needs the skip by itself.
+
+        ``source``: the module whose call returns the skip. Hooks that see it, such as those of FSDP2, make it a view.
+        """
+        fits = self._fused(fusion) and fusion.in_place and silent(self) and silent(source)
         return self.up.out_channels if fits else 0
+
+    def _fused(self, fusion: Fusion) -> bool:
+        return fusion.expanding and fusible_up_convolution(self.up) and untouched(self.concat, CropConcat)
 
     def join(self, x: Tensor, skip: Tensor | SkipBuffer, fusion: Fusion) -> Tensor:
         """[skip, up-sampled ``x``] in one map."""
         if isinstance(skip, SkipBuffer):
             return up_conv_into(x, self.up.weight, self.up.bias, skip.buffer, fresh=True)
-        if self.room(fusion):
+        if self._fused(fusion):
             return up_conv_crop_concat(x, self.up.weight, self.up.bias, self.fitted(skip, x))
         return self.concat(self.fitted(skip, x), self.up(x))
 
@@ -352,7 +379,7 @@ def contract(
         sizes = [*_skip_sizes(downs, bottom, after, tuple(x.shape[2:]))]
     skips: list[Tensor | SkipBuffer] = []
     for down, up, size in zip(downs, reversed(after), sizes, strict=True):
-        skip, x = down(x, fusion, size, up.room(fusion))
+        skip, x = down(x, fusion, size, up.room(fusion, down))
         skips.append(skip)
     return skips, x
 

@@ -6,9 +6,10 @@ be changed at any time: ``net.fused = False``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, fx, nn
 
 from unet_fast.errors import InputError
@@ -27,12 +28,16 @@ class Fusion:
             (:func:`~unet_fast.ops.up_conv_into`, or :func:`~unet_fast.ops.up_conv_crop_concat` where the skip was
             computed apart from it).
         head: the last layer and the loss, in ``net.loss`` (:func:`~unet_fast.ops.head_cross_entropy`).
+        in_place: whether the up-convolution may write into a map that exists already. Subclasses of tensors hand on views,
+            which autograd does not let others write into, and what leaves an export has to be functional: a quantiser
+            that reads the map before it is written calibrates with what happened to be there.
     """
 
     convolutions: bool
     contracting: bool
     expanding: bool
     head: bool
+    in_place: bool = True
 
 
 PLAIN = Fusion(convolutions=False, contracting=False, expanding=False, head=False)
@@ -66,9 +71,14 @@ def fusion_for(fused: bool | str, x: Tensor) -> Fusion:
     if isinstance(x, fx.Proxy) or _protocol.transformed():
         return PLAIN
     if isinstance(fused, bool):
-        return FULL if fused else PLAIN
-    device = x.device.type
-    wanted = AUTO.get(device, PLAIN)
+        wanted = FULL if fused else PLAIN
+    else:
+        wanted = _with_kernels(AUTO.get(x.device.type, PLAIN), x.device.type)
+    in_place = type(x) is Tensor and not torch.compiler.is_exporting()
+    return wanted if in_place or wanted == PLAIN else replace(wanted, in_place=False)
+
+
+def _with_kernels(wanted: Fusion, device: str) -> Fusion:
     if wanted == PLAIN:
         return PLAIN
     return Fusion(
@@ -89,7 +99,12 @@ def untouched(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
     Layers that were replaced (low-rank adapters, quantised ones) or carry hooks are called as they are.
     """
-    return type(module) in kinds and not (
+    return type(module) in kinds and silent(module)
+
+
+def silent(module: nn.Module) -> bool:
+    """Whether no hook listens to the calls of ``module``."""
+    return not (
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 

@@ -41,9 +41,20 @@ def public(function: F) -> F:
                 return value.tracer.create_proxy("call_function", call, args, kwargs)
         if torch.overrides.has_torch_function(values):
             return torch.overrides.handle_torch_function(call, values, *args, **kwargs)
+        if torch.jit.is_tracing():  # where the numbers in a shape are tensors
+            kwargs = {name: _whole(value) for name, value in kwargs.items()}
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def _whole(value: Any) -> Any:
+    """Sizes as integers."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_whole, value)) if type(value) in (tuple, list) else tuple(map(_whole, value))
+    if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype == torch.int64:
+        return int(value)
+    return value
 
 
 def _values(args: tuple[Any, ...]) -> Iterator[Any]:

@@ -66,9 +66,14 @@ def wide_bias(bias: torch.Tensor, x: torch.Tensor, channels: int) -> torch.Tenso
     return bias.to(wide(x.dtype))
 
 
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for this kind of device; meta tensors have none."""
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)
+
+
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     """The dtype that torch's convolutions would lower ``x`` to: that of autocast where it is on, but for float64."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if autocasts(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return None
 

@@ -56,7 +56,7 @@ def crop_concat(
         raise InputError(f"skip has {skip.dim()} dimensions but up has {up.dim()}; expected the same number")
     checks.check_same_device("skip", skip, "up", up)
     if skip.dtype != up.dtype:
-        if not torch.is_autocast_enabled(skip.device.type):
+        if not _tensors.autocasts(skip.device.type):
             checks.check_same_dtype("skip", skip, "up", up)
         wide = torch.promote_types(skip.dtype, up.dtype)
         skip, up = skip.to(wide), up.to(wide)

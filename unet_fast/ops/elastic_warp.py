@@ -132,7 +132,7 @@ def elastic_warp(
             inputs,
             displacement,
             matrix=matrix,
-            output_size=sizes,
+            output_size=output_size,
             interpolation=interpolation,
             field=field,
             padding=padding,

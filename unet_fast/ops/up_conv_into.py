@@ -75,6 +75,11 @@ def up_conv_into(
         return reference.up_conv_into(x, weight, bias, buffer)
     inputs = (x, weight, buffer) if bias is None else (x, weight, bias, buffer)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        if not torch.compiler.is_compiling() and buffer._is_view():
+            raise InputError(
+                "buffer is a view of another tensor, which autograd lets nobody write into; use up_conv_crop_concat, or "
+                "a tensor of its own"
+            )
         return _UpConvInto.apply(x, weight, bias, buffer, fresh)
     torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
     return buffer
@@ -90,7 +95,7 @@ def check_up_conv(
     checks.check_same_device("x", x, "weight", weight)
     checks.check_dtype("x", x, checks.FLOATING)
     checks.check_dtype("weight", weight, checks.FLOATING)
-    if torch.is_autocast_enabled(x.device.type):
+    if _tensors.autocasts(x.device.type):
         x, weight = x.to(dtype), weight.to(dtype)
     if weight.dim() != 4 or weight.shape[0] != x.shape[1] or tuple(weight.shape[2:]) != (2, 2):
         raise InputError(f"weight has shape {tuple(weight.shape)}, expected ({x.shape[1]}, C_out, 2, 2)")

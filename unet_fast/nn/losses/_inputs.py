@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from unet_fast import checks
 from unet_fast.dtypes import wide
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops._protocol import transformed
 
 TARGET_DTYPES = (*checks.INTEGRAL, torch.bool)
 
@@ -126,10 +129,18 @@ def _ignored(target: Tensor, ignore_index: int) -> Tensor:
     return target == ignore_index
 
 
+def _has_values(tensor: Tensor) -> bool:
+    """Whether there are numbers to look at, here and now: on the CPU, and not a stand-in for others."""
+    return (
+        tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor) and not is_traceable_wrapper_subclass(tensor)
+    )
+
+
 def _check_values(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Look for labels outside the classes, where that needs no synchronisation and no graph is being traced."""
-    if torch.compiler.is_compiling() or type(target) is not Tensor or target.device.type != "cpu":
+    if torch.compiler.is_compiling() or transformed() or not _has_values(target):
         return
+    target = target.as_subclass(Tensor)
     largest = max(num_classes - 1, 1)
     if target.numel() == 0 or target.dtype == torch.bool:
         return
