@@ -48,7 +48,7 @@ def test_an_exported_network_is_saved_and_loaded(name, size, options, rng, gener
     x = torch.randn(1, 2, size, size + 8, generator=generator)
     program = torch.export.export(net, (x,))
     found = FUSED_IN_EVAL - ({"conv_bias_relu"} if "norm" in options else set())
-    if name == "unet-2015-release":  # whose up-convolution has a kernel and a ReLU of its own
+    if name == "unet-2015-release":  # whose up-sampled map passes a ReLU before it is joined
         found = found - {"up_conv_crop_concat"} | {"crop_concat"}
     assert operators(program) == found
     with torch.no_grad():

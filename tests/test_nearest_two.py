@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -246,3 +247,24 @@ def test_bad_labels_are_told_by_every_backend():
         unet_fast.numpy.nearest_two(np.zeros(3, int))
     with pytest.raises(InputTypeError, match="has dtype float64, expected an integer dtype"):
         unet_fast.numpy.nearest_two(np.zeros((3, 3)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinities of processes are Linux's")
+def test_the_pool_heeds_the_cpus_of_the_process_and_can_be_set():
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); os.environ.pop('OMP_NUM_THREADS', None)\n"
+        "import numpy as np, unet_fast.numpy as ufn\n"
+        "cells = np.random.default_rng(0).integers(0, 9, (3, 200, 200)); print(ufn.get_num_threads())\n"
+        "truth = ufn.weight_map(cells)\n"
+        "for count in (3, 1, 5):\n"
+        "    ufn.set_num_threads(count); assert ufn.get_num_threads() == count\n"
+        "    assert (ufn.weight_map(cells) == truth).all()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1\n", done.stderr
+
+
+@pytest.mark.parametrize(("count", "error"), [(0, InputError), (2.0, InputTypeError), (True, InputTypeError)])
+def test_impossible_numbers_of_threads_are_refused(count, error):
+    with pytest.raises(error, match="count is"):
+        unet_fast.numpy.set_num_threads(count)

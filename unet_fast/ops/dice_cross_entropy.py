@@ -13,7 +13,7 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, DICE_GRADIENT
 
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -21,6 +21,7 @@ OVER = ("sample", "batch")
 REDUCTIONS = ("mean", "sum")
 
 
+@_protocol.public
 def dice_cross_entropy(
     logits: torch.Tensor,
     target: torch.Tensor,

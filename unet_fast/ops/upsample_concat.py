@@ -11,7 +11,7 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import BY_DTYPE, GRADIENT
 
 MODES = ("nearest", "bilinear")
@@ -19,6 +19,7 @@ ORDERS = ("skip_first", "up_first")
 PADDINGS = (None, "zeros", "replicate")  # in the order of uf::Border; None: a larger skip is cropped
 
 
+@_protocol.public
 def upsample_concat(
     skip: torch.Tensor,
     x: torch.Tensor,
@@ -83,7 +84,7 @@ def check_join(
     checks.check_rank(name, x, (4,), "(N, C, H, W)")
     checks.check_same_device("skip", skip, name, x)
     if skip.dtype != x.dtype:
-        if not torch.is_autocast_enabled(skip.device.type):
+        if not _tensors.autocasts(skip.device.type):
             checks.check_same_dtype("skip", skip, name, x)
         wide = torch.promote_types(skip.dtype, x.dtype)
         skip, x = skip.to(wide), x.to(wide)
