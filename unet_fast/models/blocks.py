@@ -134,7 +134,7 @@ class ConvBlock(nn.Sequential):
 
 def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion: Fusion) -> Tensor:
     """One layer after the other, each convolution with what can follow it in one operator."""
-    maps = list(x) if isinstance(x, tuple | list) else [x]
+    maps = list(x) if isinstance(x, Sequence) else [x]
     index = 0
     while index < len(layers):
         layer, rest = layers[index], layers[index + 1 :]
