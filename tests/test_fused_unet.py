@@ -184,7 +184,7 @@ def test_checkpointing_a_level_that_completes_a_buffer(rng, generator):
 
     def forward(level) -> Tensor:
         plan = net.fusion(x)
-        skip, pooled = net.down[0](x, plan, (32, 32), net.up[0].room(plan))
+        skip, pooled = net.down[0](x, plan, (32, 32), net.up[0].room(plan, net.down[0]))
         assert isinstance(skip, SkipBuffer)
         return net.head(level(net.bottom(pooled, plan), skip, plan))
 
@@ -199,7 +199,7 @@ def test_autograd_sees_that_a_buffer_is_written(rng, generator):
     net = fused_net(rng, depth=1)
     x = images(generator, (44, 44), dtype=torch.float64)
     plan = net.fusion(x)
-    skip, pooled = net.down[0](x, plan, (32, 32), net.up[0].room(plan))
+    skip, pooled = net.down[0](x, plan, (32, 32), net.up[0].room(plan, net.down[0]))
     before = skip.buffer._version
     kept = skip.buffer.square()
     net.up[0](net.bottom(pooled, plan), skip, plan)
