@@ -220,6 +220,7 @@ class TestKeptWeights:
         check()
 
     def test_are_used_again_and_freed_with_the_layer(self, generator):
+        gc.collect()  # networks of other tests
         before = len(_convolution._kept)
         x, layer = draw(generator, 1, 16, 10, 10), ConvReLU(16, 16, 3)
         with torch.inference_mode():
