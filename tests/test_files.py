@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -97,11 +98,27 @@ def test_leftovers_of_a_killed_writer_go_with_the_next_one(tmp_path: Path) -> No
     ready.wait(30)
     with atomic_path(tmp_path / "b.txt") as temporary:
         temporary.write_text("x")
+    (tmp_path / ".unet-fast-0.png").touch()  # of a writer that was killed before its first byte
     remove_leftovers(tmp_path)
     go_on.set()
     thread.join()
     assert sorted(os.listdir(tmp_path)) == ["b.txt", "slow.txt"]
     assert (tmp_path / "slow.txt").read_text() == "slow"
+
+
+def test_a_file_that_is_swept_up_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    flock, swept = fcntl.flock, []
+
+    def late(handle: int, how: int) -> None:
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+            swept[0].unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert len(swept) == 1 and (tmp_path / "a.txt").read_text() == "x"
 
 
 @pytest.mark.parametrize("way", ["same", "dots", "link", "hard link", "linked folder"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,6 @@ except ImportError:  # Windows has no such locks; leftovers stay there
     fcntl = None  # type: ignore[assignment]
 
 _MARK = ".unet-fast-"
-_GRACE_SECONDS = 60  # an empty file may have been created this moment and not be locked yet
 _protected: set[tuple[int, int]] | None = None
 
 
@@ -57,9 +55,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             mode: int | None = stat.S_IMODE(target.stat().st_mode)
         except FileNotFoundError:
             mode = None
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode & 0o700 | 0o200)
+        handle = _create_locked(temporary, 0o666 if mode is None else mode & 0o700 | 0o200)
         try:
-            _lock(handle)  # as long as it is held, nobody takes the file for a leftover
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -93,21 +90,26 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.fstat(handle)
-            if found.st_size or time.time() - found.st_mtime > _GRACE_SECONDS:
-                os.unlink(path)
+            os.unlink(path)
         except OSError:
             pass  # its writer lives, or it is not ours
         finally:
             os.close(handle)
 
 
-def _lock(handle: int) -> None:
-    if fcntl is not None:
+def _create_locked(path: Path, mode: int) -> int:
+    """Create a file that must not exist and lock it: as long as its handle is open, nobody takes it for a leftover."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        if fcntl is None:
+            return handle
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # remove_leftovers may hold it for a moment
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
-            pass  # a file system without locks: leftovers stay there
+            return handle  # a file system without locks: leftovers stay there
+        if os.fstat(handle).st_nlink:
+            return handle
+        os.close(handle)  # remove_leftovers was there between the creation and the lock
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

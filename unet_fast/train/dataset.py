@@ -105,7 +105,11 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: s
         class_maps = np.stack([cores.rims_and_cores(image, width) for image in instances.array])
     for index, classes in enumerate(class_maps):
         counted = classes if ignored is None else classes[~ignored[index]]
-        counts += np.bincount(counted.ravel(), minlength=num_classes)
+        if counted.dtype == np.bool_:  # bincount would make integers of 64 bits of them first
+            shown = np.count_nonzero(counted)
+            counts += (counted.size - shown, shown)
+        else:
+            counts += np.bincount(counted.ravel(), minlength=num_classes)
     maps: dict[str, np.ndarray] = {"instances": instances.array}
     if by_cores:
         maps["classes"] = class_maps
