@@ -11,6 +11,7 @@ would need the host to wait for the device.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -307,17 +308,11 @@ def scale_in_place(grad, factor, elements, programs, BLOCK: tl.constexpr):
 
 
 def _even_step(tensor: torch.Tensor) -> int:
-    """The step from pixel to pixel when it is the same all over the image, else 0."""
-    step = following = 0
-    for size, stride in zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]), strict=True):
-        if size == 1:
-            continue
-        if step == 0:
-            step = stride
-        elif stride != following:
-            return 0
-        following = stride * size
-    return step or 1
+    """The step from pixel to pixel when it is the same all over the image, else 0; 0 for pixels that share memory, too."""
+    sides = [pair for pair in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if pair[0] != 1]
+    if any(stride != size * step for (_, stride), (size, step) in pairwise(sides)):
+        return 0
+    return sides[-1][1] if sides else 1
 
 
 def weighted_cross_entropy(
