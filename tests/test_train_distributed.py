@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -146,6 +147,10 @@ def loss_of_halves(rank: int, port: int, out: str, engine: str) -> None:
         grads = [grad.full_tensor() for grad in grads]
     if rank == 0:
         torch.save(grads, out)
+    # what holds the group goes first: freed after it, its threads are waited for while they wait for Python
+    del wrapped, grads
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
