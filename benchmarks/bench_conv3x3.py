@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import unet_fast as uf
-from benchmarks.common import Candidate, Options, Suite, run
+from benchmarks.common import Candidate, Options, Suite, one_thread, run
 from benchmarks.peers import optional
 from unet_fast import ops
 from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
@@ -122,13 +122,9 @@ def networks(options: Options) -> None:
 def main(options: Options) -> None:
     if options.device != "cpu":
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         layers(options)
         networks(options)
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

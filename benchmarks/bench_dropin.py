@@ -18,46 +18,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import unet_fast as uf
-from benchmarks.common import Candidate, Options, Suite, run
-from benchmarks.peers import let_torchvision_load, optional
+from benchmarks.common import Candidate, Options, Suite, one_thread, run
+from benchmarks.peers import optional
+from tools.peers import Milesial, let_torchvision_load
 
 ORDERS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
-
-
-class Milesial(nn.Module):
-    """The U-Net of milesial/Pytorch-UNet, from its description: batch norm, ReLU, transposed convolutions, same padding."""
-
-    def __init__(self, base: int, depth: int) -> None:
-        super().__init__()
-        widths = [base << level for level in range(depth + 1)]
-        steps = list(zip(widths, widths[1:], strict=False))
-        self.first = self.pair(1, base)
-        self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), self.pair(a, b)) for a, b in steps)
-        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(steps))
-        self.up = nn.ModuleList(self.pair(b, a) for a, b in reversed(steps))
-        self.last = nn.Conv2d(base, 2, 1)
-
-    @staticmethod
-    def pair(in_channels: int, out_channels: int) -> nn.Sequential:
-        """(convolution, batch norm, ReLU) twice."""
-        layers: list[nn.Module] = []
-        for width in (in_channels, out_channels):
-            convolution = nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, H, W) -> logits (N, 2, H, W)."""
-        skips = [self.first(x)]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        x = skips.pop()
-        for enlarge, up in zip(self.enlarge, self.up, strict=True):
-            skip, x = skips.pop(), enlarge(x)
-            rows, columns = (a - b for a, b in zip(skip.shape[2:], x.shape[2:], strict=True))
-            x = F.pad(x, [columns // 2, columns - columns // 2, rows // 2, rows - rows // 2])
-            x = up(torch.cat([skip, x], 1))
-        return self.last(x)
 
 
 def networks(tiny: bool) -> dict[str, Callable[[], nn.Module]]:
@@ -139,13 +104,9 @@ def measure(options: Options, training: bool) -> None:
 def main(options: Options) -> None:
     if options.device != "cpu":
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         measure(options, False)
         measure(options, True)
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -235,6 +236,17 @@ def parse(arguments: Sequence[str] | None = None, description: str = "") -> tupl
         parser.error("--device cuda: torch finds no GPU here")
     sizes, batches = ((128,), (1,)) if given.tiny else (tuple(given.sizes), tuple(given.batches))
     return given.names, Options(given.device, given.quick or given.tiny, given.tiny, sizes, batches, given.peers)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread inside the ``with`` block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @cache

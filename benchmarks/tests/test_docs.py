@@ -14,7 +14,8 @@ import torch
 import typer
 from typer.core import TyperArgument
 
-from benchmarks import peers, tables
+from benchmarks import tables
+from tools.peers import let_torchvision_load
 from unet_fast.cli import app
 
 PAGES = {page.name: page.read_text() for page in [*tables.pages(), tables.ROOT / "CONTRIBUTING.md"]}
@@ -30,7 +31,7 @@ def blocks(text: str, language: str) -> list[str]:
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks(text, "python")])
 def test_the_examples_run(page):
     if page in PEERS:
-        peers.let_torchvision_load()
+        let_torchvision_load()
         pytest.importorskip(PEERS[page], reason=f"{PEERS[page]} is not installed: python -m pip install --group test")
     space: dict[str, object] = {}
     for block in blocks(PAGES[page], "python"):
