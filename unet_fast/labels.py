@@ -32,3 +32,14 @@ def components(mask: NDArray[Any]) -> NDArray[np.int32]:
     labels = np.empty(mask.shape, dtype=np.int32)
     ndimage.label(mask, output=labels)  # SciPy's default structure joins the four edge neighbours only
     return labels
+
+
+def count_classes(classes: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """Pixels of each class, of whole numbers or booleans: at least ``num_classes`` numbers, as many as there are classes."""
+    if classes.dtype != np.bool_:
+        return np.bincount(classes.ravel(), minlength=num_classes)
+    # of booleans bincount would make integers of 64 bits first
+    counts = np.zeros(max(2, num_classes), np.int64)
+    counts[1] = np.count_nonzero(classes)
+    counts[0] = classes.size - counts[1]
+    return counts

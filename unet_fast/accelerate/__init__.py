@@ -94,7 +94,7 @@ def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
     """Raise :class:`InputError` unless the network takes these inputs."""
     try:
         with check.held(model), torch.no_grad():
-            model.eval()(*(arg.clone() if isinstance(arg, Tensor) else arg for arg in args))
+            model.eval()(*check.cloned(args))
     except Exception as error:  # somebody's network
         line = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"the network does not take the example, {' and '.join(map(_words, args))}: {line}") from error

@@ -69,7 +69,7 @@ def differing(model: nn.Module, args: tuple[Any, ...]) -> dict[int, str]:
         with held(model), torch.no_grad():
             model.train(training)
             with instead(_Beside(wrong)):
-                model(*tree_map(_clone, args))
+                model(*cloned(args))
     return wrong
 
 
@@ -85,7 +85,7 @@ class _Beside:
         with torch.random.fork_rng(devices=_cuda(module)):
             try:
                 with instead(None):
-                    fast = patch(*tree_map(_clone, args), **tree_map(_clone, kwargs))
+                    fast = patch(*cloned(args), **cloned(kwargs))
             except Exception as error:  # a shape that the operators refuse: the module's own forward decides
                 fast = error
         changed = [buffer.clone() for buffer in module.buffers()]
@@ -138,8 +138,8 @@ def outputs_apart(model: nn.Module, args: tuple[Any, ...]) -> tuple[float, float
     with held(model), torch.no_grad():
         model.eval()
         with instead(plainly):
-            plain = [t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor)]
-        fast = [t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor)]
+            plain = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor)]
+        fast = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor)]
     pairs = list(zip(fast, plain, strict=True))
     return max((largest(*pair) for pair in pairs), default=0.0), max((size(p) for _, p in pairs), default=0.0)
 
@@ -154,9 +154,7 @@ def gradients_differ(model: nn.Module, args: tuple[Any, ...]) -> str | None:
         with held(model), torch.enable_grad(), instead(mode):
             torch.manual_seed(0)
             model.train()
-            heads = [
-                t for t in tree_leaves(model(*tree_map(_clone, args))) if isinstance(t, Tensor) and t.requires_grad
-            ]
+            heads = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor) and t.requires_grad]
             torch.manual_seed(1)
             loss = sum((torch.randn_like(head) * head).sum() for head in heads)
             if not isinstance(loss, Tensor):
@@ -198,5 +196,6 @@ def _timed(call: Callable[[], Any], devices: list[int]) -> float:
     return time.perf_counter() - began
 
 
-def _clone(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def cloned(values: Any) -> Any:
+    """A structure with copies of its tensors, which a network may write to."""
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, values)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from unet_fast.errors import InputError
+from unet_fast.labels import Kind
+
 BACKGROUND, RIM, CORE = range(3)
 NUM_CLASSES = 3
 
 # of the median of the objects' radii: what a network mistakes by grows with the objects, thin ones must keep a core
 _RIM_SHARE, _LEAST_RIM = 0.15, 2.0
+
+
+def check_kind(kind: Kind) -> None:
+    """Raise unless labels of this kind tell objects apart."""
+    if kind == "classes":
+        raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
 
 
 def rim_width(instances: np.ndarray) -> float:

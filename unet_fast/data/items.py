@@ -16,6 +16,7 @@ from unet_fast.data.pages import Pages
 from unet_fast.data.stacks import Stack, check_finite
 from unet_fast.data.statistics import GreyStatistics, measure
 from unet_fast.errors import InputError
+from unet_fast.labels import count_classes
 
 BLOCK_PIXELS = 2**22  # a large image is looked through in rows of about this many pixels
 
@@ -208,7 +209,7 @@ class Item:
                         checksum = self._added(checksum, image, values, label, ignored)
                         counted = label if ignored is None else label[~ignored]
                         counted = counted if self.coding and self.coding.kind == "classes" else counted > 0
-                        found = np.bincount(counted.ravel(), minlength=len(counts))
+                        found = count_classes(counted, len(counts))
                         counts[: len(found)] += found[: len(counts)]
                     yield image
                 if checksum is not None:

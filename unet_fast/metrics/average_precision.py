@@ -81,15 +81,23 @@ class Pairing:
         graph = coo_array((np.ones(len(true), bool), (true, predicted)), shape=shape).tocsr()
         return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
 
+    @property
+    def parts(self) -> NDArray[np.bool_]:
+        """(pairs,) whether more than half of the predicted object lies in the true one."""
+        return self.table.counts > _HALF * self.predicted_sizes[self.table.predicted]
+
+    @property
+    def wholes(self) -> NDArray[np.bool_]:
+        """(pairs,) whether more than half of the true object lies in the predicted one."""
+        return self.table.counts > _HALF * self.true_sizes[self.table.true]
+
     def split(self) -> NDArray[np.int64]:
         """Labels of the true objects that hold more than half of each of several predicted ones."""
-        inside = self.table.counts > _HALF * self.predicted_sizes[self.table.predicted]
-        return np.flatnonzero(np.bincount(self.table.true[inside]) > 1)
+        return np.flatnonzero(np.bincount(self.table.true[self.parts]) > 1)
 
     def merged(self) -> NDArray[np.int64]:
         """Labels of the predicted objects that hold more than half of each of several true ones."""
-        inside = self.table.counts > _HALF * self.true_sizes[self.table.true]
-        return np.flatnonzero(np.bincount(self.table.predicted[inside]) > 1)
+        return np.flatnonzero(np.bincount(self.table.predicted[self.wholes]) > 1)
 
 
 def pairing(predicted: NDArray[Any], truth: NDArray[Any]) -> Pairing:

@@ -57,14 +57,12 @@ def fates_of(pair: Pairing) -> Fates:
     partner[table.predicted[order]] = table.true[order]
     enough = pair.iou >= IOU
     true[table.true[enough]], predicted[table.predicted[enough]] = found, found
-    parts = table.counts > pair.predicted_sizes[table.predicted] / 2
     for label in pair.split():
         true[label] = split
-        predicted[table.predicted[parts & (table.true == label)]] = split
-    whole = table.counts > pair.true_sizes[table.true] / 2
+        predicted[table.predicted[pair.parts & (table.true == label)]] = split
     for label in pair.merged():
         predicted[label] = merged
-        true[table.true[whole & (table.predicted == label)]] = merged
+        true[table.true[pair.wholes & (table.predicted == label)]] = merged
     return Fates(true, predicted, partner)
 
 

@@ -137,19 +137,21 @@ def fast_bfloat16(device: torch.device) -> bool:
     measured to be faster so (see :func:`precision_reason`)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type == "cpu":
-        has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        if has is None or not has():
-            return False
-        times = _convolution.step_times()
-        return times[torch.bfloat16] < times[torch.float32]
-    return False
+    if not _has_bfloat16(device):
+        return False
+    times = _convolution.step_times()
+    return times[torch.bfloat16] < times[torch.float32]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a CPU has instructions for it, so that a measurement decides."""
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and has is not None and bool(has())
 
 
 def precision_reason(device: torch.device) -> str:
     """What :func:`fast_bfloat16` measured, for a person; nothing where nothing was."""
-    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if device.type != "cpu" or has is None or not has():
+    if not _has_bfloat16(device):
         return ""
     times = {dtype: 1e3 * seconds for dtype, seconds in _convolution.step_times().items()}
     return (

@@ -14,7 +14,7 @@ from unet_fast.augment import parameters
 from unet_fast.data import cores
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
-from unet_fast.labels import IGNORED, Kind
+from unet_fast.labels import IGNORED, Kind, count_classes
 
 # kept as they are stored, two bytes a pixel at most, and normalised on the way into a tile; a wider image becomes float32
 _KEPT = ("uint8", "int8", "int16", "uint16", "float16")
@@ -90,8 +90,8 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: s
     if len(pair.images) == 0:
         raise InputError("there are no training images: the validation slices take all of them")
     by_cores = separate == "cores"
-    if by_cores and pair.kind == "classes":
-        raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
+    if by_cores:
+        cores.check_kind(pair.kind)
     several = pair.kind == "classes" and pair.num_classes > 2
     num_classes = cores.NUM_CLASSES if by_cores else pair.num_classes
     ignored = pair.ignored if pair.ignored is not None and pair.ignored.any() else None
@@ -105,11 +105,7 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: s
         class_maps = np.stack([cores.rims_and_cores(image, width) for image in instances.array])
     for index, classes in enumerate(class_maps):
         counted = classes if ignored is None else classes[~ignored[index]]
-        if counted.dtype == np.bool_:  # bincount would make integers of 64 bits of them first
-            shown = np.count_nonzero(counted)
-            counts += (counted.size - shown, shown)
-        else:
-            counts += np.bincount(counted.ravel(), minlength=num_classes)
+        counts += count_classes(counted, num_classes)
     maps: dict[str, np.ndarray] = {"instances": instances.array}
     if by_cores:
         maps["classes"] = class_maps

@@ -12,9 +12,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from unet_fast.data import Dataset, Pair
-from unet_fast.data.cores import rim_width, rims_and_cores
-from unet_fast.errors import InputError
+from unet_fast.data import Dataset, Pair, cores
+from unet_fast.labels import count_classes
 from unet_fast.models import create
 from unet_fast.train import distributed, memory
 from unet_fast.train.config import TrainConfig, resolve_device
@@ -81,11 +80,13 @@ class Feed:
     def __init__(self, dataset: Dataset, config: TrainConfig, first: int) -> None:
         self._items, self._config, self._first = dataset.items, config, first
         self._kind, self._classes = dataset.kind, max(config.num_classes, 2)
-        if config.separate == "cores" and self._kind == "classes":
-            raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
         self._several = dataset.kind == "classes" and dataset.num_classes > 2
-        # the width of rims is that of the objects in some windows
-        self._rim = rim_width(_apart(sampled(dataset))) if config.separate == "cores" else None
+        # the width of rims is that of the objects in some windows; pixels of background, rims and cores there
+        self._rim: float | None = None
+        self.counts_of_cores: np.ndarray | None = None
+        if config.separate == "cores":
+            cores.check_kind(self._kind)
+            self._rim, self.counts_of_cores = _survey_of_cores(sampled(dataset))
         self._ignoring = dataset.coding.ignored is not None or any(item.outside for item in dataset.items)
         self.side = window_side(config)
         self._ends = np.cumsum([math.prod(item.size) for item in self._items])
@@ -135,7 +136,7 @@ class Feed:
         label, ignored = item.label_window(start, size)
         maps = [shapes(label, self._kind, self._classes)]
         if self._rim is not None:
-            maps.append(rims_and_cores(maps[0], self._rim))
+            maps.append(cores.rims_and_cores(maps[0], self._rim))
         elif self._several:
             maps.append(label.astype(np.uint8 if self._classes <= 256 else np.int32))
         if self._ignoring:
@@ -152,6 +153,14 @@ class Feed:
 def _apart(pair: Pair) -> np.ndarray:
     """The objects of a pair, touching ones separated."""
     return np.stack([shapes(label, pair.kind, pair.num_classes) for label in pair.labels])
+
+
+def _survey_of_cores(pair: Pair) -> tuple[float, np.ndarray]:
+    """Width of the rims, and pixels of background, rims and cores, of the objects of a pair."""
+    objects = _apart(pair)
+    width = cores.rim_width(objects)
+    counts = [count_classes(cores.rims_and_cores(image, width), cores.NUM_CLASSES) for image in objects]
+    return width, np.sum(counts, axis=0)
 
 
 @dataclass(frozen=True)
@@ -212,11 +221,8 @@ def windowed(dataset: Dataset, config: TrainConfig, device: torch.device) -> Win
     with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as pool:
         surveys = list(pool.map(lambda item: item.survey(), dataset.items))
     counts: np.ndarray = np.zeros(max(config.num_classes, 2), np.int64)
-    if config.separate == "cores":
-        apart = _apart(sampled(dataset))
-        width = rim_width(apart)
-        for image in apart:
-            counts += np.bincount(rims_and_cores(image, width).ravel(), minlength=len(counts))
+    if feed.counts_of_cores is not None:
+        counts += feed.counts_of_cores
     else:
         for survey in surveys:
             counts[: len(survey.counts)] += survey.counts
