@@ -135,14 +135,17 @@ UF_INLINE void apply_rows(const T* x, int64_t rows, int64_t width, const Columns
 }
 
 template <class T, class A>
-UF_INLINE void apply(Activation kind, const T* x, int64_t rows, int64_t width, const Columns<A>& columns, T* y) {
-  switch (kind) {
-    case Activation::kNone: return apply_rows<T, A, Activation::kNone>(x, rows, width, columns, y);
-    case Activation::kRelu: return apply_rows<T, A, Activation::kRelu>(x, rows, width, columns, y);
-    case Activation::kLeaky: return apply_rows<T, A, Activation::kLeaky>(x, rows, width, columns, y);
-    case Activation::kSilu: return apply_rows<T, A, Activation::kSilu>(x, rows, width, columns, y);
+struct ApplyRows {
+  const T* x;
+  int64_t rows, width;
+  Columns<A> columns;
+  T* y;
+
+  template <Activation kind>
+  UF_INLINE void call() const {
+    apply_rows<T, A, kind>(x, rows, width, columns, y);
   }
-}
+};
 
 #define UF_NORM_ACTIVATION(T, A)                                                                                       \
   UF_MULTIVERSION void run_moments(const T* x, int64_t rows, int64_t width, A* scratch, double* mean, double* m2) {    \
@@ -150,7 +153,7 @@ UF_INLINE void apply(Activation kind, const T* x, int64_t rows, int64_t width, c
   }                                                                                                                    \
   UF_MULTIVERSION void run_apply(Activation kind, const T* x, int64_t rows, int64_t width, const Columns<A>& columns,  \
                                  T* y) {                                                                               \
-    apply(kind, x, rows, width, columns, y);                                                                           \
+    with_activation(kind, ApplyRows<T, A>{x, rows, width, columns, y});                                                \
   }
 
 UF_NORM_ACTIVATION(double, double)
@@ -236,18 +239,13 @@ struct Forward {
     const int64_t channels_of_set = channels / jobs.sets;
     std::vector<Moments> found(static_cast<size_t>(s.fixed ? 0 : channels));
     if (!s.fixed) {
-      const int64_t parts = std::min(rows, kParts);
-      std::vector<double> sums(static_cast<size_t>(parts * 2 * channels));
-      threads(parts, kGrainElements * parts / jobs.elements + 1, [&](int64_t begin, int64_t end) {
-        std::vector<A> scratch(static_cast<size_t>(3 * channels));
-        for (int64_t part = begin; part < end; ++part) {
-          const int64_t from = rows * part / parts, to = rows * (part + 1) / parts;
-          double* at = sums.data() + part * 2 * channels;
-          run_moments(x + first + from * channels, to - from, channels, scratch.data(), at, at + channels);
-        }
+      std::vector<double> sums(static_cast<size_t>(jobs.parts() * 2 * channels));
+      jobs.each_part<A>(threads, 3 * channels, [&](int64_t part, int64_t from, int64_t to, A* scratch) {
+        double* at = sums.data() + part * 2 * channels;
+        run_moments(x + first + from * channels, to - from, channels, scratch, at, at + channels);
       });
-      for (int64_t part = 0; part < parts; ++part) {
-        const double count = static_cast<double>(rows * (part + 1) / parts - rows * part / parts);
+      for (int64_t part = 0; part < jobs.parts(); ++part) {
+        const double count = static_cast<double>(jobs.part_begin(part + 1) - jobs.part_begin(part));
         const double* at = sums.data() + part * 2 * channels;
         for (int64_t c = 0; c < channels; ++c) found[c].add(count, at[c], at[channels + c]);
       }

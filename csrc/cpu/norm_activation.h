@@ -30,6 +30,17 @@ struct Columns {
   const A* slope;
 };
 
+// f.call<kind>() for the activation that is asked for.
+template <class F>
+UF_INLINE void with_activation(Activation kind, const F& f) {
+  switch (kind) {
+    case Activation::kNone: return f.template call<Activation::kNone>();
+    case Activation::kRelu: return f.template call<Activation::kRelu>();
+    case Activation::kLeaky: return f.template call<Activation::kLeaky>();
+    case Activation::kSilu: return f.template call<Activation::kSilu>();
+  }
+}
+
 // f(offset, rows, width) for the matrices of a plane: whole rows, then what is left.
 template <class F>
 UF_INLINE void matrices_of_plane(int64_t pixels, F f) {
@@ -79,6 +90,19 @@ struct Jobs {
   template <class F>
   void each(const Parallel& parallel, F f) const {
     parallel(units, kGrainElements * units / std::max<int64_t>(1, elements) + 1, f);
+  }
+
+  // The rows of a channels-last job are summed in parts, whatever the number of threads.
+  int64_t parts() const { return std::min(units, kParts); }
+  int64_t part_begin(int64_t part) const { return units * part / parts(); }
+
+  // f(part, from, to, scratch) over the parts; a thread's parts share its scratch.
+  template <class A, class F>
+  void each_part(const Parallel& parallel, int64_t scratch_size, F f) const {
+    parallel(parts(), kGrainElements * parts() / elements + 1, [&](int64_t begin, int64_t end) {
+      std::vector<A> scratch(static_cast<size_t>(scratch_size));
+      for (int64_t part = begin; part < end; ++part) f(part, part_begin(part), part_begin(part + 1), scratch.data());
+    });
   }
 
   const NormActivationShape s;

@@ -109,16 +109,6 @@ UF_INLINE void apply_rows(const T* grad, const T* x, int64_t rows, int64_t width
               ApplyGradient<T, A, kind>{grad + row * width, x + row * width, columns, less, grad_x + row * width});
 }
 
-template <class F>
-UF_INLINE void with_activation(Activation kind, const F& f) {
-  switch (kind) {
-    case Activation::kNone: return f.template call<Activation::kNone>();
-    case Activation::kRelu: return f.template call<Activation::kRelu>();
-    case Activation::kLeaky: return f.template call<Activation::kLeaky>();
-    case Activation::kSilu: return f.template call<Activation::kSilu>();
-  }
-}
-
 template <class T, class A>
 struct SumRows {
   const T *grad, *x;
@@ -255,17 +245,13 @@ struct Backward {
     Columns<A> of = columns();
     of.mean += job * channels;
     of.scale += job * channels;
-    const int64_t parts = std::min(rows, kParts);
-    std::vector<double> found(static_cast<size_t>(parts * kSums * channels));
-    threads(parts, kGrainElements * parts / jobs.elements + 1, [&](int64_t begin, int64_t end) {
-      std::vector<A> scratch(static_cast<size_t>(kSums * channels));
-      for (int64_t part = begin; part < end; ++part) {
-        const int64_t from = rows * part / parts, to = rows * (part + 1) / parts, at = first + from * channels;
-        run(s.activation, SumRows<T, A>{grad + at, x + at, to - from, channels, of, scratch.data(),
-                                        found.data() + part * kSums * channels});
-      }
+    std::vector<double> found(static_cast<size_t>(jobs.parts() * kSums * channels));
+    jobs.each_part<A>(threads, kSums * channels, [&](int64_t part, int64_t from, int64_t to, A* scratch) {
+      const int64_t at = first + from * channels;
+      run(s.activation,
+          SumRows<T, A>{grad + at, x + at, to - from, channels, of, scratch, found.data() + part * kSums * channels});
     });
-    add_rows(found.data(), parts, kSums * channels, sums.data() + job * kSums * channels);
+    add_rows(found.data(), jobs.parts(), kSums * channels, sums.data() + job * kSums * channels);
     for (int64_t set = 0; set < jobs.sets; ++set)
       subtract(job, job * jobs.sets + set, set * width, (set + 1) * width, rows * width);
     const Subtracted<A> less = {constants.data() + job * channels, linears.data() + job * channels};

@@ -29,8 +29,15 @@ UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float
 constexpr int64_t kSumDepth = 64;  // channels that one sum in registers runs over, which keeps long sums exact
 
 // product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes)
-template <int kRows, int kVectors>
-UF_KERNEL void multiply(const float* in, const float* weights, float* product, int64_t depth) {
+template <int kVectors>
+struct Product {
+  template <int kRows>
+  static void run(const float* in, const float* weights, float* product, int64_t depth);
+};
+
+template <int kVectors>
+template <int kRows>
+UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, float* product, int64_t depth) {
   for (int64_t first = 0; first < depth; first += kSumDepth) {
     Vector sum[kRows][kVectors] = {};
     for (int64_t c = first; c < std::min(depth, first + kSumDepth); c += kLanes) {
@@ -54,18 +61,6 @@ UF_KERNEL void multiply(const float* in, const float* weights, float* product, i
         float* p = product + r * kPanel + n * kLanes;
         store(p, first ? load(p) + sum[r][n] : sum[r][n]);
       }
-  }
-}
-
-using Multiply = void (*)(const float* in, const float* weights, float* product, int64_t depth);
-
-template <int kRows>
-constexpr Multiply multiply_by_rows(int rows, int vectors) {
-  if constexpr (kRows == 0) {
-    return nullptr;
-  } else {
-    if (rows == kRows) return vectors == 2 ? &multiply<kRows, 2> : &multiply<kRows, 1>;
-    return multiply_by_rows<kRows - 1>(rows, vectors);
   }
 }
 
@@ -214,7 +209,7 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
     inputs(run, tile, count, in);
     for (int64_t p = first_panel; p < end_panel; ++p) {
       const Panel& panel = run.panels[p];
-      const Multiply multiply_rows = multiply_by_rows<kMaxRows>(static_cast<int>(by.rows), panel.vectors);
+      const auto multiply_rows = panel.vectors == 2 ? by_rows<Product<2>>(by.rows) : by_rows<Product<1>>(by.rows);
       for (int point = 0; point < kPoints; ++point) {
         const float* panel_weights = panel.weights + point * run.depth * panel.vectors * kLanes;
         // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks

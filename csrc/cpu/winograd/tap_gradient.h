@@ -5,31 +5,6 @@
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
-template <bool kWhole, bool kMask>
-UF_PART Vector transform_gradient(const Square<4>& s, int64_t c, int lanes, float slope, float* to, int64_t step) {
-  Vector t[6][4], sum = zero();
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j, c += s.columns) {
-    hide(c);
-    Vector y[4], o[6];
-    column<kWhole, kMask>(s, j, c, lanes, slope, y);
-    sum += (y[0] + y[1]) + (y[2] + y[3]);
-    gradient_points(y, o);
-#pragma GCC unroll 6
-    for (int i = 0; i < 6; ++i) t[i][j] = o[i];
-  }
-  int64_t at = 0;
-#pragma GCC unroll 6
-  for (int i = 0; i < 6; ++i, at += 6 * step) {
-    hide(at);
-    Vector o[6];
-    gradient_points(t[i], o);
-#pragma GCC unroll 6
-    for (int j = 0; j < 6; ++j) store(to + j * step + at, o[j]);
-  }
-  return sum;
-}
-
 template <bool kMask>
 UF_PART void gradient_channels(const Square<4>& s, int64_t channels, float slope, float* to, int64_t vector_step,
                                int64_t step, float* sums) {
@@ -38,9 +13,9 @@ UF_PART void gradient_channels(const Square<4>& s, int64_t channels, float slope
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
     Vector sum;
     if (whole && lanes == kLanes)
-      sum = transform_gradient<true, kMask>(s, c, lanes, slope, to, step);
+      sum = transform<true, kMask>(s, c, lanes, slope, to, step);
     else
-      sum = transform_gradient<false, kMask>(s, c, lanes, slope, to, step);
+      sum = transform<false, kMask>(s, c, lanes, slope, to, step);
     if (sums) store(sums + c, load(sums + c) + sum);
   }
 }

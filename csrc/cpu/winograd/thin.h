@@ -34,14 +34,15 @@ UF_PART void thin_lines(const std::vector<Source>& sources, int64_t channels, in
   }
 }
 
-struct ThinPixels {
-  const float *lines, *weights, *bias;  // the first pixel's, a panel's (tap, panel) and (panel)
-  float* to;
-  int64_t line, channels, to_step;
-  int lanes0, lanes1;  // of the two vectors of the panel
+struct ThinPixels : PanelPixels {  // weights: (tap, panel)
+  const float* lines;              // the first pixel's
+  int64_t line, channels;
   Activation activation;
   float slope;
   bool streams;
+
+  template <int kRows>
+  static void run(const ThinPixels& p);
 };
 
 UF_PART Vector activated(Vector v, Activation activation, float slope) {
@@ -50,14 +51,9 @@ UF_PART Vector activated(Vector v, Activation activation, float slope) {
 }
 
 template <int kRows>
-UF_KERNEL void thin_pixels(const ThinPixels& p) {
+UF_KERNEL void ThinPixels::run(const ThinPixels& p) {
   Vector sum[kRows][2];
-  const Vector bias0 = load(p.bias), bias1 = load(p.bias + kLanes);
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = bias0;
-    sum[r][1] = bias1;
-  }
+  begin_with<kRows>(p.bias, sum);
   const float *line = p.lines, *weights = p.weights;
   const int64_t channels = p.channels;
   for (int i = 0; i < 3; ++i, line += p.line)
@@ -83,17 +79,6 @@ UF_KERNEL void thin_pixels(const ThinPixels& p) {
   }
 }
 
-using ThinMultiply = void (*)(const ThinPixels&);
-
-template <int kRows>
-constexpr ThinMultiply thin_by_rows(int64_t rows) {
-  if constexpr (kRows == 0) {
-    return nullptr;
-  } else {
-    return rows == kRows ? &thin_pixels<kRows> : thin_by_rows<kRows - 1>(rows);
-  }
-}
-
 // Rows of the output, of all images. weights: [panel][tap][channel of the input][lane]; bias: of whole panels.
 UF_KERNEL inline void thin(const Convolution& work, int64_t channels, const float* weights, const float* bias,
                            int64_t first_row, int64_t end_row, bool streams, float* lines) {
@@ -111,8 +96,7 @@ UF_KERNEL inline void thin(const Convolution& work, int64_t channels, const floa
     for (int64_t c = 0; c < target.channels; c += kPanel) {
       p.weights = weights + 9 * channels * c;
       p.bias = bias + c;
-      p.lanes0 = static_cast<int>(std::min<int64_t>(kLanes, target.channels - c));
-      p.lanes1 = static_cast<int>(std::clamp<int64_t>(target.channels - c - kLanes, 0, kLanes));
+      p.fill(target.channels - c);
       float* to = target.data + image * target.batch + y * target.rows + c;
       p.streams = streams && p.lanes1 == kLanes &&
                   (reinterpret_cast<uintptr_t>(to) / sizeof(float) | static_cast<uintptr_t>(target.columns)) % kLanes == 0;
@@ -120,7 +104,7 @@ UF_KERNEL inline void thin(const Convolution& work, int64_t channels, const floa
         const int64_t at = group * width / groups, count = (group + 1) * width / groups - at;
         p.lines = lines + at * channels;
         p.to = to + at * target.columns;
-        thin_by_rows<kMaxRows>(count)(p);
+        by_rows<ThinPixels>(count)(p);
       }
     }
   }

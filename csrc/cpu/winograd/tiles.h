@@ -82,15 +82,27 @@ UF_PART void column(const Square<kSide>& s, int j, int64_t at, int lanes, float 
 
 // ---- the transform of a tile
 
-template <bool kWhole, bool kMask>
-UF_PART void transform_input(const Square<6>& s, int64_t c, int lanes, float slope, float* to, int64_t step) {
-  Vector t[6][6];
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; ++j, c += s.columns) {
-    hide(c);
-    Vector d[6], o[6];
-    column<kWhole, kMask>(s, j, c, lanes, slope, d);
+// Numbers of the input (6) or of the output's gradient (4) to the six points.
+template <int kSide>
+UF_PART void to_points(const Vector d[kSide], Vector o[6]) {
+  if constexpr (kSide == 6) {
     input_points(d, o);
+  } else {
+    gradient_points(d, o);
+  }
+}
+
+// The transform of a tile of either to `to` [point], `step` apart; returns the sum of a gradient's pixels.
+template <bool kWhole, bool kMask, int kSide>
+UF_PART Vector transform(const Square<kSide>& s, int64_t c, int lanes, float slope, float* to, int64_t step) {
+  Vector t[6][kSide], sum = zero();
+#pragma GCC unroll 6
+  for (int j = 0; j < kSide; ++j, c += s.columns) {
+    hide(c);
+    Vector d[kSide], o[6];
+    column<kWhole, kMask>(s, j, c, lanes, slope, d);
+    if constexpr (kSide == 4) sum += (d[0] + d[1]) + (d[2] + d[3]);
+    to_points<kSide>(d, o);
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) t[i][j] = o[i];
   }
@@ -99,10 +111,11 @@ UF_PART void transform_input(const Square<6>& s, int64_t c, int lanes, float slo
   for (int i = 0; i < 6; ++i, at += 6 * step) {
     hide(at);
     Vector o[6];
-    input_points(t[i], o);
+    to_points<kSide>(t[i], o);
 #pragma GCC unroll 6
     for (int j = 0; j < 6; ++j) store(to + j * step + at, o[j]);
   }
+  return sum;
 }
 
 template <bool kMask>
@@ -112,9 +125,9 @@ UF_PART void transform_channels(const Square<6>& s, int64_t channels, float slop
   for (int64_t c = 0; c < channels; c += kLanes, to += vector_step) {
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
     if (whole && lanes == kLanes)
-      transform_input<true, kMask>(s, c, lanes, slope, to, step);
+      transform<true, kMask>(s, c, lanes, slope, to, step);
     else
-      transform_input<false, kMask>(s, c, lanes, slope, to, step);
+      transform<false, kMask>(s, c, lanes, slope, to, step);
   }
 }
 

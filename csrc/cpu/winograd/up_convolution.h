@@ -21,22 +21,18 @@ UF_KERNEL inline void up_weights(const UpConvolution& work, int64_t begin, int64
 }
 
 // Pixels of a row of the source and of the target.
-struct UpPixels {
-  const float *x, *weights, *bias;
-  float* to;
-  int64_t depth, x_step, to_step;
-  int lanes0, lanes1;  // of the two vectors of the panel
+struct UpPixels : PanelPixels {
+  const float* x;
+  int64_t depth, x_step;
+
+  template <int kRows>
+  static void run(const UpPixels& p);
 };
 
 template <int kRows>
-UF_KERNEL void up_pixels(const UpPixels& p) {
+UF_KERNEL void UpPixels::run(const UpPixels& p) {
   Vector sum[kRows][2];
-  const Vector bias0 = load(p.bias), bias1 = load(p.bias + kLanes);
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = bias0;
-    sum[r][1] = bias1;
-  }
+  begin_with<kRows>(p.bias, sum);
   const float *x = p.x, *weights = p.weights;
   const int64_t step = p.x_step;
   for (int64_t k = 0; k < p.depth; ++k, weights += kPanel) {
@@ -55,17 +51,6 @@ UF_KERNEL void up_pixels(const UpPixels& p) {
   }
 }
 
-using UpMultiply = void (*)(const UpPixels&);
-
-template <int kRows>
-constexpr UpMultiply up_multiply_by_rows(int64_t rows) {
-  if constexpr (kRows == 0) {
-    return nullptr;
-  } else {
-    return rows == kRows ? &up_pixels<kRows> : up_multiply_by_rows<kRows - 1>(rows);
-  }
-}
-
 // One panel after the other for as many rows of the source as the second-level cache holds.
 UF_KERNEL inline void up_convolve(const UpConvolution& work, const float* panels, int64_t first_row, int64_t end_row) {
   constexpr int64_t kBlock = 1 << 18;  // floats
@@ -78,9 +63,8 @@ UF_KERNEL inline void up_convolve(const UpConvolution& work, const float* panels
     const float* weights = panels;
     for (int64_t tap = 0; tap < 4; ++tap) {
       for (int64_t c = 0; c < target.channels; c += kPanel, weights += source.channels * kPanel) {
-        UpPixels pixels = {nullptr, weights, bias, nullptr, source.channels, source.columns, 2 * target.columns};
-        pixels.lanes0 = static_cast<int>(std::min<int64_t>(kLanes, target.channels - c));
-        pixels.lanes1 = static_cast<int>(std::clamp<int64_t>(target.channels - c - kLanes, 0, kLanes));
+        UpPixels pixels = {{weights, bias, nullptr, 2 * target.columns, 0, 0}, nullptr, source.channels, source.columns};
+        pixels.fill(target.channels - c);
         if (work.bias)
           std::memcpy(bias, work.bias + c, static_cast<size_t>(pixels.lanes0 + pixels.lanes1) * sizeof(float));
         for (int64_t row = begin; row < std::min(end_row, begin + rows); ++row) {
@@ -91,7 +75,7 @@ UF_KERNEL inline void up_convolve(const UpConvolution& work, const float* panels
             const int64_t at = group * work.width / groups, count = (group + 1) * work.width / groups - at;
             pixels.x = x + at * pixels.x_step;
             pixels.to = to + at * pixels.to_step;
-            up_multiply_by_rows<kMaxRows>(count)(pixels);
+            by_rows<UpPixels>(count)(pixels);
           }
         }
       }

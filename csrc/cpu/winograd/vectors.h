@@ -1,6 +1,7 @@
 // Vectors of kLanes floats, and the transforms of a row of them to and from the points of `Points`.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -91,5 +92,40 @@ UF_PART void store_lanes(float* p, Vector v, int lanes) {
 }
 
 UF_PART Vector load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_some(p, lanes); }
+
+// ---- products of a few rows of pixels with a panel, two vectors of output channels
+
+struct PanelPixels {
+  const float *weights, *bias;
+  float* to;
+  int64_t to_step;
+  int lanes0, lanes1;  // of the two vectors that are channels of the output
+
+  // The channels from the panel's first one on.
+  void fill(int64_t channels) {
+    lanes0 = static_cast<int>(std::min<int64_t>(kLanes, channels));
+    lanes1 = static_cast<int>(std::clamp<int64_t>(channels - kLanes, 0, kLanes));
+  }
+};
+
+template <int kRows>
+UF_PART void begin_with(const float* bias, Vector sum[kRows][2]) {
+  const Vector bias0 = load(bias), bias1 = load(bias + kLanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    sum[r][0] = bias0;
+    sum[r][1] = bias1;
+  }
+}
+
+// Kernel::run<rows>, for 1 to kRows rows.
+template <class Kernel, int kRows = kMaxRows>
+constexpr auto by_rows(int64_t rows) {
+  if constexpr (kRows == 1) {
+    return &Kernel::template run<1>;
+  } else {
+    return rows == kRows ? &Kernel::template run<kRows> : by_rows<Kernel, kRows - 1>(rows);
+  }
+}
 
 }  // namespace uf::winograd::UF_WINOGRAD_NAMESPACE
