@@ -12,6 +12,7 @@ from PIL import Image
 
 from unet_fast import data
 from unet_fast.data import Pair, read_dataset
+from unet_fast.data.datasets import ItemPages, choose, find_items
 from unet_fast.errors import InputError
 from unet_fast.nn import losses
 from unet_fast.train import default_config, train
@@ -70,9 +71,9 @@ def test_cell_tracking_sequences(tmp_path, rng):
     np.testing.assert_array_equal(dataset.pair().labels, np.stack(list(truth.values())))
     stored = tifffile.imread(tmp_path / "01" / "t002.tif")
     np.testing.assert_array_equal(dataset.pair().images[1, 0], stored)
-    assert dataset.of_sequence("02") == [2]
+    assert dataset.choose("sequence:02") == [2]
     with pytest.raises(InputError, match="no sequence '03'; sequences of this data: 01, 02"):
-        dataset.of_sequence("03")
+        dataset.choose("sequence:03")
     (tmp_path / "01" / "t002.tif").unlink()
     with pytest.raises(InputError, match=r"man_seg002.tif labels frame 2, but .*01 holds no t002.tif"):
         read_dataset(tmp_path)
@@ -225,3 +226,17 @@ def test_the_real_sets_are_recognised(real_data):
         assert dataset.layout == layout
         assert dataset.pair([0]).images.shape == (1, 1, 512, 512)
     assert data.read_dataset(real_data / "dsb2018-he256x320").pair([0]).images.shape == (1, 3, 256, 320)
+
+
+def test_images_to_predict_are_read_in_windows_and_their_labels_not_at_all(tmp_path, rng, monkeypatch):
+    images = [rng.integers(0, 4000, size, dtype=np.uint16) for size in ((96, 80), (40, 50))]
+    for name, image in zip("ab", images, strict=True):
+        write(tmp_path / "images" / f"{name}.tif", image)
+        write(tmp_path / "labels" / f"{name}.tif", rng.normal(size=image.shape).astype(np.float32))  # no labels
+    _, _, items = find_items(tmp_path)
+    pages = ItemPages([items[index] for index in choose(items, "1,0")])
+    assert (pages.names, [pages.shape(n) for n in range(2)]) == (["b", "a"], [(1, 40, 50), (1, 96, 80)])
+    assert pages.files == [tmp_path / "images" / "b.tif", tmp_path / "images" / "a.tif"]
+    assert pages.place(1) == (tmp_path / "images" / "a.tif", 0) and pages.dtype(0) == np.uint16
+    monkeypatch.setattr(data.Pages, "__getitem__", lambda *_: pytest.fail("the whole image was read"))
+    np.testing.assert_array_equal(pages.window(1, (7, 30), (20, 33)), images[0][None, 7:27, 30:63])

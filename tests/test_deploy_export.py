@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -38,7 +39,10 @@ def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     first, second, third = sample_sizes(model.geometry)
     # batches and sizes that export itself did not compare
-    for shape in ((3, 1, first, second), (1, 1, third, third), (2, 1, second, second)):
+    shapes = [(3, 1, first, second), (1, 1, third, third), (2, 1, second, second)]
+    if model.geometry.any_from is not None:  # the smallest of the file, and odd ones at every level
+        shapes += [(1, 1, 4, 5), (2, 1, 61, 47), (1, 1, 54, 58)]
+    for shape in shapes:
         x = torch.randn(shape, generator=generator)
         with torch.no_grad():
             expected = model(x)
@@ -55,6 +59,41 @@ def test_the_file_says_what_its_reader_must_know(rng, tmp_path):
     description = Description.read(said, "m.onnx")
     assert description.geometry == model.geometry and description.model == model.config
     assert not description.normalized and "none" in said["normalization"]
+
+
+def test_a_network_of_any_size_says_from_which_on_its_file_is(rng, tmp_path):
+    model = small("unet-bn", rng)
+    assert model.geometry.any_from == 1
+    uf.deploy.export(model, tmp_path / "m.onnx")
+    said = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert "H and W are 4 or more; tiles of one image should be multiples of 4" in said["sizes"]
+    assert Description.read(said, "m.onnx").geometry == dataclasses.replace(model.geometry, any_from=4)
+    # a graph of one size is the network of that size, with the levels that it uses there
+    x = torch.randn(1, 1, 3, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
+
+
+def test_a_changed_file_is_refused(rng, tmp_path):
+    path = tmp_path / "m.onnx"
+    uf.deploy.export(small("unet", rng), path)
+    whole = path.read_bytes()
+    proto = onnx.load(path)
+    onnx.checker.check_model(proto)
+    assert uf.Run.load(path).model.backend == "onnxruntime"
+    weights = max((each.raw_data for each in proto.graph.initializer), key=len)
+    middle = whole.index(weights) + len(weights) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    onnx.checker.check_model(onnx.load_from_string(changed))  # it would run
+    for data, message in (
+        (changed, "its checksum differs"),
+        (whole[:-1], "its checksum differs"),
+        (whole[:middle], "is not an ONNX file that unet-fast export wrote"),
+        (whole + whole[-10:], "its checksum differs"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            uf.Run.load(path)
 
 
 def test_torch_export_needs_no_operator_of_ours(rng, generator, tmp_path):

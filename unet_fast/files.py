@@ -31,6 +31,8 @@ def ensure_folder(path: str | os.PathLike[str]) -> Path:
         raise OSError(
             f"cannot create the folder {folder}: {error.strerror or error}; choose a folder that you may write to"
         ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(f"cannot write into the folder {folder}; choose a folder that you may write to")
     return folder
 
 
@@ -142,9 +144,38 @@ def reading(path: Path) -> None:
             _protected.add(identity)
 
 
+def check_regular(path: Path) -> None:
+    """Raise unless ``path`` is there and a regular file: a pipe or a device would be waited for, maybe for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(
+                f"{path} is a link to {os.readlink(path)}, which does not exist; fetch the file (git annex get), or remove the link"
+            ) from None
+        raise FileNotFoundError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror or error}; check the path and its permissions") from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise InputError(f"{path} is {what}, expected a regular file; save it to a file first")
+
+
+def take_as_input(path: Path) -> None:
+    """Make sure that ``path`` is a regular file (see :func:`check_regular`), and remember it as one that is read."""
+    check_regular(path)
+    reading(path)
+
+
 def _refuse_protected(target: Path) -> None:
     if _protected and _identity(target) in _protected:
         raise InputError(f"{target} is one of the files that are read, and would be overwritten; choose another --out")
+
+
+def refuse_read(outputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` when one of ``outputs`` has been read by this command, before anything is computed for it."""
+    for output in outputs:
+        _refuse_protected(output)
 
 
 def refuse_replacing(folder: Path) -> None:

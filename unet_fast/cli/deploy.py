@@ -9,6 +9,7 @@ import typer
 
 from unet_fast.cli._app import Device, app, say
 from unet_fast.errors import InputError
+from unet_fast.files import ensure_folder, take_as_input
 
 Model = Annotated[Path, typer.Argument(help="Run folder of train, or an exported .zip.")]
 
@@ -44,7 +45,7 @@ def export(
     if cite:
         about["cite"] = [_citation(text) for text in cite]
     if documentation is not None:
-        about["documentation"] = documentation.read_text()
+        about["documentation"] = _text(documentation)
     if images is not None:
         from unet_fast.data.pages import Pages
         from unet_fast.data.stacks import list_images, match_channels
@@ -56,6 +57,14 @@ def export(
     if done["difference"] is not None:
         compared = f"differs from torch by at most {done['difference']:.1e} of the largest logit at three sizes"
     say(f"wrote {out}: {done['format']}, {out.stat().st_size / 2**20:.1f} MiB; {compared}")
+
+
+def _text(path: Path) -> str:
+    take_as_input(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error}); save it in that encoding") from error
 
 
 def _citation(text: str) -> dict[str, str]:
@@ -91,13 +100,16 @@ def latency(
     from unet_fast.deploy import latency as measure
     from unet_fast.run import Run
 
-    trained = Run.load(run, device)
+    asked: dict[str, Any] = {
+        "engines": "all" if engines.strip() == "all" else engines.split(","),
+        "tiles": _numbers("--tiles", tiles),
+        "batches": _numbers("--batches", batches),
+        "threads": None if threads is None else _numbers("--threads", threads),
+    }
+    ensure_folder(out)  # before anything is measured for a folder that cannot be written to
     found = measure(
-        trained,
-        engines="all" if engines.strip() == "all" else engines.split(","),
-        tiles=_numbers("--tiles", tiles),
-        batches=_numbers("--batches", batches),
-        threads=None if threads is None else _numbers("--threads", threads),
+        Run.load(run, device),
+        **asked,
         cold=cold,
         announce=say,
     )

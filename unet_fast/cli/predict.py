@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from unet_fast.cli._app import Data, Device, SomeImages, app, say
@@ -16,6 +15,8 @@ from unet_fast.files import ensure_folder, refuse_overwrite
 if TYPE_CHECKING:
     import torch
 
+    from unet_fast.data.datasets import ItemPages
+    from unet_fast.data.pages import Pages, Windows
     from unet_fast.predict import Predictor
     from unet_fast.train.config import TrainConfig
 
@@ -89,7 +90,7 @@ def predict(
         from unet_fast.cluster import make_on
 
         make = make_on(dask, run, device, options)
-    chosen = _chosen_images(images, data, slices, predictor.tiles.in_channels)
+    chosen, files = _chosen_images(images, data, slices)
     identity = identity_of(predictor.tiles.model)  # what an earlier, killed run must have had for its parts to be used
     began = time.monotonic()
     if single:
@@ -100,12 +101,12 @@ def predict(
                     f"images of different sizes: {chosen.names[0]} and {chosen.names[index]} do not fit into one TIFF; "
                     "give --out a folder (a name without .tif) to write one an image"
                 )
-        refuse_overwrite([out], chosen.files)
+        refuse_overwrite([out], files)
         _write(predictor, chosen, out, make, identity, progress=True)
         written = str(out)
     else:
         names = _file_names(chosen)
-        refuse_overwrite([out / f"{name}.tif" for name in names], chosen.files)
+        refuse_overwrite([out / f"{name}.tif" for name in names], files)
         done: list[Path] = []
         for index, name in enumerate(names):
             path = out / f"{name}.tif"
@@ -146,18 +147,12 @@ def _is_one_file(out: Path) -> bool:
     return is_one_file(out)
 
 
-def _write(predictor: Predictor, chosen: _Chosen, path: Path, make: Any, identity: str, *, progress: bool) -> None:
-    """Predict ``chosen``: files in windows, in bounded memory; images of a data set, which are in memory, one by one."""
-    from unet_fast.data.pages import Pages
+def _write(predictor: Predictor, chosen: Windows, path: Path, make: Any, identity: str, *, progress: bool) -> None:
+    """Predict ``chosen`` in windows, in bounded memory."""
     from unet_fast.predict import targets
     from unet_fast.predict.stream import Stream
 
-    if not isinstance(chosen.pages, Pages):
-        if make is not None:
-            raise InputError("--dask works on files, which every worker can read: give --images instead of --data")
-        predictor.write(chosen, path, progress=progress)
-        return
-    stream = Stream(predictor, chosen.pages, path, identity=identity, shared=make is not None)
+    stream = Stream(predictor, chosen, path, identity=identity, shared=make is not None)
     left = len(stream.missing())
     if left < len(stream.groups):
         say(f"going on with {path}: {len(stream.groups) - left} of {len(stream.groups)} parts are done")
@@ -166,50 +161,27 @@ def _write(predictor: Predictor, chosen: _Chosen, path: Path, make: Any, identit
         say(f"time: {stages}")
 
 
-class _Chosen:
-    """The images that are to be predicted, each read when its turn comes, with the channels that the network takes."""
-
-    def __init__(self, pages: Any, names: list[str], files: list[Path], channels: int) -> None:
-        self.pages, self.names, self.files, self._channels = pages, names, files, channels
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        from unet_fast.data.stacks import check_finite, match_channels
-
-        image = self.pages[index]
-        check_finite(image, f"the image {self.names[index]}")
-        return match_channels(image, self._channels, self.names[index])
-
-    def shape(self, index: int) -> tuple[int, ...]:
-        """(C, H, W) as stored."""
-        return self.pages.shape(index)
-
-    def select(self, indices: list[int]) -> _Chosen:
-        """Some of the images."""
-        return _Chosen(self.pages.select(indices), [self.names[i] for i in indices], self.files, self._channels)
-
-
-def _chosen_images(images: Path | None, folder: Path | None, slices: str | None, channels: int) -> _Chosen:
-    from unet_fast.data import parse_slices, read_dataset
+def _chosen_images(
+    images: Path | None, folder: Path | None, slices: str | None
+) -> tuple[Pages | ItemPages, list[Path]]:
+    """The images that are to be predicted, each read when its turn comes; and all files, which must not be written over."""
+    from unet_fast.data import parse_slices
+    from unet_fast.data.datasets import ItemPages, choose, find_items
     from unet_fast.data.pages import Pages
     from unet_fast.data.stacks import list_images
 
     if (images is None) == (folder is None):
         raise InputError("give the images either as --images or as --data FOLDER")
     if folder is not None:
-        dataset = read_dataset(folder)
-        pages: Any = dataset.images(dataset.choose(slices))
-        return _Chosen(pages, pages.names, dataset.files, channels)
+        _, _, items = find_items(folder)
+        files = [file for item in items for file in item.files]
+        return ItemPages([items[index] for index in choose(items, slices)]), files
     assert images is not None
     found = Pages(list_images(images, nested=True))
-    chosen = list(range(len(found))) if slices is None else parse_slices(slices, len(found))
-    pages = found.select(chosen)
-    return _Chosen(pages, pages.names, found.files, channels)
+    return found if slices is None else found.select(parse_slices(slices, len(found))), found.files
 
 
-def _file_names(chosen: _Chosen) -> list[str]:
+def _file_names(chosen: Windows) -> list[str]:
     """A file name for each image; ``InputError`` where two would be the same."""
     from unet_fast.data.stacks import file_name
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from unet_fast.data.datasets_layouts import LAYOUTS
+from unet_fast.data.datasets_layouts import LAYOUTS, Layout
 from unet_fast.data.items import Item, LabelBands, Source, cut, items_of
 from unet_fast.data.label_codes import Coding, decide
 from unet_fast.data.label_kinds import Kind
 from unet_fast.data.limits import check_decoded
+from unet_fast.data.pages import Windows
 from unet_fast.data.pairs import Pair, paired_pages
 from unet_fast.data.stacks import PathLike, images_differ, parse_slices
 from unet_fast.errors import InputError
@@ -54,10 +55,6 @@ class Dataset:
         """Every file that was read."""
         return [file for item in self.items for file in item.files]
 
-    def images(self, indices: Sequence[int]) -> ItemPages:
-        """The images ``indices`` as pages to predict."""
-        return ItemPages([self.items[index] for index in indices])
-
     @property
     def size(self) -> tuple[int, int]:
         """The commonest (height, width); the larger of two that are equally common."""
@@ -65,20 +62,9 @@ class Dataset:
         height, width = max(counts, key=lambda shape: (counts[shape], shape))
         return height, width
 
-    def of_sequence(self, name: str) -> list[int]:
-        """Indices of the images of a sequence; ``InputError`` that lists the sequences for an unknown one."""
-        known = sorted({item.sequence for item in self.items if item.sequence})
-        if name not in known:
-            raise InputError(f"there is no sequence {name!r}; sequences of this data: {', '.join(known) or 'none'}")
-        return [index for index, item in enumerate(self.items) if item.sequence == name]
-
     def choose(self, text: str | None) -> list[int]:
-        """Indices of the images that ``text`` names: ``"20:25"``, ``"3,7"``, ``"sequence:02"``; None names all."""
-        if text is None:
-            return list(range(len(self)))
-        if text.startswith(SEQUENCE):
-            return self.of_sequence(text.removeprefix(SEQUENCE))
-        return parse_slices(text, len(self))
+        """Indices of the images that ``text`` names, see :func:`choose`."""
+        return choose(self.items, text)
 
     @property
     def channels(self) -> int:
@@ -181,11 +167,36 @@ class Dataset:
         return replace(pair, names=[item.name for item in chosen])
 
 
-class ItemPages:
-    """Images of a data set, of any sizes, as :class:`unet_fast.data.Pages` offers those of files."""
+def choose(items: Sequence[Item], text: str | None) -> list[int]:
+    """Indices of the items that ``text`` names: ``"20:25"``, ``"3,7"``, ``"sequence:02"``; None names all.
+
+    Raises ``InputError`` as :func:`unet_fast.data.parse_slices`, and one that lists the sequences for an unknown one.
+    """
+    if text is None:
+        return list(range(len(items)))
+    if not text.startswith(SEQUENCE):
+        return parse_slices(text, len(items))
+    name, known = text.removeprefix(SEQUENCE), sorted({item.sequence for item in items if item.sequence})
+    if name not in known:
+        raise InputError(f"there is no sequence {name!r}; sequences of this data: {', '.join(known) or 'none'}")
+    return [index for index, item in enumerate(items) if item.sequence == name]
+
+
+class ItemPages(Windows):
+    """The images of items, of any sizes, as :class:`unet_fast.data.pages.Pages` offers those of files; labels are not read."""
 
     def __init__(self, items: Sequence[Item]) -> None:
-        self._items, self.names = list(items), [item.name for item in items]
+        self._items = list(items)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the images, in order."""
+        return list(dict.fromkeys(item.pixels.file for item in self._items))
+
+    @property
+    def names(self) -> list[str]:
+        """One name an image."""
+        return [item.name for item in self._items]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -193,9 +204,22 @@ class ItemPages:
     def __getitem__(self, index: int) -> np.ndarray:
         return self._items[index].image
 
+    def window(self, index: int, start: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        """The window of image ``index`` from ``start`` (y, x) on, as ``(C, *size)``."""
+        return self._items[index].image_window(start, size)
+
     def shape(self, index: int) -> tuple[int, int, int]:
         """(C, H, W) of image ``index``."""
         return self._items[index].shape
+
+    def dtype(self, index: int) -> np.dtype:
+        """The dtype of image ``index``."""
+        return self._items[index].pixels.dtype
+
+    def place(self, index: int) -> tuple[Path, int]:
+        """The file of image ``index``, and its number in it."""
+        pixels = self._items[index].pixels
+        return pixels.file, pixels.number
 
     def select(self, indices: Sequence[int]) -> ItemPages:
         """Some of the images."""
@@ -215,6 +239,12 @@ def read_dataset(
         InputError: none of the layouts (the message shows their trees), or what is there is incomplete or damaged.
         FileNotFoundError: no such folder.
     """
+    layout, found, items = find_items(path)
+    return of_items(layout.name, items, found, kind or layout.kind, num_classes, ignore_index)
+
+
+def find_items(path: PathLike) -> tuple[Layout, Path, list[Item]]:
+    """The layout of a folder, the part of it that has this layout, and its images, whose labels nobody has read; see :func:`read_dataset`."""
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; check the path")
@@ -227,7 +257,7 @@ def read_dataset(
             raise InputError(
                 f"{found} looks like {layout.name}, but no image in it has labels; expected\n{layout.tree}"
             )
-        return of_items(layout.name, items, found, kind or layout.kind, num_classes, ignore_index)
+        return layout, found, items
     trees = "\n".join(f"{layout.name}:\n{layout.tree}" for layout in LAYOUTS)
     what = "holds no labelled images in a known layout" if root.is_dir() else "is a file, expected a folder"
     raise InputError(f"{root} {what}; use --images and --labels, or arrange the files as one of\n{trees}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unet_fast.data.formats import SUFFIXES, check_regular, decode_file, natural_key
+from unet_fast.data.formats import SUFFIXES, decode_file, natural_key
 from unet_fast.data.items import Item, MadeSource, PageSource, Place, Source, items_of, sizes_differ
 from unet_fast.data.label_kinds import Kind
 from unet_fast.data.labels import label_values
@@ -20,7 +20,7 @@ from unet_fast.data.stacks import Stack, folder_images, list_images
 from unet_fast.data.zarr_files import SUFFIX as ZARR
 from unet_fast.data.zarr_files import is_zarr, label_names
 from unet_fast.errors import InputError
-from unet_fast.files import reading
+from unet_fast.files import check_regular, reading
 from unet_fast.notes import note
 
 _LABEL_NAMES = ("labels", "masks", "instances")

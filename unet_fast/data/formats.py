@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +13,7 @@ import numpy as np
 from unet_fast.data.limits import check_decoded
 from unet_fast.data.zarr_files import ZarrImages, is_zarr
 from unet_fast.errors import InputError
-from unet_fast.files import reading
+from unet_fast.files import check_regular, reading
 from unet_fast.notes import note
 
 SUFFIXES = (".tif", ".tiff", ".png")
@@ -74,23 +73,6 @@ def open_file(path: Path, *, indexed: bool = False) -> Images:
 
         return PngImages(path, indexed)
     raise InputError(f"{path} is neither a TIFF nor a PNG file; convert it to one of these")
-
-
-def check_regular(path: Path) -> None:
-    """Raise unless ``path`` is there and a regular file: a pipe or a device would be waited for, maybe for ever."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise FileNotFoundError(
-                f"{path} is a link to {os.readlink(path)}, which does not exist; fetch the file (git annex get), or remove the link"
-            ) from None
-        raise FileNotFoundError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error.strerror or error}; check the path and its permissions") from error
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-        raise InputError(f"{path} is {what}, expected a regular file; save the image to a file first")
 
 
 def picture(images: Images, index: int) -> np.ndarray:

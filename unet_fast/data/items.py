@@ -24,9 +24,10 @@ Place = tuple[int, int]
 
 
 class Source(Protocol):
-    """Pixels ``(C, H, W)`` in the stored dtype, read when they are asked for; ``file`` is named in errors."""
+    """Pixels ``(C, H, W)`` in the stored dtype, read when they are asked for: image ``number`` of ``file``."""
 
     file: Path
+    number: int
     shape: tuple[int, int, int]
     dtype: np.dtype
 
@@ -39,7 +40,7 @@ class PageSource:
 
     def __init__(self, pages: Pages, index: int) -> None:
         self.pages, self.index = pages, index
-        self.file = pages.place(index)[0]
+        self.file, self.number = pages.place(index)
         self.shape, self.dtype = pages.shape(index), pages.dtype(index)
 
     def window(self, start: Place, size: Place) -> np.ndarray:
@@ -53,7 +54,7 @@ class MadeSource:
     """An image that ``make()`` puts together, from several files say; kept compressed once it was made."""
 
     def __init__(self, make: Callable[[], np.ndarray], file: Path, size: Place, dtype: np.dtype) -> None:
-        self._make, self.file, self.shape, self.dtype = make, file, (1, *size), dtype
+        self._make, self.file, self.number, self.shape, self.dtype = make, file, 0, (1, *size), dtype
         self._kept: bytes | None = None
 
     def window(self, start: Place, size: Place) -> np.ndarray:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -26,6 +27,28 @@ class _File:
     dtype: np.dtype
     colour: bool
     alpha: int
+
+
+class Windows(Protocol):
+    """Images of which windows are read: :class:`Pages`, or those of a data set's items; members as there."""
+
+    @property
+    def files(self) -> list[Path]: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    def window(self, index: int, start: tuple[int, int], size: tuple[int, int]) -> np.ndarray: ...
+
+    def shape(self, index: int) -> tuple[int, int, int]: ...
+
+    def dtype(self, index: int) -> np.dtype: ...
+
+    def place(self, index: int) -> tuple[Path, int]: ...
 
 
 class Pages(Sequence[np.ndarray]):

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from unet_fast.data.formats import SUFFIXES, check_regular, describe, natural_key
+from unet_fast.data.formats import SUFFIXES, describe, natural_key
 from unet_fast.data.limits import check_decoded
 from unet_fast.data.pages import Pages
 from unet_fast.data.statistics import measure
 from unet_fast.data.zarr_files import is_zarr
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.files import atomic_path
+from unet_fast.files import atomic_path, check_regular
 
 PathLike = str | os.PathLike[str]
 

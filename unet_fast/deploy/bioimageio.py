@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import lzma
 import os
+import struct
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from unet_fast.data.limits import check_decoded
 from unet_fast.deploy.description import KEY, Description
 from unet_fast.deploy.extras import load
 from unet_fast.deploy.onnx_file import INPUT, OPSET, OUTPUT, write_onnx
 from unet_fast.deploy.program import difference, first_size, sample_sizes
 from unet_fast.errors import BackendError, InputError
-from unet_fast.files import atomic_path
+from unet_fast.files import atomic_path, take_as_input
 from unet_fast.models import SegmentationModel
 from unet_fast.models.geometry import Geometry
 from unet_fast.train.checkpoint import load_tensors, save_tensors
@@ -231,11 +235,24 @@ def _write_cover(raw: np.ndarray, result: np.ndarray, path: Path) -> None:
     picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))).save(path)
 
 
+# zipfile's own, those of its decompressors, and what it raises for passwords and unknown methods
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+)
+
+
 def read_package(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
     """Weights and description of a package that :func:`write_package` wrote; nothing is unpickled.
 
-    Raises ``InputError`` for another zip, or a damaged one.
+    Raises ``InputError`` for another zip, or a damaged one; ``FileNotFoundError`` where there is none.
     """
+    take_as_input(path)
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             names = [name for name in archive.namelist() if os.path.basename(name) == WEIGHTS]
@@ -244,10 +261,11 @@ def read_package(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
                     f"{path} is no package of this program: it holds no {WEIGHTS}; a package of another program can be "
                     "used through the .onnx inside it only if unet-fast export wrote that"
                 )
+            check_decoded(path, archive.getinfo(names[0]).file_size, path.stat().st_size)
             target = Path(folder) / WEIGHTS
             target.write_bytes(archive.read(names[0]))
             tensors, state = load_tensors(target)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path} is not a zip file that can be read ({error}); copy or export it again") from error
     return tensors, Description.read(state.get("description", {}), path)
 

@@ -18,7 +18,7 @@ from unet_fast import __version__
 from unet_fast.deploy import engines
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines import Engine
-from unet_fast.errors import BackendError, InputError, InputTypeError
+from unet_fast.errors import BackendError, InputTypeError
 from unet_fast.models import SegmentationModel
 from unet_fast.remembered import machine_name, remember, remembered
 
@@ -98,17 +98,16 @@ def _of_onnx(path: Path, backend: str, precision: str) -> Engine:
     """An ONNX file in an engine that takes it."""
     from unet_fast.deploy.engines.onnxruntime import OnnxRuntimeEngine
 
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; check the path")
     if backend in ("auto", "onnxruntime"):
         if precision == "bfloat16":
             raise BackendError("the engine onnxruntime computes in float32 only; ask for openvino")
         return OnnxRuntimeEngine.of_file(path)
     if backend == "openvino":
-        from unet_fast.deploy.engines.onnxruntime import read_description
+        from unet_fast.deploy.engines.onnxruntime import read_description, read_file
         from unet_fast.deploy.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(str(path), read_description(path), "float32" if precision == "auto" else precision)
+        data = read_file(path)
+        return OpenVinoEngine(data, read_description(data, path), "float32" if precision == "auto" else precision)
     raise BackendError(
         f"the engine {backend} cannot run an ONNX file; use onnxruntime or openvino, or give the run folder"
     )

@@ -56,10 +56,13 @@ class Description:
         geometry = self.geometry
         lost = f"; the output is {geometry.margin} pixels smaller on each side" if geometry.margin else ""
         smallest = geometry.smallest_output + 2 * geometry.margin
+        sizes = f"H and W are {smallest} + k * {geometry.step}, k = 0, 1, ...{lost}"
+        if geometry.any_from is not None:
+            sizes = f"H and W are {geometry.any_from} or more{lost}; tiles of one image should be multiples of {geometry.step}"
         return {
             KEY: json.dumps(dataclasses.asdict(self)),
             "input": f"images (N, {self.model['in_channels']}, H, W), float32",
-            "sizes": f"H and W are {smallest} + k * {geometry.step}, k = 0, 1, ...{lost}",
+            "sizes": sizes,
             "normalization": NORMALIZATION if self.normalized else WHOLE_IMAGE,
             "output": "logits (N, K, h, w); softmax over K gives probabilities, the sigmoid where K = 1",
         }

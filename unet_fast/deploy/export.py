@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torch import nn
 
 from unet_fast.checks import check_choice
 from unet_fast.deploy.description import Description
-from unet_fast.deploy.program import difference, exported_program, plain_copy
+from unet_fast.deploy.program import difference, exported_geometry, exported_program, plain_copy
 from unet_fast.errors import BackendError, InputError
 from unet_fast.files import atomic_path
 
@@ -63,7 +64,7 @@ def export(
         )
     settings = getattr(model, "settings", None)
     plain = plain_copy(getattr(model, "model", None) if settings is not None else model)
-    description = Description.of(plain, settings)
+    description = dataclasses.replace(Description.of(plain, settings), geometry=exported_geometry(plain))
     if format != "bioimageio" and about:
         raise InputError(f"{', '.join(about)} describe a bioimage.io package; the format {format} has no place for it")
     if format == "onnx":

@@ -14,6 +14,7 @@ import torch
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.extras import load
 from unet_fast.deploy.program import exported_program
+from unet_fast.deploy.seal import sealed
 from unet_fast.errors import BackendError
 from unet_fast.files import atomic_path
 from unet_fast.models import SegmentationModel
@@ -25,7 +26,7 @@ OPSET = 18
 def write_onnx(model: SegmentationModel, path: Path, description: Description) -> None:
     """Write ``model`` (see :func:`unet_fast.deploy.program.plain_copy`) as ONNX.
 
-    The file holds operators of the standard's own domain only, and ``description`` among its metadata.
+    The file holds operators of the standard's own domain only, and ``description`` among its metadata, with a checksum.
 
     Raises:
         BackendError: onnx or onnxscript is missing, or a layer has no ONNX form (it is named).
@@ -53,7 +54,7 @@ def write_onnx(model: SegmentationModel, path: Path, description: Description) -
         entry.key, entry.value = name, value
     onnx.checker.check_model(proto)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(sealed(proto.SerializeToString()))
 
 
 def _name_axes(proto: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from typing import Any
 
@@ -14,7 +15,6 @@ from unet_fast.errors import InputTypeError
 from unet_fast.models import SegmentationModel
 from unet_fast.models.geometry import Geometry
 
-SIZES = 3  # at which an exported network is compared with torch
 LEAST_SIDE = 48  # of those: below, a network with same padding consists of borders
 
 
@@ -36,17 +36,31 @@ def exported_program(model: SegmentationModel) -> torch.export.ExportedProgram:
 
     The layers of this package take their reference path, which consists of torch's operators.
     """
-    geometry = model.geometry
+    geometry = exported_geometry(model)
     first = first_size(geometry, geometry.smallest_input)
     x = torch.zeros(2, model.in_channels, first + geometry.step, first + 2 * geometry.step)
-    # sizes as steps: every size on the way is then a line, which torch computes with far faster than with remainders;
-    # torch takes a count of steps to be 2 or more
-    height, width = (
-        geometry.step * torch.export.Dim(name, min=2) + first - 2 * geometry.step for name in ("down", "across")
-    )
+    names = ("down", "across")
+    height: Any
+    width: Any
+    if geometry.any_from is not None:  # torch takes a map of one pixel, which one step leaves, for a case of its own
+        height, width = (torch.export.Dim(name, min=2 * geometry.any_from) for name in names)
+    else:
+        # sizes as steps: every size on the way is then a line, which torch computes with far faster than with remainders;
+        # torch takes a count of steps to be 2 or more
+        height, width = (geometry.step * torch.export.Dim(name, min=2) + first - 2 * geometry.step for name in names)
     with ops.use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own use of deprecated names
         return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 2: height, 3: width},))
+
+
+def exported_geometry(model: SegmentationModel) -> Geometry:
+    """The sizes of a network whose graph holds all of its levels: where any size is legal, from a first whole step on."""
+    geometry = model.geometry
+    if geometry.any_from is None:
+        return geometry
+    return dataclasses.replace(
+        geometry, any_from=max(geometry.any_from, geometry.smallest_output + 2 * geometry.margin)
+    )
 
 
 def first_size(geometry: Geometry, least: int) -> int:
@@ -55,10 +69,14 @@ def first_size(geometry: Geometry, least: int) -> int:
     return smallest + max(0, -(-(least - smallest) // geometry.step)) * geometry.step
 
 
-def sample_sizes(geometry: Geometry) -> tuple[int, ...]:
-    """Three legal inputs, the smallest sensible ones, no two alike."""
+def sample_sizes(geometry: Geometry) -> tuple[int, int, int]:
+    """Three legal inputs at which an exported network is compared with torch, the smallest sensible ones, no two alike.
+
+    The first two are whole steps; the third is none where the network takes such sizes.
+    """
     first = first_size(geometry, max(geometry.smallest_input, LEAST_SIDE))
-    return tuple(first + step * geometry.step for step in range(SIZES))
+    third = first + 2 * geometry.step
+    return first, first + geometry.step, third if geometry.any_from is None else third - 1
 
 
 def samples(model: Any) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,8 +68,13 @@ class UNetBN(SegmentationModel):
         init_he(self)
 
     def used_depth(self, height: int, width: int) -> int:
-        """The number of halvings for an image of this size: at most ``depth`` and log2(min(height, width))."""
+        """The number of halvings for an image of this size: at most ``depth`` and log2(min(height, width)).
+
+        A graph that is exported for any size holds all levels, and takes images from ``2**depth`` pixels on.
+        """
         depth = self.depth
+        if _stay_free(height, width):
+            return depth
         while depth and (1 << depth) > min(height, width):
             depth -= 1
         return depth
@@ -85,7 +91,7 @@ class UNetBN(SegmentationModel):
             up = self.up[level]
             assert isinstance(up, Up)
             # a row that is lost in a pooling below is missing here on the way up
-            lost = any(length % (1 << (depth - level)) for length in x.shape[2:])
+            lost = _stay_free(*size) or any(length % (1 << (depth - level)) for length in x.shape[2:])
             room = 0 if lost else up.room(fusion, self.levels[level])
             skip, x = run_and_pool(self.levels[level], self.pool, x, fusion, up_channels=room)
             skips.append(skip)
@@ -107,7 +113,12 @@ class _ResizedUp(Up):
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``x`` at ``size``, bilinear; itself where it has that size."""
-    if tuple(x.shape[2:]) == tuple(size):
+    """``x`` at ``size``, bilinear; itself where it has that size, which bilinear interpolation leaves as it is."""
+    if not _stay_free(*size) and tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _stay_free(*lengths: int) -> bool:
+    """Whether these are sizes that an exported graph is to leave open, so that nothing may be decided by them."""
+    return torch.compiler.is_exporting() and any(isinstance(length, torch.SymInt) for length in lengths)

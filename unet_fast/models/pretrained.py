@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.files import take_as_input
 
 _CLASSIFIER = "fc."
 _STEM = "conv1.weight"
@@ -35,8 +36,9 @@ def load_encoder(encoder: nn.Module, path: str | os.PathLike[str], where: str) -
     if not isinstance(path, str | os.PathLike):
         raise InputTypeError(f"weights is {path!r}, expected the path of a local file; {_advice(where)}")
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"weights file {file} does not exist; {_advice(where)}")
+    take_as_input(file)
     state = {name: value for name, value in _read(file).items() if not name.startswith(_CLASSIFIER)}
     own = encoder.state_dict()
     if _STEM in state and state[_STEM].dim() == 4 and state[_STEM].shape[1] == 3:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unet_fast.data import normalize
-from unet_fast.data.pages import Pages
+from unet_fast.data.pages import Windows
 from unet_fast.errors import InputError
 from unet_fast.predict.cores import grown, levels_of
 from unet_fast.predict.join import Join
@@ -77,7 +77,7 @@ class Stream:
     def __init__(
         self,
         predictor: Predictor,
-        pages: Pages,
+        pages: Windows,
         out: Path,
         *,
         identity: str = "",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unet_fast.data.pages import Pages
+from unet_fast.data.pages import Windows
 from unet_fast.data.stacks import check_finite, match_channels
 from unet_fast.data.statistics import GreyStatistics, measure
 
@@ -28,7 +28,7 @@ class WindowedImage:
 
     def __init__(
         self,
-        pages: Pages,
+        pages: Windows,
         index: int,
         channels: int,
         *,

@@ -16,9 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from unet_fast.data.formats import check_regular
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path
+from unet_fast.files import atomic_path, check_regular
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:

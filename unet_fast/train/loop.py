@@ -14,7 +14,7 @@ import torch
 
 from unet_fast import data
 from unet_fast.errors import InputError
-from unet_fast.files import ensure_folder
+from unet_fast.files import ensure_folder, refuse_read
 from unet_fast.predict.instances import MIN_SIZE
 from unet_fast.train import distributed, memory, pictures, run_folder
 from unet_fast.train.checkpoint import load_tensors
@@ -163,6 +163,7 @@ class _Run:
 
     def go(self, resume: bool, progress: bool) -> Summary:
         trainer, config = self.trainer, self.config
+        refuse_read(self.folder / name for name in run_folder.WRITTEN)  # images, and the weights of an encoder
         if resume and (self.folder / CHECKPOINT).exists():
             trainer.load(self.folder / CHECKPOINT)
             if self.main and not self.log.keep_until(trainer.step):

@@ -30,6 +30,7 @@ from unet_fast.train.config import TrainConfig
 
 CONFIG, METRICS, WEIGHTS, CHECKPOINT = "config.json", "metrics.csv", "model.safetensors", "checkpoint.safetensors"
 PREVIEW, LOSS_CURVE, OVERLAY = "preview.png", "loss.png", "overlay.png"
+WRITTEN = (CONFIG, METRICS, WEIGHTS, CHECKPOINT, PREVIEW, LOSS_CURVE, OVERLAY)
 COLUMNS = (
     "step", "seconds", "loss", "lr", "val_loss", "val_pixel_error", "val_rand_error", "val_dice", "val_average_precision",
 )  # fmt: skip

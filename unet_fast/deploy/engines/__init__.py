@@ -74,7 +74,7 @@ def create(
         if backend == "onnxruntime":
             from unet_fast.deploy.engines.onnxruntime import OnnxRuntimeEngine
 
-            return OnnxRuntimeEngine(str(path), description, device=target)
+            return OnnxRuntimeEngine(path.read_bytes(), description, device=target)
         from unet_fast.deploy.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path.read_bytes(), description, precision)

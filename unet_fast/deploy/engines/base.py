@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -74,11 +72,6 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.precision}, {self.device})"
-
-
-def digest_of(source: str | bytes) -> str:
-    """Of the bytes of a file, or of bytes."""
-    return hashlib.sha256(source if isinstance(source, bytes) else Path(source).read_bytes()).hexdigest()
 
 
 def as_array(images: Tensor) -> Any:

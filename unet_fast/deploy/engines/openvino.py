@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unet_fast.deploy.description import Description
-from unet_fast.deploy.engines.base import Engine, as_array, digest_of
+from unet_fast.deploy.engines.base import Engine, as_array
 from unet_fast.deploy.extras import load
 
 
 class OpenVinoEngine(Engine):
     """OpenVINO on the CPU in float32 or bfloat16, as many threads as torch has; every shape of the input is compiled once.
 
-    ``source`` is an ONNX file: its bytes, or its name.
+    ``source`` are the bytes of an ONNX file.
     """
 
     backend = "openvino"
 
-    def __init__(self, source: str | bytes, description: Description, precision: str = "float32") -> None:
+    def __init__(self, source: bytes, description: Description, precision: str = "float32") -> None:
         super().__init__(description, precision)
         openvino = load("openvino", "the engine openvino")
         core = openvino.Core()
@@ -31,7 +32,7 @@ class OpenVinoEngine(Engine):
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._core, self._network = core, core.read_model(source)
-        self.weights = digest_of(source)
+        self.weights = hashlib.sha256(source).hexdigest()
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._version = openvino.__version__.split("-")[0]
         self.notes.append("compiles at the first tile of each size")
