@@ -195,7 +195,63 @@ def test_labels_keep_dtype_and_values(dtype, rng):
             assert (alone != expected).double().mean() < 1e-3
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+WHOLE = [torch.uint8, torch.int8, torch.uint16, torch.int16]
+
+
+def draw_whole(rng: np.random.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Numbers from the whole range of the dtype."""
+    limits = torch.iinfo(dtype)
+    return torch.from_numpy(rng.integers(limits.min, limits.max + 1, shape)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_whole_numbers_are_interpolated_as_scipy_does(dtype, rng):
+    """Rounded to the nearest whole number; halves, of which a float64 coordinate meets hardly any, apart."""
+    for padding in PADDINGS:
+        image, displacement = draw_whole(rng, 1, 1, 41, 83, dtype=dtype), draw_field(rng, 1, 3, 3)
+        companion = draw(rng, 1, 1, 41, 83)  # makes the coordinates float64
+        options = {"interpolation": "bilinear", "padding": padding, "fill": (3.0, 0.0)}
+        out, _ = elastic_warp((image, companion), displacement, **options)
+        assert out.dtype == dtype
+        at = source(displacement, None, "bicubic", 41, 83)[0]
+        truth = ndimage.map_coordinates(image.numpy()[0, 0], at, order=1, mode=SCIPY_MODE[padding], cval=3)
+        inside = np.ones(at[0].shape, bool)
+        if padding == "zeros":  # SciPy's "constant" does not interpolate between the image and what lies outside
+            inside = (at[0] >= 0) & (at[0] <= 40) & (at[1] >= 0) & (at[1] <= 82)
+        np.testing.assert_array_equal(out.numpy()[0, 0][inside], truth[inside])
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_whole_numbers_equal_the_reference_in_every_layout(dtype, interpolation, rng):
+    """In float32, where a sum of 16 bits has 8 bits left: at most one apart, and seldom."""
+    image = draw_whole(rng, 2, 3, 50, 141, dtype=dtype)
+    displacement, matrix = draw_field(rng, 2, 4, 4).float(), draw_matrix(rng, 2).float()
+    base = torch.zeros(4, 5, 60, 160, dtype=dtype)
+    base[1:3, 1:4, 4:54, 7:148] = image
+    slope = 2.0 * float(torch.iinfo(dtype).max)
+    for padding in PADDINGS:
+        options = {"matrix": matrix, "interpolation": interpolation, "padding": padding, "fill": 5}
+        expected = reference.elastic_warp(image, displacement, **options).long()
+        for same in (image, image.to(memory_format=torch.channels_last), base[1:3, 1:4, 4:54, 7:148]):
+            out = elastic_warp(same, displacement, **options)
+            assert out.dtype == dtype and out.is_contiguous()
+            apart = (out.long() - expected).abs()
+            assert apart.max() <= max(1.0, 3 * slope * WARP[torch.float32]["atol"])
+            if dtype in (torch.uint8, torch.int8):
+                assert (apart > 0).double().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_whole_numbers_at_the_end_of_memory(dtype, rng):
+    for height, width in ((1, 1), (1, 2), (1, 3), (2, 2), (3, 5), (7, 64), (33, 70)):
+        image = draw_whole(rng, 1, 2, height, width, dtype=dtype)
+        for interpolation in ("bilinear", "bicubic"):
+            out = elastic_warp(image, torch.zeros(1, 2, 3, 3), interpolation=interpolation)
+            assert torch.equal(out.long(), image.long())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32])
 def test_the_last_bytes_of_memory_are_read_right(dtype, rng):
     """Small pixels are read four bytes at a time, which must not go past the end."""
     for height, width in ((1, 1), (1, 2), (1, 3), (2, 2), (3, 5), (7, 64)):

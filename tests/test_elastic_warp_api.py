@@ -166,6 +166,31 @@ def test_numpy_equals_torch(rng):
 
 
 @needs("host")
+def test_numpy_arrays_with_channels(rng):
+    """Channels in front or last, beside labels without any, one image or a batch: the same pixels as planes."""
+    planes, labels = (rng.random((2, 3, 31, 70)) * 255).astype("u1"), rng.integers(0, 9, (2, 31, 70))
+    field = draw_field(rng, 2, 3, 3).numpy()
+    options = {"interpolation": ("bilinear", "nearest"), "output_size": (20, 33)}
+    image, classes = unet_fast.numpy.elastic_warp((planes, labels[:, None]), field, **options)
+    assert image.shape == (2, 3, 20, 33) and len(np.unique(image)) > 100
+    last = np.moveaxis(planes, 1, -1)
+    cases = [
+        (planes, labels, field, {}, image, classes[:, 0]),
+        (last, labels, field, {"channel_axis": -1}, np.moveaxis(image, 1, -1), classes[:, 0]),
+        (last, labels[..., None], field, {"channel_axis": 3}, np.moveaxis(image, 1, -1), np.moveaxis(classes, 1, -1)),
+        (planes[0], labels[0], field[0], {}, image[0], classes[0, 0]),
+        (planes[0], labels[0], field[0], {"channel_axis": 0}, image[0], classes[0, 0]),
+        (last[0], labels[0], field[0], {"channel_axis": -1}, np.moveaxis(image[0], 0, -1), classes[0, 0]),
+        (last[0], labels[0], field[0], {"channel_axis": 2}, np.moveaxis(image[0], 0, -1), classes[0, 0]),
+    ]
+    for picture, truth, displacement, axis, *expected in cases:
+        got = unet_fast.numpy.elastic_warp((picture, truth), displacement, **options, **axis)
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == b.dtype and a.flags.c_contiguous
+            np.testing.assert_array_equal(a, b)
+
+
+@needs("host")
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", ">u2", "u4", "u8", "i8", "?", "f2", "f8", ">f4"])
 def test_numpy_dtypes(dtype, rng):
     image = (rng.random((33, 70)) * 100).astype(dtype)
@@ -238,8 +263,17 @@ LABELS = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
             FIELD,
             {},
             InputError,
+            r"inputs\[1\] has dtype int64, for which no interpolation was named: use 'nearest' for labels",
+        ),
+        (
+            (IMAGE, LABELS),
+            FIELD,
+            {"interpolation": "bilinear"},
+            InputError,
             r"inputs\[1\] has dtype int64.*'bilinear'.*use interpolation 'nearest'",
         ),
+        (LABELS.byte(), FIELD, {}, InputError, "uint8, for which no interpolation was named.*'bicubic' for the grey"),
+        (LABELS.byte(), FIELD, {"interpolation": "bicubic", "fill": 0.5}, InputError, "whole number from 0 to 255"),
         (
             LABELS,
             FIELD,
@@ -266,11 +300,21 @@ def test_bad_input(inputs, displacement, options, error, message):
 @needs("host")
 def test_bad_numpy_input():
     image, field = np.zeros((8, 8)), np.zeros((2, 3, 3))
-    with pytest.raises(InputError, match=r"inputs\[0\] has shape \(1, 8, 8\), expected \(N, C, H, W\)"):
-        unet_fast.numpy.elastic_warp(image[None], field)
+    with pytest.raises(
+        InputError, match=r"inputs\[0\] has shape \(1, 1, 8, 8\), but displacement \(2, gh, gw\) goes with"
+    ):
+        unet_fast.numpy.elastic_warp(image[None, None], field)
+    with pytest.raises(
+        InputError, match=r"inputs\[0\] has shape \(8, 8\), but displacement \(N, 2, gh, gw\) goes with"
+    ):
+        unet_fast.numpy.elastic_warp(image, field[None])
+    with pytest.raises(
+        InputError, match=r"inputs\[0\] has shape \(8, 8, 1\) and channel_axis is 1; expected the axis of C"
+    ):
+        unet_fast.numpy.elastic_warp(image[:, :, None], field, channel_axis=1)
     with pytest.raises(InputTypeError, match=r"inputs\[0\] has dtype complex128"):
         unet_fast.numpy.elastic_warp(image + 1j, field)
-    with pytest.raises(InputError, match="uint8, which 'bilinear' interpolation would blend"):
+    with pytest.raises(InputError, match="uint8, for which no interpolation was named"):
         unet_fast.numpy.elastic_warp(image.astype(np.uint8), field)
     with pytest.raises(InputError, match="displacement has batch size 2 but the inputs have 1"):
         unet_fast.numpy.elastic_warp(image[None, None], np.zeros((2, 2, 3, 3)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import unet_fast as uf
 from tests.tolerances import NETWORK_FLOAT32, NETWORK_FLOAT64
@@ -51,6 +54,21 @@ def test_folded_weights_follow_every_change(generator):
             torch.testing.assert_close(got, norm(layer(x)), **NETWORK_FLOAT64)
         first, second = folding.folded(norm, layer), folding.folded(norm, layer)
         assert first[0] is second[0]
+
+
+def test_nothing_is_kept_of_tensors_without_numbers(generator):
+    """Inside of FakeTensorMode real weights give tensors without numbers."""
+    plain = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU()).eval()
+    net = copy.deepcopy(plain)
+    uf.accelerate(net, torch.randn(1, 16, 20, 20, generator=generator))
+    image = torch.randn(2, 16, 20, 20, generator=generator)
+    with torch.no_grad():
+        for one in (net, plain):
+            one[0].weight.mul_(2)  # what is kept no longer serves
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert net(torch.empty(1, 16, 30, 30)).shape == (1, 16, 28, 28)
+        got, truth = net(image), plain(image)
+    assert type(got) is torch.Tensor and (got - truth).abs().max() <= 1e-4 * truth.abs().max()
 
 
 def test_what_cannot_be_folded(generator):

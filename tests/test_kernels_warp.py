@@ -121,10 +121,13 @@ def test_one_launch_equals_the_reference_interpreted(field, padding, rng):
     image, labels = draw(rng, 2, 2, 20, 70), draw_labels(rng, 2, 1, 20, 70, dtype=torch.int16)
     image = image.to(memory_format=torch.channels_last)
     other = draw(rng, 1, 2, 80, 20, dtype=torch.float16).transpose(2, 3)[:, :, :, 5:75].expand(2, -1, -1, -1)
-    images = (image, labels, other, draw_labels(rng, 2, 1, 20, 70).bool())
-    kinds = ("bilinear", "nearest", "bicubic", "nearest")
-    options = {"matrix": draw_matrix(rng, 2), "output_size": [(20, 70), (9, 33), (25, 80), 1], "interpolation": kinds}
-    options |= {"field": field, "padding": padding, "fill": (0.1, -7, 0.5, 1)}
+    whole = [draw_labels(rng, 2, 1, 20, 70, dtype=dtype) for dtype in (torch.uint8, torch.uint16, torch.int16)]
+    whole[0] = whole[0] * 2 + 57  # up to the end of the range, which a cubic kernel would leave
+    images = (image, labels, other, draw_labels(rng, 2, 1, 20, 70).bool(), *whole)
+    kinds = ("bilinear", "nearest", "bicubic", "nearest", "bicubic", "bilinear", "bicubic")
+    sizes = [(20, 70), (9, 33), (25, 80), 1, (20, 70), (20, 30), 9]
+    options = {"matrix": draw_matrix(rng, 2), "output_size": sizes, "interpolation": kinds}
+    options |= {"field": field, "padding": padding, "fill": (0.1, -7, 0.5, 1, 255, 3, -4)}
     displacement = draw_field(rng, 2, 4, 5)
     out, truth = elastic_warp(images, displacement, **options), reference.elastic_warp(images, displacement, **options)
     for got, expected in zip(out, truth, strict=True):

@@ -301,9 +301,9 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
         OverlapTile(uf.UNet(base_channels=2, depth=1), **options)
 
 
-def test_a_network_without_stated_sizes_is_refused() -> None:
-    with pytest.raises(InputTypeError, match="model is a Conv2d, expected a network that states its sizes"):
-        OverlapTile(nn.Conv2d(1, 2, 3))
+def test_what_is_no_network_is_refused() -> None:
+    with pytest.raises(InputTypeError, match=r"model is a function, expected a torch.nn.Module or an engine"):
+        OverlapTile(dihedral)
 
 
 def test_progress_counts_tiles(rng: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,10 @@ def position(name: str, value: Any, choices: Sequence[str]) -> int:
     return list(choices).index(value)
 
 
-def interpolations(value: str | Sequence[str], count: int) -> list[int]:
-    """One interpolation for each of ``count`` inputs, as positions in ``INTERPOLATIONS``."""
+def interpolations(value: str | Sequence[str] | None, count: int) -> list[int | None]:
+    """One interpolation for each of ``count`` inputs, as positions in ``INTERPOLATIONS``; None where none was named."""
+    if value is None:
+        return [None] * count
     names = [value] * count if isinstance(value, str) else list(value)
     if len(names) != count:
         raise InputError(
@@ -52,14 +54,26 @@ def check_integer_fill(index: int, dtype: str, fill: float, low: int, high: int)
         )
 
 
-def check_integer_interpolation(index: int, dtype: str, kind: int) -> None:
-    """Raise when integers would be interpolated: a value between two labels is meaningless."""
-    if INTERPOLATIONS[kind] != "nearest":
+# the integers that images are stored in, exact in float32; the others can only be moved
+INTEGER_IMAGES = ("uint8", "int8", "uint16", "int16")
+
+
+def chosen_interpolation(index: int, dtype: str, floating: bool, kind: int | None) -> int:
+    """The interpolation of an input; raises where integers, which may be labels, would be blended unasked."""
+    if floating:
+        return INTERPOLATIONS.index("bilinear") if kind is None else kind
+    if kind is None:
+        raise InputError(
+            f"inputs[{index}] has dtype {dtype}, for which no interpolation was named: use 'nearest' for labels, "
+            "'bilinear' or 'bicubic' for the grey values of an image (a tuple gives one name for each input)"
+        )
+    if INTERPOLATIONS[kind] != "nearest" and dtype not in INTEGER_IMAGES:
         raise InputError(
             f"inputs[{index}] has dtype {dtype}, which {INTERPOLATIONS[kind]!r} interpolation would blend into values "
             "that are meaningless if these are labels; use interpolation 'nearest' (a tuple gives one name for each "
             "input), or convert an image to floating point first"
         )
+    return kind
 
 
 def output_sizes(value: Any, count: int, size: tuple[Any, Any]) -> list[tuple[Any, Any]]:

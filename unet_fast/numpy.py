@@ -1,7 +1,9 @@
 """The CPU kernels for NumPy arrays: NumPy in, NumPy out. Torch is never imported, and need not be installed.
 
 Arrays may have any strides and byte order; what is not C-contiguous is copied first. Work runs on a small pool of its
-own threads: as many as this process has CPUs, or ``OMP_NUM_THREADS``, or what :func:`set_num_threads` says. Each function means the same as that of its name in ``unet_fast.ops``.
+own threads: as many as this process has CPUs, or ``OMP_NUM_THREADS``, or what :func:`set_num_threads` says. Each function
+means the same as that of its name in ``unet_fast.ops``. Arrays with channels, (C, H, W) or (H, W, C), say so by
+``channel_axis``, as in scikit-image.
 """
 
 from __future__ import annotations
@@ -80,6 +82,34 @@ def _batched(name: str, array: np.ndarray, max_dims: int, layout: str) -> np.nda
     return array[None] if array.ndim == 2 else array
 
 
+def _channels_first(name: str, array: np.ndarray, axis: int) -> np.ndarray:
+    """A view (..., C, H, W) of an array whose channels are the third axis from the end, or the last."""
+    place = axis - array.ndim if axis >= 0 else axis
+    if array.ndim not in (3, 4) or place not in (-3, -1):
+        raise InputError(
+            f"{name} has shape {array.shape} and channel_axis is {axis}; expected the axis of C in (C, H, W), (H, W, C), "
+            "(N, C, H, W) or (N, H, W, C)"
+        )
+    return np.moveaxis(array, place, -3)
+
+
+def _by_channel(name: str, array: np.ndarray, axis: int | None) -> np.ndarray:
+    """A stack (M, H, W) of all channels, each an image of its own; without an ``axis`` the array as it is."""
+    if axis is None:
+        return array
+    moved = _channels_first(name, array, axis)
+    return moved.reshape(-1, *moved.shape[-2:])
+
+
+def _as_given(out: np.ndarray, array: np.ndarray, axis: int | None) -> np.ndarray:
+    """What was computed for :func:`_by_channel` in the shape of ``array``."""
+    if axis is None:
+        return out.reshape(array.shape)
+    place = axis - array.ndim if axis >= 0 else axis
+    moved = np.moveaxis(array, place, -3)
+    return np.ascontiguousarray(np.moveaxis(out.reshape(moved.shape), -3, place))
+
+
 def _labels(value: object) -> np.ndarray:
     labels = _array("instances", value, "iu", "an integer dtype")
     return labels.astype(np.int64) if labels.dtype.kind == "u" and labels.itemsize >= 4 else labels
@@ -93,7 +123,7 @@ def _call(kernel: Any, *arguments: object) -> Any:
 
 
 def nearest_two(
-    instances: np.ndarray, *, spacing: float | Sequence[float] | None = None
+    instances: np.ndarray, *, spacing: float | Sequence[float] | None = None, channel_axis: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact Euclidean distance from every pixel to the nearest and to the second nearest distinct instance.
 
@@ -101,6 +131,8 @@ def nearest_two(
         instances: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); labels of any
             integer dtype, 0 = background, up to 2^31 - 1.
         spacing: size of a pixel along each spatial axis, (y, x) or (z, y, x), or one number for all; None is 1.
+        channel_axis: of (C, H, W), (H, W, C), (N, C, H, W) or (N, H, W, C), whose channels are images of their own; None:
+            there is none.
 
     Returns:
         d1, d2: float32 of the same shape; infinite where an image has fewer than one, two instances. See
@@ -111,18 +143,22 @@ def nearest_two(
         InputTypeError: not integers, or a spacing that is not numbers.
     """
     labels = _labels(instances)
-    batch = _batched("instances", labels, 4, "(H, W), (N, H, W) or (N, D, H, W)")
+    images = _by_channel("instances", labels, channel_axis)
+    batch = _batched("instances", images, 4, "(H, W), (N, H, W) or (N, D, H, W)")
     d1, d2 = _call(kernels().nearest_two, _dense(batch), spacing_of(spacing, batch.ndim - 1))
-    return d1.reshape(labels.shape), d2.reshape(labels.shape)
+    return _as_given(d1, labels, channel_axis), _as_given(d2, labels, channel_axis)
 
 
-def distance_transform(mask: np.ndarray, *, spacing: float | Sequence[float] | None = None) -> np.ndarray:
+def distance_transform(
+    mask: np.ndarray, *, spacing: float | Sequence[float] | None = None, channel_axis: int | None = None
+) -> np.ndarray:
     """Exact Euclidean distance from every pixel to the nearest zero of its image.
 
     Args:
         mask: (H, W), (N, H, W) images or (N, D, H, W) volumes (a single volume is ``volume[None]``); boolean, integer
             or floating, everything but 0 counts as inside (NaN too).
         spacing: size of a pixel along each spatial axis, (y, x) or (z, y, x), or one number for all; None is 1.
+        channel_axis: as for :func:`nearest_two`.
 
     Returns:
         float32 of the same shape, as ``scipy.ndimage.distance_transform_edt(mask, sampling=spacing)`` for each image,
@@ -133,11 +169,12 @@ def distance_transform(mask: np.ndarray, *, spacing: float | Sequence[float] | N
         InputTypeError: not numbers, or a spacing that is not numbers.
     """
     array = _array("mask", mask, "biuf", "a boolean, integer or floating dtype")
-    batch = _batched("mask", array, 4, "(H, W), (N, H, W) or (N, D, H, W)")
+    images = _by_channel("mask", array, channel_axis)
+    batch = _batched("mask", images, 4, "(H, W), (N, H, W) or (N, D, H, W)")
     if batch.itemsize > 8:  # long double
         batch = batch != 0
     out = _call(kernels().distance_transform, _dense(batch), spacing_of(spacing, batch.ndim - 1))
-    return out.reshape(array.shape)
+    return _as_given(out, array, channel_axis)
 
 
 def weight_map(
@@ -147,6 +184,7 @@ def weight_map(
     sigma: float = 5.0,
     class_weights: str | Sequence[float] | np.ndarray | None = None,
     inside: bool = False,
+    channel_axis: int | None = None,
 ) -> np.ndarray:
     """Loss weight ``w_c(x) + w0 * exp(-(d1(x) + d2(x))^2 / (2 sigma^2))`` of a U-Net.
 
@@ -157,6 +195,7 @@ def weight_map(
         class_weights: w_c. None: 1; "balanced": inverse class frequency of each image, with mean 1; or two numbers
             [background, cells].
         inside: whether the border term also counts on the pixels of cells.
+        channel_axis: as for :func:`nearest_two`.
 
     Returns:
         float32 of the same shape. See :func:`unet_fast.ops.weight_map` for the exact meaning.
@@ -166,7 +205,7 @@ def weight_map(
         InputTypeError: not integers, or options that are not numbers.
     """
     labels = _labels(instances)
-    batch = _batched("instances", labels, 3, "(H, W) or (N, H, W)")
+    batch = _batched("instances", _by_channel("instances", labels, channel_axis), 3, "(H, W) or (N, H, W)")
     w0, sigma = check_border(w0, sigma)
     pair = None
     if isinstance(class_weights, str):
@@ -179,7 +218,7 @@ def weight_map(
         pair = (float(weights[0]), float(weights[1]))
     balanced = isinstance(class_weights, str)
     out = _call(kernels().weight_map, _dense(batch), w0, sigma, pair, balanced, bool(inside))
-    return out.reshape(labels.shape)
+    return _as_given(out, labels, channel_axis)
 
 
 def elastic_warp(
@@ -188,46 +227,53 @@ def elastic_warp(
     *,
     matrix: np.ndarray | None = None,
     output_size: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
-    interpolation: str | Sequence[str] = "bilinear",
+    interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
+    channel_axis: int = -3,
 ) -> np.ndarray | tuple[np.ndarray, ...]:
     """Warp images by a smooth random field and an affine matrix.
 
     Args:
-        inputs: an image (H, W) or a batch (N, C, H, W), or a tuple of such arrays, all of the same rank and with the
-            same N, H and W. float16, float32, float64, or (with "nearest" only) any integer dtype or bool.
+        inputs: an image (H, W), (C, H, W) or (H, W, C), or a batch of such, (N, H, W), (N, C, H, W) or (N, H, W, C), or a tuple
+            of images or of batches with the same N, H and W: a colour image (H, W, 3) and its labels (H, W), for example.
+            float16, float32, float64, 8 or 16-bit integers, or (with "nearest" only) any integer dtype or bool.
         displacement: (2, gh, gw) for images, (N, 2, gh, gw) for batches; pixels, y then x.
         matrix: (2, 3) for images, (N, 2, 3) for batches, or None; output pixels to input pixels about the centre.
         output_size, interpolation, field, padding, fill: as in :func:`unet_fast.ops.elastic_warp`.
+        channel_axis: -3 (or 0, 1) for channels in front of the pixels, -1 (or 2, 3) for channels last; arrays without channels
+            may stand beside them.
 
     Returns:
-        An array of the same rank and dtype with the output size, or a tuple when a tuple (or list) came in.
+        An array of the same axes and dtype with the output size, or a tuple when a tuple (or list) came in.
 
     Raises:
-        InputError: shapes or numbers of entries do not match, an unknown name, empty images, or integers with an
-            interpolation that would blend labels.
+        InputError: shapes or numbers of entries do not match, an unknown name, empty images, or integers without a named
+            interpolation, or with one that would blend labels.
         InputTypeError: a dtype that is not in the lists above.
     """
     images = [np.asarray(item) for item in ([inputs] if isinstance(inputs, np.ndarray) else inputs)]
-    kinds = warp_arguments.interpolations(interpolation, len(images))
+    named = warp_arguments.interpolations(interpolation, len(images))
     fills = warp_arguments.fills(fill, len(images))
+    kinds = []
     for i, image in enumerate(images):
         _array(f"inputs[{i}]", image, "biuf", "a boolean, integer or floating dtype")
         if image.itemsize > 8:
             raise InputTypeError(f"inputs[{i}] has dtype {image.dtype}, expected at most 64 bits a pixel")
-        if image.dtype.kind != "f":
-            warp_arguments.check_integer_interpolation(i, str(image.dtype), kinds[i])
+        floating = image.dtype.kind == "f"
+        kinds.append(warp_arguments.chosen_interpolation(i, image.dtype.name, floating, named[i]))
+        if not floating:
             low, high = (0, 1) if image.dtype.kind == "b" else _range(image.dtype)
             warp_arguments.check_integer_fill(i, str(image.dtype), fills[i], low, high)
     grid = _array("displacement", displacement, "iuf", "a floating dtype").astype(np.float64)
     affine = None if matrix is None else _array("matrix", matrix, "iuf", "a floating dtype").astype(np.float64)
-    single = bool(images) and all(image.ndim == 2 for image in images)
+    single = grid.ndim == 3
     if single:
-        images = [image[None, None] for image in images]
         grid = grid[None]
         affine = None if affine is None else affine[None]
+    ranks = [image.ndim for image in images]
+    images = [_warped_as(f"inputs[{i}]", image, single, channel_axis) for i, image in enumerate(images)]
     kind = warp_arguments.position("field", field, warp_arguments.FIELDS)
     outside = warp_arguments.position("padding", padding, warp_arguments.PADDINGS)
     shapes = [image.shape for image in images]
@@ -243,9 +289,30 @@ def elastic_warp(
         kind,
         outside,
     )
-    if single:
-        outputs = [output[0, 0] for output in outputs]
+    outputs = [_warped_back(output, rank, single, channel_axis) for output, rank in zip(outputs, ranks, strict=True)]
     return outputs[0] if isinstance(inputs, np.ndarray) else tuple(outputs)
+
+
+def _warped_as(name: str, image: np.ndarray, single: bool, axis: int) -> np.ndarray:
+    """A view (N, C, H, W) of an image or a batch."""
+    if image.ndim == (2 if single else 3):
+        return image[None, None] if single else image[:, None]
+    if image.ndim != (3 if single else 4):
+        layouts = "(2, gh, gw) goes with images (H, W), (C, H, W) or (H, W, C)"
+        if not single:
+            layouts = "(N, 2, gh, gw) goes with batches (N, H, W), (N, C, H, W) or (N, H, W, C)"
+        raise InputError(f"{name} has shape {image.shape}, but displacement {layouts}")
+    moved = _channels_first(name, image, axis)
+    return moved[None] if single else moved
+
+
+def _warped_back(output: np.ndarray, rank: int, single: bool, axis: int) -> np.ndarray:
+    """The output (N, C, h, w) in the axes of the input."""
+    output = output[0] if single else output
+    if rank < output.ndim:
+        return output[0] if single else output[:, 0]
+    place = axis - rank if axis >= 0 else axis
+    return np.ascontiguousarray(np.moveaxis(output, -3, place))
 
 
 def _range(dtype: np.dtype) -> tuple[int, int]:

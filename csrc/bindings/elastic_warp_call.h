@@ -5,6 +5,7 @@
 
 #include "bindings/shape_checks.h"
 #include "bindings/tensor.h"
+#include "common/warp_pixel.h"
 #include "common/warp_types.h"
 
 namespace uf::bindings {
@@ -61,7 +62,8 @@ struct WarpImagesCall {
       image.type = dtype_of(input);
       image.element_size = static_cast<int64_t>(input.element_size());
       image.interpolation = static_cast<Interpolation>(interpolation[i]);
-      STD_TORCH_CHECK(is_floating(image.type) || interpolation[i] == 0, "elastic_warp: integers are not interpolated");
+      STD_TORCH_CHECK(warp::can_interpolate(image.type) || interpolation[i] == 0,
+                      "elastic_warp: integers of more than 16 bits are not interpolated");
       image.fill = fill[i];
       wide = wide || image.type == DType::kFloat64;
       images.push_back(image);

@@ -41,7 +41,7 @@ struct WarpImage {
   int64_t channels, stride[4];
   void* output;  // (N, C, out_height, out_width), contiguous; its first pixel is frame pixel (H - out_height) // 2, ...
   int64_t out_height, out_width;
-  DType type;  // integers (kOther: bool) only with Interpolation::kNearest, kDouble otherwise only with WarpFrame::wide
+  DType type;  // can_interpolate (warp_pixel.h) unless Interpolation::kNearest, kFloat64 then only with WarpFrame::wide
   int64_t element_size;
   Interpolation interpolation;
   double fill;  // what lies outside the input with Padding::kZeros

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "common/half.h"
+#include "common/warp_pixel.h"
 
 namespace uf::warp {
 namespace {
@@ -36,7 +37,7 @@ struct Reader {
   }
   // As the type of sums.
   UF_INLINE A value(int ty, int tx, int k, A fill) const {
-    const A v = static_cast<A>(widen(at(ty, tx, k)));
+    const A v = number_of<A>(at(ty, tx, k));
     return Where != Taps::kFilled || inside(ty, tx, k) ? v : fill;
   }
 };
@@ -78,7 +79,7 @@ UF_INLINE void sample_linear(const SampleArgs<A>& args) {
     const A x0 = read.x->weight[0][k], x1 = read.x->weight[1][k];
     const A upper = x0 * read.value(0, 0, k, fill) + x1 * read.value(0, 1, k, fill);
     const A lower = x0 * read.value(1, 0, k, fill) + x1 * read.value(1, 1, k, fill);
-    out.pixel[k] = narrow<T>(read.y->weight[0][k] * upper + read.y->weight[1][k] * lower);
+    out.pixel[k] = pixel_of<T>(read.y->weight[0][k] * upper + read.y->weight[1][k] * lower);
   }
   out.store(args);
 }
@@ -98,7 +99,7 @@ UF_INLINE void sample_cubic(const SampleArgs<A>& args) {
     }
   }
   Tile<T> out;
-  for (int k = 0; k < kBlock; ++k) out.pixel[k] = narrow<T>(sum.pixel[k]);
+  for (int k = 0; k < kBlock; ++k) out.pixel[k] = pixel_of<T>(sum.pixel[k]);
   out.store(args);
 }
 
@@ -139,33 +140,44 @@ UF_SAMPLER(nearest_64, kNearest, uint64_t)
 UF_SAMPLER(linear_float, kBilinear, float)
 UF_SAMPLER(linear_half, kBilinear, Half)
 UF_SAMPLER(linear_bfloat16, kBilinear, BFloat16)
+UF_SAMPLER(linear_uint8, kBilinear, uint8_t)
+UF_SAMPLER(linear_int8, kBilinear, int8_t)
+UF_SAMPLER(linear_uint16, kBilinear, uint16_t)
+UF_SAMPLER(linear_int16, kBilinear, int16_t)
 UF_SAMPLER(cubic_float, kBicubic, float)
 UF_SAMPLER(cubic_half, kBicubic, Half)
 UF_SAMPLER(cubic_bfloat16, kBicubic, BFloat16)
+UF_SAMPLER(cubic_uint8, kBicubic, uint8_t)
+UF_SAMPLER(cubic_int8, kBicubic, int8_t)
+UF_SAMPLER(cubic_uint16, kBicubic, uint16_t)
+UF_SAMPLER(cubic_int16, kBicubic, int16_t)
 #undef UF_SAMPLER
 
 Sampler<float> common_sampler(Interpolation kind, DType type, int64_t size) {
   if (kind == Interpolation::kNearest) {
     return size == 1 ? nearest_8 : (size == 2 ? nearest_16 : (size == 4 ? nearest_32 : nearest_64));
   }
-  if (kind == Interpolation::kBilinear)
-    return type == DType::kFloat16 ? linear_half : type == DType::kBFloat16 ? linear_bfloat16 : linear_float;
-  return type == DType::kFloat16 ? cubic_half : type == DType::kBFloat16 ? cubic_bfloat16 : cubic_float;
+  const bool linear = kind == Interpolation::kBilinear;
+  switch (type) {
+    case DType::kFloat16: return linear ? linear_half : cubic_half;
+    case DType::kBFloat16: return linear ? linear_bfloat16 : cubic_bfloat16;
+    case DType::kUInt8: return linear ? linear_uint8 : cubic_uint8;
+    case DType::kInt8: return linear ? linear_int8 : cubic_int8;
+    case DType::kUInt16: return linear ? linear_uint16 : cubic_uint16;
+    case DType::kInt16: return linear ? linear_int16 : cubic_int16;
+    default: return linear ? linear_float : cubic_float;
+  }
 }
 
 template <Interpolation Kind, class A>
-Sampler<A> any_float(DType type) {
-  const auto sampler = []<class T>(T) -> Sampler<A> { return sample<Kind, T, A, int64_t>; };
-  if constexpr (sizeof(A) == sizeof(double))
-    return dispatch_floating(type, sampler);
-  else
-    return dispatch<Half, BFloat16, float>(type, sampler);
+Sampler<A> any_interpolated(DType type) {
+  return dispatch_interpolated<A>(type, []<class T>(T) -> Sampler<A> { return sample<Kind, T, A, int64_t>; });
 }
 
 template <class A>
 Sampler<A> any_sampler(Interpolation kind, DType type, int64_t size) {
-  if (kind == Interpolation::kBilinear) return any_float<Interpolation::kBilinear, A>(type);
-  if (kind == Interpolation::kBicubic) return any_float<Interpolation::kBicubic, A>(type);
+  if (kind == Interpolation::kBilinear) return any_interpolated<Interpolation::kBilinear, A>(type);
+  if (kind == Interpolation::kBicubic) return any_interpolated<Interpolation::kBicubic, A>(type);
   return dispatch_bytes(
       size, []<class U>(U) -> Sampler<A> { return sample<Interpolation::kNearest, U, A, int64_t>; });
 }

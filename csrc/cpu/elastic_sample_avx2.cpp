@@ -1,6 +1,6 @@
 // Samplers for x86 processors with AVX2, in intrinsics because compilers no longer turn look-ups into gather instructions.
 // Eight pixels at a time. Reading is what costs: where the taps of a pixel are neighbours in memory, one gathered element
-// holds two of them (two floats in 64 bits, two 16-bit numbers in 32). Other blocks, at the border, go to the plain sampler.
+// holds two of them (two floats in 64 bits, two shorter numbers in 32). Other blocks, at the border, go to the plain sampler.
 #include "cpu/elastic_sample.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "common/half.h"
+#include "common/warp_pixel.h"
 
 #define UF_AVX2 __attribute__((target("avx2,fma,f16c")))
 #define UF_AVX2_INLINE UF_AVX2 inline __attribute__((always_inline))
@@ -111,10 +112,30 @@ struct Pair {
   __m256 first, second;
 };
 
-// Two elements that lie side by side, for eight pixels at these offsets.
+// The low and the high part of each lane, of T's size, as numbers.
 template <class T>
-UF_AVX2_INLINE Pair load_pair(const void* plane, __m256i at) {
-  if constexpr (sizeof(T) == 4) {
+UF_AVX2_INLINE Pair halves(__m256i both) {
+  constexpr int bits = 8 * static_cast<int>(sizeof(T));
+  const __m256i high = _mm256_slli_epi32(both, 32 - 2 * bits), low = _mm256_slli_epi32(both, 32 - bits);
+  if constexpr (std::is_signed_v<T>) {
+    return {_mm256_cvtepi32_ps(_mm256_srai_epi32(low, 32 - bits)), _mm256_cvtepi32_ps(_mm256_srai_epi32(high, 32 - bits))};
+  } else {
+    return {_mm256_cvtepi32_ps(_mm256_srli_epi32(low, 32 - bits)), _mm256_cvtepi32_ps(_mm256_srli_epi32(high, 32 - bits))};
+  }
+}
+
+// Two elements that lie side by side, for eight pixels at these offsets. Single bytes are read four at a time: those that
+// begin there, or, at the end of the plane, that end there.
+template <class T>
+UF_AVX2_INLINE Pair load_pair(const SampleArgs<float>& args, __m256i at) {
+  const void* plane = args.plane;
+  if constexpr (sizeof(T) == 1) {
+    const __m256i from = _mm256_min_epi32(at, _mm256_set1_epi32(static_cast<int32_t>(args.extent) - 3));
+    const __m256i shift = _mm256_slli_epi32(_mm256_sub_epi32(at, from), 3);
+    return halves<T>(_mm256_srlv_epi32(_mm256_i32gather_epi32(static_cast<const int*>(plane), from, 1), shift));
+  } else if constexpr (std::is_integral_v<T>) {
+    return halves<T>(_mm256_i32gather_epi32(static_cast<const int*>(plane), at, 2));
+  } else if constexpr (sizeof(T) == 4) {
     // pixels 0 1 4 5 and 2 3 6 7, so that the shuffles, which work in halves, give them in order
     const __m256i order = _mm256_permute4x64_epi64(at, _MM_SHUFFLE(3, 1, 2, 0));
     const double* base = static_cast<const double*>(plane);
@@ -149,6 +170,22 @@ UF_AVX2_INLINE void store_pixels(BFloat16* out, __m256 value) {
                   _mm_packus_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1)));
 }
 
+// Whole numbers, which the packing holds within their range.
+template <class T>
+UF_AVX2_INLINE void store_pixels(T* out, __m256 value) {
+  const __m256i whole = _mm256_cvtps_epi32(_mm256_floor_ps(_mm256_add_ps(value, _mm256_set1_ps(0.5f))));
+  const __m128i low = _mm256_castsi256_si128(whole), high = _mm256_extracti128_si256(whole, 1);
+  if constexpr (std::is_same_v<T, uint16_t>) {
+    _mm_store_si128(reinterpret_cast<__m128i*>(out), _mm_packus_epi32(low, high));
+  } else if constexpr (std::is_same_v<T, int16_t>) {
+    _mm_store_si128(reinterpret_cast<__m128i*>(out), _mm_packs_epi32(low, high));
+  } else {
+    const __m128i words = _mm_packs_epi32(low, high);
+    const __m128i bytes = std::is_signed_v<T> ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out), bytes);
+  }
+}
+
 // Taps side by side.
 template <class T>
 UF_AVX2_INLINE void linear_consecutive(const SampleArgs<float>& args, T* tile) {
@@ -156,7 +193,7 @@ UF_AVX2_INLINE void linear_consecutive(const SampleArgs<float>& args, T* tile) {
   for (int k = 0; k < kBlock; k += kStep) {
     const __m256i row = _mm256_mullo_epi32(load_index(args.y->index[0] + k), stride);
     const __m256i at = _mm256_add_epi32(row, load_index(args.x->index[0] + k));
-    const Pair upper = load_pair<T>(args.plane, at), lower = load_pair<T>(args.plane, _mm256_add_epi32(at, stride));
+    const Pair upper = load_pair<T>(args, at), lower = load_pair<T>(args, _mm256_add_epi32(at, stride));
     const __m256 x0 = _mm256_load_ps(args.x->weight[0] + k), x1 = _mm256_load_ps(args.x->weight[1] + k);
     const __m256 a = _mm256_fmadd_ps(x1, upper.second, _mm256_mul_ps(x0, upper.first));
     const __m256 b = _mm256_fmadd_ps(x1, lower.second, _mm256_mul_ps(x0, lower.first));
@@ -190,7 +227,7 @@ UF_AVX2_INLINE void linear_general(const SampleArgs<float>& args, T* tile) {
     __m256 row_value[2];
     for (int t = 0; t < 2; ++t) {
       const __m256i row = _mm256_mullo_epi32(load_index(ty.index[t] + k), stride);
-      const Pair pair = load_pair<T>(args.plane, _mm256_add_epi32(row, column));
+      const Pair pair = load_pair<T>(args, _mm256_add_epi32(row, column));
       const __m256 inside = all_ones(ty.outside, ty.inside[t] + k);
       const __m256 v0 = _mm256_blendv_ps(fill, _mm256_blendv_ps(pair.second, pair.first, first0),
                                          _mm256_and_ps(inside, inside0));
@@ -203,9 +240,15 @@ UF_AVX2_INLINE void linear_general(const SampleArgs<float>& args, T* tile) {
   }
 }
 
+// Whether the plane has fewer than the four bytes that a gather takes.
+template <class T>
+bool is_short(const SampleArgs<float>& args) {
+  return sizeof(T) == 1 && args.extent < 3;
+}
+
 template <class T>
 UF_AVX2 void linear(const SampleArgs<float>& args) {
-  if (args.stride_x != 1 || args.width < 2) return args.plain(args);
+  if (args.stride_x != 1 || args.width < 2 || is_short<T>(args)) return args.plain(args);
   alignas(64) T tile[kBlock];
   if (args.y->consecutive && args.x->consecutive) {
     linear_consecutive(args, tile);
@@ -217,7 +260,7 @@ UF_AVX2 void linear(const SampleArgs<float>& args) {
 
 template <class T>
 UF_AVX2 void cubic(const SampleArgs<float>& args) {
-  if (args.stride_x != 1 || !args.y->consecutive || !args.x->consecutive) return args.plain(args);
+  if (args.stride_x != 1 || !args.y->consecutive || !args.x->consecutive || is_short<T>(args)) return args.plain(args);
   alignas(64) T tile[kBlock];
   const __m256i stride = _mm256_set1_epi32(static_cast<int32_t>(args.stride_y)), two = _mm256_set1_epi32(2);
   for (int k = 0; k < kBlock; k += kStep) {
@@ -226,7 +269,7 @@ UF_AVX2 void cubic(const SampleArgs<float>& args) {
     __m256 weight[4], sum = _mm256_setzero_ps();
     for (int t = 0; t < 4; ++t) weight[t] = _mm256_load_ps(args.x->weight[t] + k);
     for (int t = 0; t < 4; ++t, at = _mm256_add_epi32(at, stride)) {
-      const Pair left = load_pair<T>(args.plane, at), right = load_pair<T>(args.plane, _mm256_add_epi32(at, two));
+      const Pair left = load_pair<T>(args, at), right = load_pair<T>(args, _mm256_add_epi32(at, two));
       __m256 along = _mm256_fmadd_ps(weight[1], left.second, _mm256_mul_ps(weight[0], left.first));
       along = _mm256_fmadd_ps(weight[3], right.second, _mm256_fmadd_ps(weight[2], right.first, along));
       sum = _mm256_fmadd_ps(_mm256_load_ps(args.y->weight[t] + k), along, sum);
@@ -247,7 +290,7 @@ Sampler<float> avx2_sampler(Interpolation kind, DType type, int64_t element_size
                                : nearest_8;
   }
   const bool is_linear = kind == Interpolation::kBilinear;
-  return dispatch<Half, BFloat16, float>(
+  return dispatch_interpolated<float>(
       type, [&]<class T>(T) -> Sampler<float> { return is_linear ? linear<T> : cubic<T>; });
 }
 

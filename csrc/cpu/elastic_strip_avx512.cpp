@@ -1,5 +1,5 @@
 // Sixteen pixels at a time. Reading is what costs: where the taps of a pixel are neighbours in memory, one gathered element
-// holds two of them (two floats in 64 bits, two 16-bit numbers in 32).
+// holds two of them (two floats in 64 bits, two shorter numbers in 32).
 #include "cpu/elastic_strip.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "common/half.h"
+#include "common/warp_pixel.h"
 #include "common/warp_taps.h"
 
 #define UF_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
@@ -159,6 +160,19 @@ UF_AVX512_INLINE void store_pixels(BFloat16* out, __mmask16 lanes, __m512 value)
   const __m512i quiet = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
   _mm256_mask_storeu_epi16(out, lanes, _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16)));
 }
+// Whole numbers, held within their range.
+template <class T>
+UF_AVX512_INLINE void store_pixels(T* out, __mmask16 lanes, __m512 value) {
+  const __m512 half = _mm512_add_ps(value, _mm512_set1_ps(0.5f));
+  const __m512 low = _mm512_set1_ps(std::numeric_limits<T>::min()), high = _mm512_set1_ps(std::numeric_limits<T>::max());
+  const __m512i whole = _mm512_cvt_roundps_epi32(_mm512_min_ps(_mm512_max_ps(half, low), high),
+                                                 _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  if constexpr (sizeof(T) == 1) {
+    _mm_mask_storeu_epi8(out, lanes, _mm512_cvtepi32_epi8(whole));
+  } else {
+    _mm256_mask_storeu_epi16(out, lanes, _mm512_cvtepi32_epi16(whole));
+  }
+}
 
 // Some bytes behind a pointer, wherever that is.
 UF_AVX512_INLINE void prefetch(const void* from, int64_t bytes) {
@@ -169,10 +183,29 @@ struct Pair {
   __m512 first, second;
 };
 
-// Two elements that lie side by side, for sixteen pixels at these offsets.
+// The low and the high part of each lane, of T's size, as numbers.
 template <class T>
-UF_AVX512_INLINE Pair load_pair(const T* plane, __m512i at) {
-  if constexpr (sizeof(T) == 4) {
+UF_AVX512_INLINE Pair halves(__m512i both) {
+  constexpr int bits = 8 * static_cast<int>(sizeof(T));
+  const __m512i high = _mm512_slli_epi32(both, 32 - 2 * bits), low = _mm512_slli_epi32(both, 32 - bits);
+  if constexpr (std::is_signed_v<T>) {
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(low, 32 - bits)), _mm512_cvtepi32_ps(_mm512_srai_epi32(high, 32 - bits))};
+  } else {
+    return {_mm512_cvtepi32_ps(_mm512_srli_epi32(low, 32 - bits)), _mm512_cvtepi32_ps(_mm512_srli_epi32(high, 32 - bits))};
+  }
+}
+
+// Two elements that lie side by side, for sixteen pixels at these offsets. Single bytes are read four at a time: those that
+// begin there, or, at the end of the plane (whose last pixel has the offset `extent`), that end there.
+template <class T>
+UF_AVX512_INLINE Pair load_pair(const T* plane, int64_t extent, __m512i at) {
+  if constexpr (sizeof(T) == 1) {
+    const __m512i from = _mm512_min_epi32(at, _mm512_set1_epi32(static_cast<int32_t>(extent) - 3));
+    const __m512i shift = _mm512_slli_epi32(_mm512_sub_epi32(at, from), 3);
+    return halves<T>(_mm512_srlv_epi32(_mm512_i32gather_epi32(from, plane, 1), shift));
+  } else if constexpr (std::is_integral_v<T>) {
+    return halves<T>(_mm512_i32gather_epi32(at, plane, 2));
+  } else if constexpr (sizeof(T) == 4) {
     const __m512 a = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_castsi512_si256(at), plane, 4));
     const __m512 b = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_extracti64x4_epi64(at, 1), plane, 4));
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -232,7 +265,7 @@ UF_AVX512_INLINE void linear_border(const StripArgs& args, int k, Place y, Place
   for (int64_t c = 0; c < args.channels; ++c, channel.next(args)) {
     __m512 row[2];
     for (int t = 0; t < 2; ++t) {
-      const Pair pair = load_pair(channel.plane, at[t]);
+      const Pair pair = load_pair(channel.plane, args.extent, at[t]);
       __m512 tap[2];
       for (int u = 0; u < 2; ++u) {
         tap[u] = _mm512_mask_blend_ps(second[u], pair.first, pair.second);
@@ -256,12 +289,14 @@ UF_AVX512 void linear(const StripArgs& in) {
       continue;
     }
     const __m512i at = _mm512_add_epi32(_mm512_mullo_epi32(y.whole, stride), x.whole);
+    const __m512i below_at = _mm512_add_epi32(at, stride);
     const __mmask16 lanes = wanted(args, k);
     const int64_t ahead = (_mm_cvtsi128_si32(_mm512_castsi512_si128(at)) + kRowsAhead * args.stride_y) * int64_t{sizeof(T)};
     Channel<T> channel(args, k);
     for (int64_t c = 0; c < args.channels; ++c, channel.next(args)) {
       prefetch(channel.plane, ahead);
-      const Pair upper = load_pair(channel.plane, at), lower = load_pair(channel.plane + args.stride_y, at);
+      const Pair upper = load_pair(channel.plane, args.extent, at);
+      const Pair lower = load_pair(channel.plane, args.extent, below_at);
       const __m512 above = between(upper.first, upper.second, x.rest);
       const __m512 below = between(lower.first, lower.second, x.rest);
       store_pixels(channel.out, lanes, between(above, below, y.rest));
@@ -354,7 +389,8 @@ StripSampler avx512_sampler(const WarpFrame& frame, const WarpImage& image, int6
     return size == 1 ? nearest<uint8_t> : size == 2 ? nearest<uint16_t> : size == 4 ? nearest<uint32_t> : nearest<uint64_t>;
   }
   if (image.interpolation != Interpolation::kBilinear || image.stride[3] != 1 || frame.width < 2) return nullptr;
-  return dispatch<Half, BFloat16, float>(image.type, []<class T>(T) -> StripSampler { return linear<T>; });
+  if (last_byte < 4) return nullptr;
+  return dispatch_interpolated<float>(image.type, []<class T>(T) -> StripSampler { return linear<T>; });
 }
 
 }  // namespace uf::warp

@@ -7,6 +7,7 @@
 // instructions for such a pixel, about what they take; gathers from 9 lines of the L1 cache a warp come next.
 #include "cuda/elastic_warp.h"
 
+#include "common/warp_pixel.h"
 #include "cuda/warp_tile.h"
 
 namespace uf::cuda {
@@ -65,12 +66,12 @@ struct Sampler {
       A total = 0;
 #pragma unroll
       for (int v = 0; v < kTaps; ++v) {
-        A along = wx[0] * static_cast<A>(widen(value[v][0]));
+        A along = wx[0] * warp::number_of<A>(value[v][0]);
 #pragma unroll
-        for (int u = 1; u < kTaps; ++u) along = warp::multiply_add(wx[u], static_cast<A>(widen(value[v][u])), along);
+        for (int u = 1; u < kTaps; ++u) along = warp::multiply_add(wx[u], warp::number_of<A>(value[v][u]), along);
         total = warp::multiply_add(wy[v], along, total);
       }
-      return narrow<T>(total);
+      return warp::pixel_of<T>(total);
     }
   }
 
@@ -173,9 +174,13 @@ struct Sampler {
 
 // What differs between images is the same for a whole block, so the switches cost little.
 template <Interpolation Kind, class A, class Offset>
-__device__ void sample_real(const Image& image, const WarpTile<A>& tile, const WarpFrame& frame,
-                            const WarpPoint<A> (&at)[kRowsPerThread]) {
+__device__ void sample_interpolated(const Image& image, const WarpTile<A>& tile, const WarpFrame& frame,
+                                    const WarpPoint<A> (&at)[kRowsPerThread]) {
   switch (image.is.type) {
+    case DType::kUInt8: return Sampler<Kind, uint8_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kInt8: return Sampler<Kind, int8_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kUInt16: return Sampler<Kind, uint16_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
+    case DType::kInt16: return Sampler<Kind, int16_t, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
     case DType::kFloat16: return Sampler<Kind, Half, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
     case DType::kBFloat16: return Sampler<Kind, BFloat16, A, Offset>{image, frame, tile.n, tile.y, tile.x}.sample(at);
     case DType::kFloat64:
@@ -190,8 +195,8 @@ __device__ void sample_image(const Image& image, const WarpTile<A>& tile, const 
                              const WarpPoint<A> (&at)[kRowsPerThread]) {
   constexpr Interpolation kNearest = Interpolation::kNearest;
   switch (image.is.interpolation) {
-    case Interpolation::kBilinear: return sample_real<Interpolation::kBilinear, A, Offset>(image, tile, frame, at);
-    case Interpolation::kBicubic: return sample_real<Interpolation::kBicubic, A, Offset>(image, tile, frame, at);
+    case Interpolation::kBilinear: return sample_interpolated<Interpolation::kBilinear, A, Offset>(image, tile, frame, at);
+    case Interpolation::kBicubic: return sample_interpolated<Interpolation::kBicubic, A, Offset>(image, tile, frame, at);
     default: break;
   }
   switch (image.is.element_size) {

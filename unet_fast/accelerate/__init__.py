@@ -14,6 +14,7 @@ from unet_fast.accelerate.find import Left, find
 from unet_fast.accelerate.inference import prepare
 from unet_fast.accelerate.report import Report
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.models.wrapped import unwrapped
 
 __all__ = ["Report", "accelerate"]
 
@@ -51,7 +52,7 @@ def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is {type(model).__name__}, expected a torch.nn.Module")
-    inner = _unwrapped(model)
+    inner = unwrapped(model)
     args = example if isinstance(example, tuple) else (example,)
     if example is None:
         image = check.example_for(inner)
@@ -75,19 +76,6 @@ def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False
     if inner is not model or any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
         torch._dynamo.reset()  # what was compiled before does not know of the new forwards
     return report
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of what torch.compile and data parallelism put around it."""
-    while True:
-        if type(model).__name__ == "OptimizedModule":
-            inner = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = model.module
-        else:
-            return model
-        assert isinstance(inner, nn.Module)
-        model = inner
 
 
 def _try(model: nn.Module, args: tuple[Any, ...]) -> None:

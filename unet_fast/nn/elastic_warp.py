@@ -41,7 +41,7 @@ class ElasticWarp(nn.Module):
         grid: tuple[int, int] = (3, 3),
         *,
         output_size: int | Sequence[int] | Sequence[Sequence[int]] | None = None,
-        interpolation: str | Sequence[str] = "bilinear",
+        interpolation: str | Sequence[str] | None = None,
         field: str = "bicubic",
         padding: str = "mirror",
         fill: float | Sequence[float] = 0.0,

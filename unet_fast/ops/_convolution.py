@@ -89,8 +89,8 @@ _STALE = 1  # the word of the header in csrc/bindings/torch_cpu/conv3x3.cpp
 
 def versions_of(tensors: Sequence[torch.Tensor]) -> tuple[object, ...] | None:
     """What changes when a counted operation writes to these tensors, or None where none counts."""
-    if torch.compiler.is_compiling():
-        return None
+    if torch.compiler.is_compiling() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        return None  # nothing is kept of tensors without numbers, which real weights become inside of FakeTensorMode
     versions: list[object] = []
     for tensor in tensors:
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.is_inference():

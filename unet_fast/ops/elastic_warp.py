@@ -17,7 +17,7 @@ from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import LARGE_WARP, WARP_GRADIENT
 
-_DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
+_DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.uint16, torch.bool)
 
 OutputSize = int | Sequence[int] | Sequence[Sequence[int]]
 
@@ -29,7 +29,7 @@ def elastic_warp(
     *,
     matrix: torch.Tensor | None = None,
     output_size: OutputSize | None = None,
-    interpolation: str | Sequence[str] = "bilinear",
+    interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
@@ -43,7 +43,7 @@ def elastic_warp(
     *,
     matrix: torch.Tensor | None = None,
     output_size: OutputSize | None = None,
-    interpolation: str | Sequence[str] = "bilinear",
+    interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
@@ -57,7 +57,7 @@ def elastic_warp(
     *,
     matrix: torch.Tensor | None = None,
     output_size: OutputSize | None = None,
-    interpolation: str | Sequence[str] = "bilinear",
+    interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
@@ -74,8 +74,8 @@ def elastic_warp(
 
     Args:
         inputs: (N, C, H, W), or a tuple of such tensors (image, labels, weights, ...) with the same N, H, W and any C,
-            that are warped by the same field. float32, float64, float16, bfloat16, or (with "nearest" only) uint8,
-            int8, int16, int32, int64, bool. Any strides.
+            that are warped by the same field. float32, float64, float16, bfloat16, uint8, int8, uint16, int16, or (with
+            "nearest" only) int32, int64, bool. Any strides.
         displacement: (N, 2, gh, gw), pixels along y, then x, at gh x gw control points; a field for each sample.
             Floating dtype. A constant: it must not require gradients (the reference computes them).
         matrix: (N, 2, 3) or None for the identity; maps output pixels to input pixels, order y, x, relative to the
@@ -84,7 +84,8 @@ def elastic_warp(
             always one (h, w). The output starts at frame pixel ``(H - h) // 2`` (rounded down); h > H gives
             surroundings too.
         interpolation: "nearest" (pixel ``floor(q + 0.5)`` along each axis), "bilinear" or "bicubic" (Keys, a = -0.75);
-            one name or one for each input.
+            one name or one for each input. None is "bilinear" for floating inputs; integers may be grey values or labels, so
+            theirs has to be named.
         field: how control points become a field; outside the frame it keeps its border value.
             "bicubic": Keys cubic convolution, a = -0.75, control points from the first to the last pixel, those of
             the border repeated: ``F.interpolate(displacement, (H, W), mode="bicubic", align_corners=True)``.
@@ -98,7 +99,8 @@ def elastic_warp(
             a loss should ignore.
 
     Returns:
-        (N, C, h, w), contiguous, in the dtype of the input; a tuple when a tuple (or list) came in. Sums are made in
+        (N, C, h, w), contiguous, in the dtype of the input; a tuple when a tuple (or list) came in. Integers between pixels are
+        rounded, halves up, and held within the range of their dtype, as ``scipy.ndimage`` does. Sums are made in
         float64 where an input of the call is float64, else in float32, and so are the coordinates (relative to a
         nearby pixel: fine in large images too). Gradients reach floating inputs, any number of times. On the CPU
         their sums have one order, whatever the number of threads; on a GPU it differs from run to run, and with it the
@@ -107,7 +109,8 @@ def elastic_warp(
 
     Raises:
         InputError: shapes, batch sizes, devices or numbers of entries do not match, an unknown name, empty images,
-            integers with an interpolation that would blend labels, or a displacement or matrix that requires gradients.
+            integers without a named interpolation, or with one that would blend labels, or a displacement or matrix that
+            requires gradients.
         InputTypeError: not tensors, or a dtype that is not in the lists above.
 
     Source: Ronneberger, Fischer, Brox, U-Net (MICCAI 2015), section 3.1: 3 x 3 points, std 10 px, bicubic.
@@ -124,8 +127,8 @@ def elastic_warp(
         raise InputTypeError(f"inputs is a {type(inputs).__name__}, expected a torch.Tensor or a tuple of them")
     kind = arguments.position("field", field, arguments.FIELDS)
     outside = arguments.position("padding", padding, arguments.PADDINGS)
-    kinds, fills = arguments.interpolations(interpolation, len(images)), arguments.fills(fill, len(images))
-    _check(images, displacement, matrix, kind, kinds, fills)
+    named, fills = arguments.interpolations(interpolation, len(images)), arguments.fills(fill, len(images))
+    kinds = _check(images, displacement, matrix, kind, named, fills)
     sizes = arguments.output_sizes(output_size, len(images), (images[0].shape[2], images[0].shape[3]))
     if _backends.choose("elastic_warp", images[0].device.type) == "reference":
         return reference.elastic_warp(
@@ -133,7 +136,7 @@ def elastic_warp(
             displacement,
             matrix=matrix,
             output_size=output_size,
-            interpolation=interpolation,
+            interpolation=[arguments.INTERPOLATIONS[one] for one in kinds],
             field=field,
             padding=padding,
             fill=fill,
@@ -160,17 +163,19 @@ def _check(
     displacement: torch.Tensor,
     matrix: torch.Tensor | None,
     field: int,
-    kinds: list[int],
+    named: list[int | None],
     fills: list[float],
-) -> None:
+) -> list[int]:
+    """Check everything that is a tensor or belongs to one; returns the interpolations."""
+    kinds = []
     for i, image in enumerate(images):
         name = f"inputs[{i}]"
         checks.check_tensor(name, image)
         checks.check_dtype(name, image, _DTYPES)
         checks.check_same_device("inputs[0]", images[0], name, image)
-        if not image.dtype.is_floating_point:
-            dtype = str(image.dtype).removeprefix("torch.")
-            arguments.check_integer_interpolation(i, dtype, kinds[i])
+        dtype, floating = str(image.dtype).removeprefix("torch."), image.dtype.is_floating_point
+        kinds.append(arguments.chosen_interpolation(i, dtype, floating, named[i]))
+        if not floating:
             low, high = (0, 1) if image.dtype == torch.bool else _range(image.dtype)
             arguments.check_integer_fill(i, dtype, fills[i], low, high)
     parameters = {"displacement": displacement} if matrix is None else {"displacement": displacement, "matrix": matrix}
@@ -190,6 +195,7 @@ def _check(
         None if matrix is None else tuple(matrix.shape),
         field,
     )
+    return kinds
 
 
 def _range(dtype: torch.dtype) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ from unet_fast._repr import call_repr
 from unet_fast.checks import check_choice
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.geometry import Geometry
+from unet_fast.models.wrapped import evaluating, unwrapped
+from unet_fast.predict.probe import probe
 from unet_fast.predict.tiling import PADDINGS, AxisPlan, gather_window, plan_axis
 
 OUTPUTS = ("probabilities", "labels")
@@ -39,9 +41,15 @@ class OverlapTile:
     Instance and group normalisation take their statistics from the whole input; with them an image that takes several
     tiles cannot be exactly that of one, and a warning says so once.
 
+    A network of another library does not state its sizes. They are found by trying it, in a second or two: which inputs it
+    takes, its total stride, by how much its output is smaller, and how far zero padding reaches into it (where a side of
+    the input is NaN, what of the output is). A tile is compared with its place in a larger image before anything is
+    predicted.
+
     Args:
-        model: a network of :mod:`unet_fast.models` (compiled or not); run in eval mode, its mode is restored
-            afterwards. Or an engine of :mod:`unet_fast.deploy`.
+        model: a network of :mod:`unet_fast.models`, or any other ``nn.Module`` that makes one map of logits (N, K, H, W) of
+            images (N, C, H, W), of MONAI, nnU-Net or segmentation_models_pytorch, for example; compiled or not. It is run in
+            eval mode, its mode is restored afterwards. Or an engine of :mod:`unet_fast.deploy`.
         tile: the largest output of a tile in pixels; rounded up to a legal output size of the network. The tiles of
             an image are equal and as small as their number allows.
         padding: how the context beyond the image is extrapolated: "mirror" (``d c b | a b c d | c b a``, repeated
@@ -62,8 +70,8 @@ class OverlapTile:
 
     Raises:
         InputError: an option out of range, an empty image, a wrong number of channels or dimensions, NaN or infinite
-            values in the image or out of the network.
-        InputTypeError: the image is not a tensor or array of a real dtype, or the model is not a network of this package.
+            values in the image or out of the network; for a network that does not state its sizes, why none were found.
+        InputTypeError: the image is not a tensor or array of a real dtype, or the model is neither a module nor an engine.
 
     Equivalent to, for a network with valid convolutions and a 512 x 512 image::
 
@@ -86,11 +94,12 @@ class OverlapTile:
         tta: int = 1,
         progress: bool = False,
     ) -> None:
-        geometry = getattr(model, "geometry", None)
-        if not callable(model) or not isinstance(geometry, Geometry):
-            raise InputTypeError(
-                f"model is a {type(model).__name__}, expected a network that states its sizes, such as unet_fast.UNet"
-            )
+        stated: Any = model
+        if not callable(model) or not isinstance(getattr(model, "geometry", None), Geometry):
+            if not isinstance(model, nn.Module):
+                raise InputTypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module or an engine")
+            stated = probe(unwrapped(model))
+        geometry: Geometry = stated.geometry
         for name, value in (("tile", tile), ("batch_size", batch_size)):
             if not isinstance(value, Integral) or isinstance(value, bool):
                 raise InputTypeError(f"{name} is {value!r}, expected an int")
@@ -105,7 +114,8 @@ class OverlapTile:
         self.model = model if device is None else model.to(device)
         self.tile, self.padding, self.batch_size = int(tile), padding, int(batch_size)
         self.output, self.amp, self.tta, self.progress = output, amp, tta, progress
-        self.in_channels, self.num_classes = int(model.in_channels), int(model.num_classes)
+        self.in_channels, self.num_classes = int(stated.in_channels), int(stated.num_classes)
+        self._dependence = getattr(stated, "tile_dependence", None)
         self._step = geometry.step
         # zero padding spoils this many pixels of an output, which are computed and thrown away
         self._spoilt, self._context = geometry.spoilt, geometry.margin + geometry.spoilt
@@ -153,7 +163,10 @@ class OverlapTile:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The state in which :meth:`predict` is to be called: eval mode, without gradients."""
-        with _evaluating(self.model), torch.inference_mode():
+        mode = (
+            evaluating(self.model) if isinstance(self.model, nn.Module) else nullcontext()
+        )  # an engine knows no other
+        with mode, torch.inference_mode():
             yield
 
     def gather(self, image: Any, corners: Sequence[tuple[int, int]], rows: AxisPlan, columns: AxisPlan) -> Tensor:
@@ -235,11 +248,10 @@ class OverlapTile:
 
     def _warn_if_the_tiling_matters(self) -> None:
         """Say once why the result depends on the tiling (instance and group normalisation, for example)."""
-        reason = getattr(self.model, "tile_dependence", None)
-        if not self._warned and reason is not None:
+        if not self._warned and self._dependence is not None:
             self._warned = True
             warnings.warn(
-                f"the network {reason}, so tiles may differ from the whole image; a larger tile lessens that",
+                f"the network {self._dependence}, so tiles may differ from the whole image; a larger tile lessens that",
                 stacklevel=3,
             )
 
@@ -251,21 +263,6 @@ def dihedral(x: Tensor, version: int, *, inverse: bool = False) -> Tensor:
         return turned.flip(-1) if version >= 4 else turned
     unflipped = x.flip(-1) if version >= 4 else x
     return torch.rot90(unflipped, -(version % 4), (-2, -1))
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Run in eval mode; afterwards every module is in the mode that it was in."""
-    if not isinstance(model, nn.Module):  # an engine knows nothing else
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _with_progress(batches: list[list[tuple[int, int, int]]], progress: bool) -> Iterator[list[tuple[int, int, int]]]:

@@ -16,7 +16,7 @@ def elastic_warp(
     *,
     matrix: torch.Tensor | None = None,
     output_size: Any = None,
-    interpolation: str | Sequence[str] = "bilinear",
+    interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
@@ -31,7 +31,10 @@ def elastic_warp(
         rows = torch.arange(h, device=image.device) + (height - h) // 2
         columns = torch.arange(w, device=image.device) + (width - w) // 2
         y, x = _source(displacement, matrix, rows, columns, (height, width), field)
-        warped.append(_sample(image, y, x, arguments.INTERPOLATIONS[kind], padding, value))
+        name = "bilinear" if kind is None else arguments.INTERPOLATIONS[kind]
+        # torch's own operations hardly know uint16
+        known = image.int() if image.dtype == torch.uint16 else image
+        warped.append(_sample(known, y, x, name, padding, value, image.dtype))
     return warped[0] if isinstance(inputs, torch.Tensor) else tuple(warped)
 
 
@@ -85,7 +88,13 @@ def _source(
 
 
 def _sample(
-    image: torch.Tensor, y: torch.Tensor, x: torch.Tensor, interpolation: str, padding: str, fill: float
+    image: torch.Tensor,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    interpolation: str,
+    padding: str,
+    fill: float,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     n = torch.arange(len(image), device=image.device)[:, None, None]
     integral = not image.is_floating_point()
@@ -96,11 +105,14 @@ def _sample(
             inside = (row_valid & column_valid)[:, None]
             pixels = torch.where(inside, pixels, torch.full_like(pixels, int(fill) if integral else fill))
             if interpolation == "nearest":
-                return pixels
+                return pixels.to(dtype)
             part = pixels.double() * (row_weight * column_weight)[:, None]
             total = part if total is None else total + part
     assert total is not None
-    return total.to(image.dtype)
+    if integral:
+        limits = torch.iinfo(dtype)
+        total = (total + 0.5).floor().clamp(limits.min, limits.max)
+    return total.to(dtype)
 
 
 def _taps(

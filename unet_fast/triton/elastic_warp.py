@@ -79,6 +79,8 @@ def _sample(
                         value = tl.where(inside_y & inside_x, value, fill)
                     along += weight_x * value
                 total += weight_y * along
+            if target_image.dtype.element_ty.is_int():
+                total = tl.minimum(tl.maximum(tl.floor(total + 0.5), numbers[10]), numbers[11])
             tl.store(target, total.to(target_image.dtype.element_ty), mask=wanted)
 
 
@@ -219,6 +221,14 @@ def _bits(value: float, dtype: torch.dtype) -> int:
     )
 
 
+def _range(dtype: torch.dtype) -> tuple[int, int]:
+    """What whole numbers of this dtype are held within."""
+    if dtype.is_floating_point or dtype == torch.bool:
+        return 0, 0
+    limits = torch.iinfo(dtype)
+    return (limits.min, limits.max) if limits.bits <= 16 else (0, 0)
+
+
 def _warps(sums: tl.dtype, interpolation: list[int]) -> int:
     """Half the pixels a thread where each takes many registers."""
     return 8 if sums == tl.float64 or INTERPOLATIONS.index("bicubic") in interpolation else 4
@@ -256,7 +266,8 @@ def elastic_warp(
                 source, target = source.view(unit), target.view(unit)
             sources.append(source)
             targets.append(target)
-            numbers.append((*source.stride(), source.shape[1], *sizes[i], *_window((height, width), sizes[i]), bits))
+            shape = (*source.stride(), source.shape[1], *sizes[i], *_window((height, width), sizes[i]))
+            numbers.append((*shape, bits, *_range(target.dtype)))
         extents = [
             (height - 1) * stride[2] + (width - 1) * stride[3] for stride in (image.stride() for image in sources)
         ]
