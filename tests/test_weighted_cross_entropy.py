@@ -321,7 +321,12 @@ LABELS = torch.zeros(1, 4, 5, dtype=torch.int64)
     ("arguments", "options", "error", "message"),
     [
         ((np.zeros((1, 2, 4, 5)), LABELS), {}, InputTypeError, "logits is a ndarray, expected a torch.Tensor"),
-        ((ZEROS, LABELS.float()), {}, InputTypeError, "target has dtype float32, expected one of int64, int32, uint8"),
+        (
+            (ZEROS, LABELS.float()),
+            {},
+            InputTypeError,
+            "target has dtype float32, expected one of uint8, int8, int16, int32, int64, bool",
+        ),
         ((ZEROS.int(), LABELS), {}, InputTypeError, "logits has dtype int32"),
         ((torch.zeros(4, 5), torch.zeros(4).long()), {}, InputError, r"logits has 2 dimensions.*\(N, K, H, W\)"),
         ((ZEROS[:, :1], LABELS), {}, InputError, "1 classes, expected at least 2; .*binary"),

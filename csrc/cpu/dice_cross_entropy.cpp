@@ -85,6 +85,25 @@ UF_INLINE void leave_out(const Rows<A>& rows, const int32_t* __restrict counted,
   }
 }
 
+// counted[i] = t[i] is not ignored; returns how many are.
+template <class A>
+UF_INLINE int64_t find_counted(const A* __restrict t, int64_t pixels, A ignored, int32_t* __restrict counted) {
+  int32_t number = 0;
+  for (int64_t i = 0; i < pixels; ++i) {
+    counted[i] = t[i] != ignored;
+    number += counted[i];
+  }
+  return number;
+}
+
+// Whether one of them is no probability; a NaN is none.
+template <class A>
+UF_INLINE bool any_outside(const A* __restrict t, int64_t pixels) {
+  int32_t number = 0;
+  for (int64_t i = 0; i < pixels; ++i) number += !(t[i] >= 0 && t[i] <= 1);
+  return number > 0;
+}
+
 #define UF_DICE(T, A)                                                                                                  \
   UF_MULTIVERSION void load_rows(const T* in, int64_t class_stride, int64_t pixel_stride, int64_t pixels,              \
                                  int64_t classes, int64_t pitch, A* x) {                                               \
@@ -100,6 +119,10 @@ UF_DICE(BFloat16, float)
 #undef UF_DICE
 
 #define UF_DICE(A)                                                                                                     \
+  UF_MULTIVERSION int64_t run_find_counted(const A* t, int64_t pixels, A ignored, int32_t* counted) {                  \
+    return find_counted(t, pixels, ignored, counted);                                                                  \
+  }                                                                                                                    \
+  UF_MULTIVERSION bool run_any_outside(const A* t, int64_t pixels) { return any_outside(t, pixels); }                  \
   UF_MULTIVERSION void run_leave_out(const Rows<A>& rows, const int32_t* counted, A* weight, A* soft) {                \
     leave_out(rows, counted, weight, soft);                                                                            \
   }                                                                                                                    \
@@ -158,16 +181,14 @@ Rows<A> read_block(const DiceCrossEntropyShape& s, const DiceCrossEntropyInputs&
     load_rows(static_cast<const A*>(in.target) + n * s.target_stride[0] + start * s.target_stride[2], s.target_stride[1],
               s.target_stride[2], count, k, scratch.pitch, t);
     if (k == 1) {  // of several classes no pixel is ignored
-      const A ignored = static_cast<A>(s.ignore_index);
-      used = 0;
-      for (int64_t i = 0; i < count; ++i) used += target[i] = t[i] != ignored;
+      used = run_find_counted(t, count, static_cast<A>(s.ignore_index), target);
     }
     if (used < count) run_leave_out(rows, target, weight, t);
-    for (int64_t row = 0; row < k && !bad.found; ++row)
-      for (int64_t i = 0; i < count; ++i) {
-        const A value = t[row * scratch.pitch + i];
-        if (!(value >= 0 && value <= 1) && !bad.found) bad = {true, static_cast<double>(value)};
-      }
+    for (int64_t row = 0; row < k && !bad.found; ++row) {
+      const A* values = t + row * scratch.pitch;
+      if (!run_any_outside(values, count)) continue;
+      bad = {true, static_cast<double>(*std::find_if(values, values + count, [](A t) { return !(t >= 0 && t <= 1); }))};
+    }
     counted += static_cast<double>(used);
     return rows;
   }

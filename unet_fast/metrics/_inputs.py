@@ -1,6 +1,6 @@
 """What every metric accepts, and the one clear error for everything else.
 
-Predictions and truth are stacks ``(N, H, W)`` or single slices ``(H, W)``, as NumPy arrays or as torch
+Predictions and truth are stacks ``(N, H, W)`` or ``(N, 1, H, W)`` or single slices ``(H, W)``, as NumPy arrays or as torch
 tensors on any device; torch itself is not imported for it.
 """
 
@@ -31,9 +31,11 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
 
 
 def as_stack(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """``(H, W)`` or ``(N, H, W)`` as ``(N, H, W)``; anything else, and an empty stack, is an error."""
+    """``(H, W)``, ``(N, H, W)`` or ``(N, 1, H, W)`` as ``(N, H, W)``; anything else, and an empty stack, is an error."""
+    if array.ndim == 4 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim not in (2, 3):
-        raise InputError(f"{name} has shape {array.shape}, expected (H, W) or (N, H, W)")
+        raise InputError(f"{name} has shape {array.shape}, expected (H, W), (N, H, W) or (N, 1, H, W)")
     if array.size == 0:
         raise InputError(f"{name} is empty, shape {array.shape}; expected at least one slice of at least one pixel")
     return array[None] if array.ndim == 2 else array

@@ -21,6 +21,7 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 # name -> record, in the order of registration
 OPS: dict[str, Op] = {}
+_BY_NAME: dict[str, Operator] = {}  # those of all records
 
 _LIBRARY = torch.library.Library("unet_fast", "FRAGMENT")
 
@@ -195,6 +196,7 @@ def register(op: Op) -> Op:
     """Take up a record: tell torch about its operators, once the kernels are there, and see which backends have some."""
     assert op.operators[0].name == op.name
     OPS[op.name] = op
+    _BY_NAME.update((operator.name, operator) for operator in op.operators)
     if _library.CPU.error is None:
         for operator in op.operators:
             operator.register()
@@ -204,29 +206,65 @@ def register(op: Op) -> Op:
 
 def operators() -> list[Operator]:
     """All entries in torch's dispatcher."""
-    return [operator for op in OPS.values() for operator in op.operators]
+    return list(_BY_NAME.values())
 
 
 def allocate(name: str, *arguments: Any) -> Any:
     """The results of the operator ``name``, uninitialised: what its fake says, in memory. For kernels in Python."""
-    return next(operator for operator in operators() if operator.name == name).fake(*arguments)
+    return _BY_NAME[name].fake(*arguments)
 
 
-def run(operator: Any, *arguments: object) -> Any:
+def run(operator: Any, *arguments: Any) -> Any:
     """Call an operator of ``torch.ops.unet_fast``; what its kernel says of the caller's input is an :class:`InputError`.
 
     A kernel looks at the values of labels and targets while it reads them, so that nothing else has to. Its errors carry
     the code :data:`INPUT_ERROR` (csrc/bindings/tensor.h). In a compiled graph they stay RuntimeErrors.
+
+    Autograd is that of the record. Where all tensors are torch's own it is reached without the detour that
+    ``torch.library`` takes, which knows of every kind of tensor and costs more than a small map: some 80 us a step.
     """
     if torch.compiler.is_compiling():
         return operator(*arguments)
     try:
-        return operator(*arguments)
+        if not all(map(_is_plain, arguments)):
+            return operator(*arguments)
+        if torch.is_grad_enabled() and any(getattr(argument, "requires_grad", False) for argument in arguments):
+            return _Recorded.apply(*arguments, operator)  # type: ignore[no-untyped-call,unused-ignore]
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
     except RuntimeError as error:
         _, code, text = str(error).splitlines()[0].partition(INPUT_ERROR)
         if code:
             raise InputError(text) from None
         raise
+
+
+_NUMBERS = {bool, int, float, str, type(None)}
+_PLAIN = _NUMBERS | {Tensor, torch.nn.Parameter}
+
+
+def _is_plain(argument: Any) -> bool:
+    """Whether this is a tensor of torch's own, a number or a list of numbers."""
+    kind = type(argument)
+    return kind in _PLAIN or (kind in (list, tuple) and all(type(item) in _NUMBERS for item in argument))
+
+
+class _Recorded(torch.autograd.Function):
+    """The autograd formula of a record, for torch's own tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        *given, operator = arguments
+        ctx.record = _BY_NAME[operator.__name__]
+        with torch._C._AutoDispatchBelowAutograd():
+            output = operator(*given)
+        ctx.record.setup_context(ctx, tuple(given), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        found = ctx.record.backward(ctx, *grads)
+        return (*found, None) if isinstance(found, tuple) else (found, None)
 
 
 INPUT_ERROR = "[unet_fast.InputError] "

@@ -49,7 +49,7 @@ def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor
         bias = _tensors.wide_bias(bias, x, x.shape[1])
     if _backends.choose("bias_relu", x.device.type) == "reference":
         return reference.bias_relu(x, bias)
-    return torch.ops.unet_fast.bias_relu(x, bias)
+    return _record.run(torch.ops.unet_fast.bias_relu, x, bias)
 
 
 def _fake(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -75,7 +75,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor 
     _record.no_second_derivative("bias_relu")
     (out,) = ctx.saved_tensors
     want_bias = ctx.needs_input_grad[1]
-    grad_x, grad_bias = torch.ops.unet_fast.bias_relu_backward(grad, out, want_bias)
+    grad_x, grad_bias = _record.run(torch.ops.unet_fast.bias_relu_backward, grad, out, want_bias)
     return grad_x, grad_bias if want_bias else None
 
 

@@ -75,7 +75,7 @@ def conv_bias_relu(
         return reference.conv_bias_relu(x, weight, bias, padding=padding)
     if _convolution.by_winograd([x], weight, padding):
         return run([x], weight, bias, padding, "relu")
-    return torch.ops.unet_fast.conv_bias_relu(x, weight, bias, padding)
+    return _record.run(torch.ops.unet_fast.conv_bias_relu, x, weight, bias, padding)
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
@@ -122,7 +122,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     _record.no_second_derivative("conv_bias_relu")
     x, weight, out = ctx.saved_tensors
     want = ctx.needs_input_grad[:3]
-    grads = torch.ops.unet_fast.conv_bias_relu_backward(grad, x, weight, out, ctx.padding, *want)
+    grads = _record.run(torch.ops.unet_fast.conv_bias_relu_backward, grad, x, weight, out, ctx.padding, *want)
     return *(g if wanted else None for g, wanted in zip(grads, want, strict=True)), None
 
 

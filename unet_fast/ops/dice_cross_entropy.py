@@ -13,7 +13,7 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _protocol, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _targets, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, DICE_GRADIENT
 
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -230,15 +230,8 @@ def _truth(target: torch.Tensor, logits: torch.Tensor, wide: torch.dtype) -> tor
 
 def _pixels(name: str, value: torch.Tensor, logits: torch.Tensor, more: str = "") -> torch.Tensor:
     """``value`` as (N, *S); the channel may be written out or not."""
-    shape = (logits.shape[0], *logits.shape[2:])
-    if value.shape == shape:
-        return value
-    if value.shape == (shape[0], 1, *shape[1:]):
-        return value.squeeze(1)
-    raise InputError(
-        f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)} or {(shape[0], 1, *shape[1:])}: that of the logits "
-        f"{tuple(logits.shape)} without the classes{more}"
-    )
+    words = f"that of the logits {tuple(logits.shape)} without the classes{more}"
+    return _targets.of_pixels(name, value, (logits.shape[0], *logits.shape[2:]), words)
 
 
 def _fake(
@@ -275,7 +268,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, _: Any) -> tuple[torch.Tensor
     slopes, *tensors = ctx.saved_tensors
     if not _record.is_plain_one(grad):
         slopes = slopes * grad
-    return torch.ops.unet_fast.dice_cross_entropy_backward(slopes, *tensors, *ctx.options), *(None,) * 13
+    return _record.run(torch.ops.unet_fast.dice_cross_entropy_backward, slopes, *tensors, *ctx.options), *(None,) * 13
 
 
 def _setup_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
@@ -290,7 +283,9 @@ def _backward_of_sums(
 ) -> tuple[torch.Tensor | None, ...]:
     _record.no_second_derivative("dice_cross_entropy")
     slopes = torch.cat([both, predicted, loss.unsqueeze(1)], 1)
-    return torch.ops.unet_fast.dice_cross_entropy_backward(slopes, *ctx.saved_tensors, *ctx.options), *(None,) * 7
+    return _record.run(torch.ops.unet_fast.dice_cross_entropy_backward, slopes, *ctx.saved_tensors, *ctx.options), *(
+        None,
+    ) * 7
 
 
 _record.register(

@@ -50,7 +50,7 @@ def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] |
     mask = mask.detach()
     if _backends.choose("distance_transform", mask.device.type) == "reference":
         return reference.distance_transform(mask, spacing=steps)
-    return torch.ops.unet_fast.distance_transform(mask, steps)
+    return _record.run(torch.ops.unet_fast.distance_transform, mask, steps)
 
 
 def _fake(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor:

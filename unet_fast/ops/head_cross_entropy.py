@@ -14,9 +14,9 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _protocol, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _targets, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, HEAD_GRADIENT
-from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, TARGET_DTYPES, scaled_in_place, weighted_cross_entropy
+from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, scaled_in_place, weighted_cross_entropy
 from unet_fast.reference.head_cross_entropy import head_logits
 
 
@@ -41,7 +41,8 @@ def head_cross_entropy(
         weight: (K, C) or (K, C, 1, ...), K >= 2 classes; floating: the weight of a 1x1 convolution. It and the biases
             are taken in float32 (float64 for float64 features), also under autocast, and so are the logits.
         bias: (K,) floating, or None.
-        target: (N, *S) int64, int32 or uint8 class map with values 0 to K - 1, or ``ignore_index``.
+        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64,
+            uint8 or bool.
         pixel_weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets
             no gradient.
         relu: apply a ReLU to the features first, within the same pass.
@@ -70,7 +71,7 @@ def head_cross_entropy(
         y = F.relu(features + feature_bias[:, None, None]) if relu else features
         weighted_cross_entropy(F.conv2d(y, weight.view(K, C, 1, 1), bias), target, pixel_weight)
     """
-    _check(features, weight, target, pixel_weight, ignore_index, reduction)
+    target, pixel_weight = _checked(features, weight, target, pixel_weight, ignore_index, reduction)
     wide = _tensors.wide(features.dtype)
     weight = weight.flatten(1).to(wide)
     bias = None if bias is None else _tensors.wide_bias(bias, features, weight.shape[0])
@@ -80,7 +81,7 @@ def head_cross_entropy(
                 "feature_bias was given without relu=True; add it to the convolution that made the features"
             )
         feature_bias = _tensors.wide_bias(feature_bias, features, features.shape[1])
-    pixel_weight = None if pixel_weight is None else pixel_weight.detach().to(wide)
+    pixel_weight = None if pixel_weight is None else pixel_weight.to(wide)
     if _backends.choose("head_cross_entropy", features.device.type) == "reference":
         return reference.head_cross_entropy(
             features,
@@ -108,20 +109,20 @@ def fits_registers(classes: int, channels: int, dtype: torch.dtype) -> bool:
     return classes <= (4 if dtype == torch.float64 else 8) and channels <= 256
 
 
-def _check(
+def _checked(
     features: torch.Tensor,
     weight: torch.Tensor,
     target: torch.Tensor,
     pixel_weight: torch.Tensor | None,
     ignore_index: int,
     reduction: str,
-) -> None:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Target and weight of the pixels as the operator takes them."""
     for name, tensor in (("features", features), ("weight", weight), ("target", target)):
         checks.check_tensor(name, tensor)
         checks.check_same_device("features", features, name, tensor)
     checks.check_dtype("features", features, checks.FLOATING)
     checks.check_dtype("weight", weight, checks.FLOATING)
-    checks.check_dtype("target", target, TARGET_DTYPES)
     checks.check_rank("features", features, (3, 4, 5), "(N, C, H, W), or one or three spatial dimensions")
     checks.check_choice("reduction", reduction, REDUCTIONS[1:])
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
@@ -133,22 +134,20 @@ def _check(
             "2 classes K"
         )
     pixels = (features.shape[0], *features.shape[2:])
-    if target.shape != pixels:
-        raise InputError(
-            f"target has shape {tuple(target.shape)}, expected {tuple(pixels)}: "
-            f"that of the features {tuple(features.shape)} without the channels"
-        )
+    target = _targets.class_map(
+        target, weight.shape[0], pixels, f"that of the features {tuple(features.shape)} without the channels"
+    )
     if pixel_weight is None:
-        return
+        return target, None
     checks.check_tensor("pixel_weight", pixel_weight)
     checks.check_dtype("pixel_weight", pixel_weight, checks.FLOATING)
     checks.check_same_device("features", features, "pixel_weight", pixel_weight)
-    if pixel_weight.shape != pixels:
-        raise InputError(f"pixel_weight has shape {tuple(pixel_weight.shape)}, expected {tuple(pixels)}")
+    pixel_weight = _targets.of_pixels("pixel_weight", pixel_weight, pixels, "that of the target")
     if pixel_weight.requires_grad and torch.is_grad_enabled():
         raise InputError(
             "pixel_weight requires gradients, but this loss computes none for it; pass pixel_weight.detach()"
         )
+    return target, pixel_weight.detach()
 
 
 _DIFFERENTIABLE = (0, 1, 3, 4)  # of the operator's arguments: features, feature_bias, weight, bias

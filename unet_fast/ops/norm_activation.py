@@ -106,7 +106,8 @@ def norm_activation(
             training=training, momentum=momentum, eps=eps, activation=activation, slope=slope if slopes is None else slopes,
         )  # fmt: skip
     statistics = (numbers["running_mean"], numbers["running_var"]) if fixed else (None, None)
-    out, mean, var = torch.ops.unet_fast.norm_activation(
+    out, mean, var = _record.run(
+        torch.ops.unet_fast.norm_activation,
         x,
         numbers["weight"],
         numbers["bias"],
@@ -210,7 +211,7 @@ def _backward(ctx: Any, grad: torch.Tensor | None, *_: Any) -> tuple[torch.Tenso
         return (None,) * 10
     x, weight, bias, slope, mean, var = ctx.saved_tensors
     arguments = (grad, x, weight, bias, slope, mean, var, *ctx.options, ctx.fixed)
-    grad_x, *grads = torch.ops.unet_fast.norm_activation_backward(*arguments)
+    grad_x, *grads = _record.run(torch.ops.unet_fast.norm_activation_backward, *arguments)
     numbers = [None if given is None else one for given, one in zip((weight, bias, slope), grads, strict=True)]
     return grad_x, *numbers, *(None,) * 6
 

@@ -74,7 +74,7 @@ def relu_pool_skip(
     if _backends.choose("relu_pool_skip", x.device.type) == "reference":
         return reference.relu_pool_skip(x, bias, skip_size=skip, up_channels=up_channels)
     want_code = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
-    pooled, buffer, _ = torch.ops.unet_fast.relu_pool_skip(x, bias, skip, up_channels, want_code)
+    pooled, buffer, _ = _record.run(torch.ops.unet_fast.relu_pool_skip, x, bias, skip, up_channels, want_code)
     return pooled, buffer
 
 
@@ -125,7 +125,9 @@ def _backward(
         return None, None, None, None, None
     (code,) = ctx.saved_tensors
     want_bias = ctx.needs_input_grad[1]
-    grad_x, grad_bias = torch.ops.unet_fast.relu_pool_skip_backward(code, grad_pooled, grad_buffer, ctx.size, want_bias)
+    grad_x, grad_bias = _record.run(
+        torch.ops.unet_fast.relu_pool_skip_backward, code, grad_pooled, grad_buffer, ctx.size, want_bias
+    )
     return grad_x, grad_bias if want_bias else None, None, None, None
 
 

@@ -66,7 +66,7 @@ def up_conv_crop_concat(
         )
     if _backends.choose("up_conv_crop_concat", x.device.type) == "reference":
         return reference.up_conv_crop_concat(x, weight, bias, skip)
-    return torch.ops.unet_fast.up_conv_crop_concat(x, weight, bias, skip)
+    return _record.run(torch.ops.unet_fast.up_conv_crop_concat, x, weight, bias, skip)
 
 
 def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor) -> torch.Tensor:
@@ -87,7 +87,9 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # without a crop the gradient is a view and costs nothing
         same, channels = list(grad.shape[2:]) == ctx.skip_size, ctx.skip_channels
         grad_skip = (
-            grad[:, :channels] if same else torch.ops.unet_fast.crop_concat_backward(grad, channels, ctx.skip_size)
+            grad[:, :channels]
+            if same
+            else _record.run(torch.ops.unet_fast.crop_concat_backward, grad, channels, ctx.skip_size)
         )
     return *up_conv_gradients(ctx, grad), grad_skip
 

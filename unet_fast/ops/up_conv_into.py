@@ -81,7 +81,7 @@ def up_conv_into(
                 "a tensor of its own"
             )
         return _UpConvInto.apply(x, weight, bias, buffer, fresh)
-    torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
+    _record.run(torch.ops.unet_fast.up_conv_into, x, weight, bias, buffer)
     return buffer
 
 
@@ -111,7 +111,7 @@ class _UpConvInto(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor, fresh: bool
     ) -> torch.Tensor:
-        torch.ops.unet_fast.up_conv_into(x, weight, bias, buffer)
+        _record.run(torch.ops.unet_fast.up_conv_into, x, weight, bias, buffer)
         ctx.mark_dirty(buffer)
         ctx.save_for_backward(x, weight)
         ctx.has_bias, ctx.fresh = bias is not None, fresh
@@ -136,7 +136,7 @@ def up_conv_gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None
     want_bias = want_bias and ctx.has_bias
     if not (want_x or want_weight or want_bias):
         return None, None, None
-    grads = torch.ops.unet_fast.up_conv_into_backward(grad, x, weight, want_x, want_weight, want_bias)
+    grads = _record.run(torch.ops.unet_fast.up_conv_into_backward, grad, x, weight, want_x, want_weight, want_bias)
     return tuple(g if want else None for g, want in zip(grads, (want_x, want_weight, want_bias), strict=True))
 
 

@@ -69,7 +69,9 @@ def upsample_concat(
     if _backends.choose("upsample_concat", x.device.type) == "reference":
         return reference.upsample_concat(skip, x, mode=mode, align_corners=align_corners, order=order, padding=padding)
     number = 1 if mode == "nearest" else 3 if align_corners else 2
-    return torch.ops.unet_fast.upsample_concat(skip, x, number, order == "up_first", PADDINGS.index(padding))
+    return _record.run(
+        torch.ops.unet_fast.upsample_concat, skip, x, number, order == "up_first", PADDINGS.index(padding)
+    )
 
 
 def check_join(
@@ -140,11 +142,13 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         grad_skip = grad[:, skip_at : skip_at + c1]
         size = list(ctx.skip_shape[2:])
         if size != list(grad.shape[2:]):
-            grad_skip = torch.ops.unet_fast.crop_concat_backward(grad_skip, c1, size)
+            grad_skip = _record.run(torch.ops.unet_fast.crop_concat_backward, grad_skip, c1, size)
     if ctx.needs_input_grad[1]:
         grad_x = grad[:, x_at : x_at + c2]
         if ctx.mode or list(ctx.x_shape[2:]) != list(grad.shape[2:]):
-            grad_x = torch.ops.unet_fast.upsample_concat_backward(grad_x, list(ctx.x_shape[2:]), ctx.mode, ctx.border)
+            grad_x = _record.run(
+                torch.ops.unet_fast.upsample_concat_backward, grad_x, list(ctx.x_shape[2:]), ctx.mode, ctx.border
+            )
     return grad_skip, grad_x, None, None, None
 
 

@@ -12,12 +12,11 @@ import torch
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import _backends, _protocol, _record, _tensors
+from unet_fast.ops import _backends, _protocol, _record, _targets, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")  # in the order of uf::Reduction
 _IN_PLACE_ON = {"cuda"}  # where the factor of a gradient cannot be read
-TARGET_DTYPES = (torch.int64, torch.int32, torch.uint8)
 
 
 @_protocol.public
@@ -34,8 +33,9 @@ def weighted_cross_entropy(
     Args:
         logits: (N, K, *S) with one to three spatial dimensions and K >= 2 classes; float32, float64, float16 or
             bfloat16, contiguous or channels-last or a slice of either (other layouts are copied).
-        target: (N, *S) int64, int32 or uint8 class map with values 0 to K - 1, or ``ignore_index``.
-        weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets no
+        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64,
+            uint8 or bool.
+        weight: (N, *S) or (N, 1, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets no
             gradient.
         ignore_index: pixels with this target count for nothing, whatever their logits and weights, NaN included.
         reduction: "mean": sum of the weighted losses / number of counted pixels (as in the paper, where a weight
@@ -62,24 +62,24 @@ def weighted_cross_entropy(
         (F.cross_entropy(logits, target, reduction="none", ignore_index=ignore_index) * weight).sum() \
             / (target != ignore_index).sum()
     """
-    _check(logits, target, weight, ignore_index, reduction)
+    target, weight = _checked(logits, target, weight, ignore_index, reduction)
     backend = _backends.choose("weighted_cross_entropy", logits.device.type)
     if backend == "reference":
         return reference.weighted_cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
     if weight is not None:
-        weight = weight.detach().to(_tensors.wide(logits.dtype))
+        weight = weight.to(_tensors.wide(logits.dtype))
     want_grad = torch.is_grad_enabled() and logits.requires_grad
     arguments = (logits, target, weight, ignore_index, REDUCTIONS.index(reduction), want_grad)
     return _record.run(torch.ops.unet_fast.weighted_cross_entropy, *arguments)[0]
 
 
-def _check(
+def _checked(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, ignore_index: int, reduction: str
-) -> None:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Target and weight as the operator takes them."""
     checks.check_tensor("logits", logits)
     checks.check_tensor("target", target)
     checks.check_dtype("logits", logits, checks.FLOATING)
-    checks.check_dtype("target", target, TARGET_DTYPES)
     checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
     checks.check_same_device("logits", logits, "target", target)
     checks.check_choice("reduction", reduction, REDUCTIONS)
@@ -91,20 +91,18 @@ def _check(
             "for a single output channel use a binary cross-entropy"
         )
     pixels = (logits.shape[0], *logits.shape[2:])
-    if target.shape != pixels:
-        raise InputError(
-            f"target has shape {tuple(target.shape)}, expected {tuple(pixels)}: "
-            f"that of the logits {tuple(logits.shape)} without the classes"
-        )
+    target = _targets.class_map(
+        target, logits.shape[1], pixels, f"that of the logits {tuple(logits.shape)} without the classes"
+    )
     if weight is None:
-        return
+        return target, None
     checks.check_tensor("weight", weight)
     checks.check_dtype("weight", weight, checks.FLOATING)
     checks.check_same_device("logits", logits, "weight", weight)
-    if weight.shape != pixels:
-        raise InputError(f"weight has shape {tuple(weight.shape)}, expected {tuple(pixels)}, that of the target")
+    weight = _targets.of_pixels("weight", weight, pixels, "that of the target")
     if weight.requires_grad and torch.is_grad_enabled():
         raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
+    return target, weight.detach()
 
 
 def _fake(
@@ -155,7 +153,7 @@ def _backward(
     if scaled_in_place([grad], grad_output):
         grad = grad.to(ctx.dtype)
     elif not (ctx.may_share and _record.is_plain_one(grad_output)):
-        grad = torch.ops.unet_fast.weighted_cross_entropy_backward(grad_output, grad).to(ctx.dtype)
+        grad = _record.run(torch.ops.unet_fast.weighted_cross_entropy_backward, grad_output, grad).to(ctx.dtype)
     return grad, None, None, None, None, None
 
 
@@ -174,7 +172,7 @@ def scaled_in_place(grads: list[torch.Tensor], grad_output: torch.Tensor) -> boo
         return False
     if torch._C._autograd._get_current_graph_task_keep_graph():
         return False
-    torch.ops.unet_fast.weighted_cross_entropy_backward_(grads, grad_output)
+    _record.run(torch.ops.unet_fast.weighted_cross_entropy_backward_, grads, grad_output)
     return True
 
 

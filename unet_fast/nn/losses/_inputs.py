@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from unet_fast import checks
 from unet_fast.dtypes import wide
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops._protocol import transformed
+from unet_fast.ops._targets import DTYPES, from_one_hot, has_values, of_pixels
 
-TARGET_DTYPES = (*checks.INTEGRAL, torch.bool)
+_OF_LOGITS = "that of the logits without the classes"
 
 
 class Case(NamedTuple):
@@ -44,10 +42,12 @@ class Case(NamedTuple):
 
 def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Case:
     """Check the arguments that all losses share, and mask them."""
+    pixels = (logits.shape[0], *logits.shape[2:]) if isinstance(logits, Tensor) and logits.dim() > 1 else ()
+    if pixels and isinstance(target, Tensor):
+        target = from_one_hot(target, logits.shape[1], pixels)
     _check_types(logits, target, weight, ignore_index)
     binary = logits.shape[1] == 1
-    pixels = torch.Size((logits.shape[0], *logits.shape[2:]))
-    target = _spatial("target", target, pixels)
+    target = of_pixels("target", target, pixels, _OF_LOGITS)
     floats = wide(logits.dtype)
     ignored = _ignored(target, ignore_index)
     counted = ~ignored
@@ -59,7 +59,7 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     if weight is None:
         weight = counted.to(floats)
     else:
-        weight = _spatial("weight", weight, pixels).to(floats).masked_fill(ignored, 0)
+        weight = of_pixels("weight", weight, pixels, _OF_LOGITS).to(floats).masked_fill(ignored, 0)
     return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, floats)
 
 
@@ -90,14 +90,14 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
     if logits.shape[1] == 0:
         raise InputError(f"logits of shape {tuple(logits.shape)} have no channels, expected at least one")
     if logits.shape[1] == 1:
-        checks.check_dtype("target", target, (*checks.FLOATING, *TARGET_DTYPES))
+        checks.check_dtype("target", target, (*checks.FLOATING, *DTYPES))
     elif target.dtype.is_floating_point:
         raise InputTypeError(
             f"target has dtype {str(target.dtype).removeprefix('torch.')}, but logits with {logits.shape[1]} classes "
             "expect an integer class map; pass target.long(), or use one output channel for a soft mask"
         )
     else:
-        checks.check_dtype("target", target, TARGET_DTYPES)
+        checks.check_dtype("target", target, DTYPES)
     if weight is None:
         return
     checks.check_tensor("weight", weight)
@@ -105,18 +105,6 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
     checks.check_same_device("logits", logits, "weight", weight)
     if weight.requires_grad and torch.is_grad_enabled():
         raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
-
-
-def _spatial(name: str, value: Tensor, pixels: torch.Size) -> Tensor:
-    """``value`` as (N, *S); the channel may be written out or not."""
-    if value.shape == pixels:
-        return value
-    if value.shape == (pixels[0], 1, *pixels[1:]):
-        return value.squeeze(1)
-    raise InputError(
-        f"{name} has shape {tuple(value.shape)}, expected {tuple(pixels)} or {(pixels[0], 1, *pixels[1:])}: "
-        "that of the logits without the classes"
-    )
 
 
 def _ignored(target: Tensor, ignore_index: int) -> Tensor:
@@ -129,16 +117,9 @@ def _ignored(target: Tensor, ignore_index: int) -> Tensor:
     return target == ignore_index
 
 
-def _has_values(tensor: Tensor) -> bool:
-    """Whether there are numbers to look at, here and now: on the CPU, and not a stand-in for others."""
-    return (
-        tensor.device.type == "cpu" and not isinstance(tensor, FakeTensor) and not is_traceable_wrapper_subclass(tensor)
-    )
-
-
 def _check_values(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """Look for labels outside the classes, where that needs no synchronisation and no graph is being traced."""
-    if torch.compiler.is_compiling() or transformed() or not _has_values(target):
+    if not has_values(target):
         return
     target = target.as_subclass(Tensor)
     largest = max(num_classes - 1, 1)

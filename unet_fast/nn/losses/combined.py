@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from unet_fast import ops
@@ -93,8 +92,7 @@ def bce_dice_loss(
     if case.binary:
         cross_entropy = _pixels.reduce(case, _pixels.binary_cross_entropy(case), "mean")
     else:
-        classes = target if target.dtype in (torch.int64, torch.int32, torch.uint8) else target.long()
-        cross_entropy = ops.weighted_cross_entropy(logits, classes, weight, ignore_index=ignore_index)
+        cross_entropy = ops.weighted_cross_entropy(logits, target, weight, ignore_index=ignore_index)
     return 0.5 * cross_entropy - _regions.reduce(soft_dice(case, smooth, over, include_background), over, "mean")
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from unet_fast import checks
 from unet_fast.errors import InputError
 from unet_fast.nn.losses import _pixels
-from unet_fast.nn.losses._inputs import TARGET_DTYPES, Case, check_ignore_index, prepare
+from unet_fast.nn.losses._inputs import Case, check_ignore_index, prepare
 from unet_fast.nn.losses._module import FunctionLoss, Loss
+from unet_fast.ops._targets import DTYPES
 
 
 def bce_with_logits_loss(
@@ -65,7 +66,7 @@ def class_counts(target: Tensor, num_classes: int, *, ignore_index: int = -100) 
         InputTypeError: not a tensor of integers or booleans.
     """
     checks.check_tensor("target", target)
-    checks.check_dtype("target", target, TARGET_DTYPES)
+    checks.check_dtype("target", target, DTYPES)
     check_ignore_index(ignore_index)
     if num_classes < 2:
         raise InputError(
