@@ -298,7 +298,7 @@ def test_bad_input_is_one_clear_error(metric: Callable[..., Any]) -> None:
     p, t = np.full((2, 4, 5), 0.5, np.float32), np.ones((2, 4, 5), np.int32)
     with pytest.raises(InputError, match=r"prediction has shape \(2, 4, 5\) but truth has \(1, 4, 5\)"):
         metric(p, t[:1])
-    with pytest.raises(InputError, match=r"truth has shape \(5,\), expected \(H, W\) or \(N, H, W\)"):
+    with pytest.raises(InputError, match=r"truth has shape \(5,\), expected \(H, W\), \(N, H, W\) or \(N, 1, H, W\)"):
         metric(p, t[0, 0])
     with pytest.raises(InputError, match=r"prediction is empty, shape \(0, 4, 5\)"):
         metric(p[:0], t[:0])
