@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,8 @@ import unet_fast as uf
 from tests.networks import lively
 from tests.test_cli import run
 from unet_fast import train
+from unet_fast.deploy.description import Description
+from unet_fast.train.checkpoint import save_tensors
 from unet_fast.train.run_folder import save_model
 
 
@@ -58,3 +64,69 @@ def test_what_predict_refuses_of_engines(files):
     given = ["predict", files / "run", "--images", files / "a.tif", "--out", files / "p.tif", "--device", "cpu"]
     assert "backend is 'fast'" in run(*given, "--engine", "fast", fails=True)
     assert "needs a CUDA device" in run(*given, "--engine", "cuda-graph", fails=True)
+    assert "none is named" in run(*given, "--precision", "bfloat16", fails=True)
+    assert "min_size is -1" in run(*given, "--output", "instances", "--min-size", "-1", fails=True)
+
+
+@pytest.fixture
+def package(files: Path) -> Path:
+    """An exported .zip as far as predict reads it."""
+    network = uf.Run.load(files / "run", "cpu")
+    state = {"description": Description.of(network.model, network.settings).metadata()}
+    save_tensors(files / "model.safetensors", dict(network.model.state_dict()), state)
+    with zipfile.ZipFile(files / "m.zip", "w") as archive:
+        archive.write(files / "model.safetensors", "model.safetensors")
+    return files / "m.zip"
+
+
+def test_packages_that_are_damaged_locked_or_too_large(files, package):
+    given = ["--images", files / "a.tif", "--out", files / "p.tif", "--device", "cpu"]
+    run("predict", package, *given)
+    whole = package.read_bytes()
+    weights = bytearray((files / "model.safetensors").read_bytes())
+    weights[-9] ^= 1
+    with zipfile.ZipFile(files / "changed.zip", "w") as archive:
+        archive.writestr("model.safetensors", bytes(weights))
+    locked = bytearray(whole)
+    locked[6] |= 1  # encrypted, says the file's header and the list at the end
+    locked[whole.index(b"PK\x01\x02") + 8] |= 1
+    (files / "locked.zip").write_bytes(locked)
+    with zipfile.ZipFile(files / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("model.safetensors", "w", force_zip64=True) as file:
+            for _ in range(17):
+                file.write(bytes(2**26))
+    os.mkfifo(files / "pipe.zip")
+    for name, message in (
+        ("changed.zip", "model.safetensors in .*changed.zip is damaged"),
+        ("locked.zip", "password required"),
+        ("bomb.zip", "more than the limit of"),
+        ("pipe.zip", "is a pipe, expected a regular file"),
+        ("none.zip", "none.zip does not exist"),
+        ("none.onnx", "none.onnx does not exist"),
+    ):
+        assert re.search(message, run("predict", files / name, *given, fails=True)), name
+
+
+def test_export_and_latency_check_before_they_work(files, package, monkeypatch):
+    for module, function in (("export", "plain_copy"), ("latency", "_saved")):
+        working = importlib.import_module(f"unet_fast.deploy.{module}")
+        monkeypatch.setattr(working, function, lambda *_: pytest.fail("work was done"))
+    about = ["--name", "Nuclei", "--license", "MIT", "--author", "A. Person"]
+    (files / "link.zip").symlink_to(package)
+    before = package.read_bytes()
+    for out in (package, files / "link.zip"):
+        assert "would be overwritten" in run("export", package, "--out", out, *about, fails=True)
+    assert package.read_bytes() == before
+    (files / "text.md").write_bytes("gefärbt".encode("latin-1"))
+    said = run(
+        "export", files / "run", "--out", files / "n.zip", *about, "--documentation", files / "text.md", fails=True
+    )
+    assert "is not text in UTF-8" in said
+    for out, options, message in (
+        (files / "a.tif", [], "cannot create the folder"),
+        (files / "l", ["--threads", "1000000"], "expected numbers of at most 1024"),
+        (files / "l", ["--threads", "1" + "0" * 30], "expected numbers of at most 1024"),
+        (files / "l", ["--tiles", "1" + "0" * 30], "expected numbers of at most 1048576"),
+        (files / "l", ["--batches", "1" + "0" * 30], "expected numbers of at most 1048576"),
+    ):
+        assert message in run("latency", files / "run", "--out", out, "--device", "cpu", *options, fails=True)

@@ -67,4 +67,10 @@ def test_names_are_checked_before_anything_is_trained(names, message, rng, tmp_p
     pair = data.Pair(rng.random((2, 1, 16, 16), dtype=np.float32), labels, "mask", 2, ["a", "b"])
     with pytest.raises(InputError, match=message):
         compare_models(names, pair, pair, tmp_path, device="cpu", steps=1)
+    with pytest.raises(InputError, match="leaves one pixel at the lowest level"):
+        compare_models(["unet", "unet-bn"], pair, pair, tmp_path, device="cpu", steps=1, tile=16, batch_size=1)
     assert not list(tmp_path.glob("*/config.json"))
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").touch()
+    with pytest.raises(InputError, match="holds the run of an earlier comparison; choose another --out"):
+        compare_models(["unet-em", "unet"], pair, pair, tmp_path, device="cpu", steps=1)

@@ -17,7 +17,16 @@ import tifffile
 
 from unet_fast.data import read_images, write_stack
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path, protecting_inputs, refuse_overwrite, remove_leftovers
+from unet_fast.files import (
+    atomic_folder,
+    atomic_path,
+    protecting_inputs,
+    reading,
+    refuse_overwrite,
+    refuse_read,
+    refuse_twins,
+    remove_leftovers,
+)
 
 pytestmark = pytest.mark.core
 
@@ -148,3 +157,65 @@ def test_what_is_read_is_not_written_over(tmp_path: Path, way: str) -> None:
     assert source.read_bytes() == before
     write_stack(target, np.zeros((4, 5), np.uint8))  # a program of one's own may
     refuse_overwrite([tmp_path / "free.tif"], [source])
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.zarr"
+    for text in ("old", "new"):
+        with atomic_folder(target) as work:
+            (work / "x").write_text(text)
+            assert not target.exists() or (target / "x").read_text() == "old"
+    assert (target / "x").read_text() == "new" and os.listdir(tmp_path) == ["a.zarr"]
+    with pytest.raises(ValueError), atomic_folder(target) as work:
+        (work / "x").write_text("half")
+        raise ValueError
+    # the last rename fails: what was there comes back
+    rename = Path.rename
+
+    def fails(path: Path, other: Path) -> Path:
+        if path.name.startswith(".unet-fast-"):
+            raise OSError(errno.EIO, "input/output error")
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="cannot write .*a.zarr: input/output error"), atomic_folder(target) as work:
+        (work / "x").write_text("lost")
+    monkeypatch.undo()
+    assert (target / "x").read_text() == "new" and os.listdir(tmp_path) == ["a.zarr"]
+    # a link is replaced, not what it leads to; a folder with something that is read stays
+    (tmp_path / "link.zarr").symlink_to(target)
+    with atomic_folder(tmp_path / "link.zarr") as work:
+        (work / "x").write_text("other")
+    assert not (tmp_path / "link.zarr").is_symlink() and (target / "x").read_text() == "new"
+    with protecting_inputs():
+        reading(target / "x")
+        with pytest.raises(InputError, match="which is read, and would be replaced"), atomic_folder(target):
+            pass
+
+
+def test_leftover_folders_go_with_the_next_writer(tmp_path: Path) -> None:
+    code = KILLED.replace("atomic_path", "atomic_folder").replace("temporary.", "(temporary / 'x').")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.zarr"], check=False)
+    assert done.returncode < 0 and len(os.listdir(tmp_path)) == 1
+    with atomic_folder(tmp_path / "slow.zarr") as work:
+        remove_leftovers(tmp_path)
+        assert os.listdir(tmp_path) == [work.name]
+    assert os.listdir(tmp_path) == ["slow.zarr"]
+
+
+def test_no_second_image_of_one_name_comes_beside_those_that_are_read(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    inputs = [tmp_path / "images" / "a.png"]
+    with pytest.raises(InputError, match="a.tif would lie beside the image .*a.png, of the same name"):
+        refuse_twins([tmp_path / "link" / "a.tif"], inputs)
+    refuse_twins([tmp_path / "a.tif", tmp_path / "images" / "b.tif"], inputs)
+
+
+def test_outputs_are_asked_for_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with protecting_inputs():
+        reading(tmp_path / "a")
+        refuse_read([tmp_path / "b"])
+        with pytest.raises(InputError, match="one of the files that are read"):
+            refuse_read([tmp_path / "b", tmp_path / "a"])

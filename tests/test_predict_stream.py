@@ -260,10 +260,33 @@ def test_zarr_in_and_out(files, rng, version):
     np.testing.assert_array_equal(written["0"][:], predictor(image[:, None]))
     assert written.attrs["ome"]["multiscales"][0]["axes"][-1]["name"] == "x"
     np.testing.assert_array_equal(uf.data.read_images(files / "o.zarr").shape, (2, 3, 230, 301))
-    # a folder that is no Zarr is not replaced
+    # a folder that is no Zarr is not replaced, and nothing is predicted for it
     (files / "mine.zarr").mkdir()
+    stream = Stream(predictor, pages, files / "mine.zarr")
     with pytest.raises(InputError, match="is not a Zarr"):
-        targets.run(Stream(predictor, pages, files / "mine.zarr"), progress=False)
+        targets.run(stream, progress=False)
+    assert stream.stages.network == 0
+    # what is written has a checksum in every chunk
+    chunk = next(path for path in (files / "o.zarr" / "0" / "c").rglob("*") if path.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(InputError, match="has a damaged chunk"):
+        uf.data.read_images(files / "o.zarr")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "message"),
+    [
+        ((2**25, 2, 2), (2**10, 2, 2), "announces 33,554,432 images"),
+        ((2**17, 2**17), (2**17, 2**17), "more than the limit"),
+    ],
+)
+def test_zarrs_that_ask_for_more_than_any_memory(tmp_path, shape, chunks, message):
+    zarr = pytest.importorskip("zarr", reason="the extra unet_fast[zarr] is not installed")
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=shape, chunks=chunks, dtype=np.uint8)
+    with pytest.raises(InputError, match=message):
+        Pages([tmp_path / "a.zarr"])
 
 
 def test_what_streams_refuse(files, rng):

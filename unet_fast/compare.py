@@ -22,6 +22,7 @@ from unet_fast.errors import InputError
 from unet_fast.files import atomic_path, ensure_folder
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import prepare
+from unet_fast.train.run_folder import CONFIG
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import predict_pair
 from unet_fast.train.windows import window_side
@@ -95,7 +96,8 @@ def compare_models(
         A row for each network, in the order of ``names``. Ctrl-C ends the comparison with the rows that are done.
 
     Raises:
-        InputError: no names, a name twice, an unknown one (before anything is trained), or what training raises.
+        InputError: no names, a name twice, an unknown one, a network that cannot be trained on such tiles, a folder that holds an
+            earlier comparison (all of this before anything is trained), or what training raises.
     """
     if not names:
         raise InputError("no networks to compare; give --models such as unet,unet-bn")
@@ -104,10 +106,15 @@ def compare_models(
     folder = ensure_folder(out)
     budget = {"minutes": minutes, "steps": steps}
     configs = {name: _configuration(name, training, device, {**budget, **settings}) for name in names}
+    places = {name: folder / name.replace(":", "-") for name in names}
+    for name, place in places.items():
+        if (place / CONFIG).exists():
+            raise InputError(f"{place} holds the run of an earlier comparison; choose another --out, or remove it")
+        _rehearse(configs[name])
     rows: list[Row] = []
     for name, config in configs.items():
         announce(f"{name}: {train.describe(config, len(training), len(validation))}")
-        summary = train.train(config, training, validation, folder / name.replace(":", "-"), announce=announce)
+        summary = train.train(config, training, validation, places[name], announce=announce)
         if summary.interrupted or summary.validation is None:
             announce(f"interrupted; the comparison ends before {name}")
             break
@@ -137,6 +144,14 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
     )
     tile = settings.get("tile")
     return config if tile is None else dataclasses.replace(config, tile=train.legal_tile(config.model, tile))
+
+
+def _rehearse(config: TrainConfig) -> None:
+    """Raise what a step of training would raise of sizes, before the first network is trained; nothing is computed."""
+    with ops.use_backend("reference"), torch.device("meta"):
+        model = models.create(**config.model).train()
+        side = model.input_size(config.tile)
+        model(torch.empty(config.batch_size, model.in_channels, side, side))
 
 
 def _measured(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,16 +69,64 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             os.close(handle)
     except OSError as error:
-        raise OSError(
-            f"cannot write {target}: {error.strerror or error}; check the permissions and free space of that folder"
-        ) from error
+        raise _not_written(target, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """:func:`atomic_path` for a whole folder: yields a new one, which takes the place of ``path`` on success.
+
+    Raises ``OSError`` and :class:`InputError` likewise, the latter also when something inside ``path`` has been read.
+    """
+    target = Path(path)
+    refuse_replacing(target)
+    ensure_folder(target.parent)
+    remove_leftovers(target.parent)
+    work: Path | None = None
+    try:
+        work, handle = _create_locked_folder(target)
+        try:
+            yield work
+            refuse_replacing(target)
+            _put_in_place(work, target)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _not_written(target, error) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_in_place(work: Path, target: Path) -> None:
+    """Rename a folder; what it replaces goes only when it is there."""
+    if not target.exists() and not target.is_symlink():
+        work.rename(target)
+        return
+    old = target.parent / f".{target.name}.{secrets.token_hex(6)}.old"
+    target.rename(old)
+    try:
+        work.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    if old.is_symlink():
+        old.unlink()
+    else:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _not_written(target: Path, error: OSError) -> OSError:
+    return OSError(
+        f"cannot write {target}: {error.strerror or error}; check the permissions and free space of that folder"
+    )
+
+
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of :func:`atomic_path` whose process is gone from ``folder``."""
+    """Remove what :func:`atomic_path` and :func:`atomic_folder` left in ``folder`` whose process is gone."""
     if fcntl is None:
         return
     try:
@@ -86,17 +135,41 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
         return
     for name in names:
         path = os.path.join(folder, name)
+        inside = os.path.isdir(path)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(path, (os.O_RDONLY if inside else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+            if inside:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.unlink(path)
         except OSError:
             pass  # its writer lives, or it is not ours
         finally:
             os.close(handle)
+
+
+def _create_locked_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside ``target``, and the handle that locks it, see :func:`_create_locked`."""
+    while True:
+        path = target.parent / f"{_MARK}{secrets.token_hex(6)}{target.suffix}"
+        path.mkdir()
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # remove_leftovers was there
+        if fcntl is None:
+            return path, handle
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            return path, handle
+        if path.exists():
+            return path, handle
+        os.close(handle)
 
 
 def _create_locked(path: Path, mode: int) -> int:
@@ -188,6 +261,18 @@ def refuse_replacing(folder: Path) -> None:
             path = Path(place, name)
             if _identity(path) in _protected:
                 raise InputError(f"{folder} holds {path}, which is read, and would be replaced; choose another --out")
+
+
+def refuse_twins(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise :class:`InputError` when one of ``outputs`` would lie beside one of ``inputs`` with another suffix only.
+
+    A folder of images with two of one name is no longer read.
+    """
+    known = {(_identity(Path(path).parent), Path(path).stem): path for path in inputs}
+    for output in outputs:
+        twin = known.get((_identity(output.parent), output.stem))
+        if twin is not None:
+            raise InputError(f"{output} would lie beside the image {twin}, of the same name; write to another folder")
 
 
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from unet_fast.cli._app import Data, Device, SomeImages, app, say
 from unet_fast.errors import InputError
-from unet_fast.files import ensure_folder, refuse_overwrite
+from unet_fast.files import ensure_folder, refuse_overwrite, refuse_twins
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,10 @@ def predict(
     from unet_fast.run import Run
     from unet_fast.train.config import TrainConfig
 
+    if engine is None and precision != "auto":
+        raise InputError(
+            f"--precision {precision} is that of an --engine, but none is named; give one, such as --engine torch"
+        )
     single = _is_one_file(out)
     if not single:
         ensure_folder(out)  # before any work is done for a folder that cannot be written to
@@ -102,11 +106,14 @@ def predict(
                     "give --out a folder (a name without .tif) to write one an image"
                 )
         refuse_overwrite([out], files)
+        refuse_twins([out], files if len(files) > 1 else [])
         _write(predictor, chosen, out, make, identity, progress=True)
         written = str(out)
     else:
         names = _file_names(chosen)
-        refuse_overwrite([out / f"{name}.tif" for name in names], files)
+        outputs = [out / f"{name}.tif" for name in names]
+        refuse_overwrite(outputs, files)
+        refuse_twins(outputs, files if len(files) > 1 else [])
         done: list[Path] = []
         for index, name in enumerate(names):
             path = out / f"{name}.tif"

@@ -14,7 +14,7 @@ from unet_fast.data.formats import natural_key, split_digits
 from unet_fast.data.label_codes import Coding
 from unet_fast.data.labels import Kind
 from unet_fast.data.pages import Pages
-from unet_fast.data.stacks import PathLike, list_images
+from unet_fast.data.stacks import PathLike, file_name, list_images
 from unet_fast.errors import InputError
 from unet_fast.notes import note
 
@@ -139,14 +139,21 @@ def match_files(
     """The label file of each image file, in the order of ``images``.
 
     The first of these rules by which any names agree decides, and must then pair all files:
-    equal names without suffix (``a.png``, ``a.tif``); equal names without words such as image, mask, label or
+    equal names without suffix (``a.png``, ``a.tif``), also when what no file could be called is left out, as in the names of
+    predictions; equal names without words such as image, mask, label or
     instances at either end (``a_img.png``, ``a_mask.png``); equal numbers (``t007.tif``, ``man_seg007.tif``).
     Only where no names agree by any rule and the counts are equal are files paired by natural order, provided that
     the names of one side hold no numbers of their own: numbers that disagree say that the files do not belong together.
 
     Raises :class:`InputError` that names a file without partner, and calls the two what ``sides`` says.
     """
-    rules: tuple[Callable[[Path], Hashable], ...] = (lambda file: file.stem, _plain_name, _numbers)
+    # a prediction is named by what of the image's name any file could be called
+    rules: tuple[Callable[[Path], Hashable], ...] = (
+        lambda file: file.stem,
+        lambda file: file_name(file.stem),
+        _plain_name,
+        _numbers,
+    )
     for rule in rules:
         image_keys, label_keys = [rule(file) for file in images], [rule(file) for file in labels]
         by_key = dict(zip(label_keys, labels, strict=True))
@@ -156,7 +163,7 @@ def match_files(
             continue
         if len(common) == len(images) == len(labels):
             return [by_key[key] for key in image_keys]
-        if rule is rules[0]:
+        if rule in rules[:2]:
             continue  # some names may agree by chance before the role words are taken off
         break
     else:

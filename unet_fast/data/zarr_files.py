@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from unet_fast.data.bands import Regrouping, pyramid_levels, thinned
+from unet_fast.data.limits import check_decoded
 from unet_fast.errors import BackendError, InputError, InputTypeError
-from unet_fast.files import ensure_folder, refuse_replacing
+from unet_fast.files import atomic_folder, refuse_replacing
 
 SUFFIX = ".zarr"
 _CHANNEL_AXES = ("c",)
 _CHUNK = 512
+_MOST_IMAGES = 2**24  # of a folder that somebody has sent: a name is held for each
 
 
 def is_zarr(path: Path) -> bool:
@@ -96,6 +96,11 @@ class ZarrImages:
         self.shape = (channels, int(array.shape[-2]), int(array.shape[-1]))
         if self.dtype.kind == "b":
             self.dtype = np.dtype(np.uint8)
+        if len(self) > _MOST_IMAGES:
+            raise InputError(f"{path} announces {len(self):,} images, expected at most {_MOST_IMAGES:,}")
+        # a chunk that is not there is one of the fill value, so no size of a file bounds it
+        chunk = math.prod(map(int, array.chunks)) * self.dtype.itemsize
+        check_decoded(path, chunk, 0, "has chunks that decode")
 
     def __len__(self) -> int:
         return math.prod(self._counts)
@@ -170,35 +175,30 @@ def write_zarr(path: Path, source: Planes) -> None:
         OSError: it cannot be written.
     """
     zarr = _zarr()
-    if path.exists() and not is_zarr(path):
-        raise InputError(f"{path} exists and is not a Zarr, so it is not replaced; choose another --out")
-    ensure_folder(path.parent)
-    refuse_replacing(path)  # before any work is done for it
-    work, old = (path.parent / f".{path.name}.{secrets.token_hex(6)}" for _ in range(2))
+    check_replaceable(path)
     levels = pyramid_levels(source.height, source.width)
-    try:
+    with atomic_folder(path) as work:
         group = zarr.open_group(str(work), mode="w", zarr_format=3)
+        # with a checksum in every chunk, which every reader of Zstandard compares
+        compressor = zarr.codecs.ZstdCodec(level=0, checksum=True)
         arrays = []
         for level in range(levels):
             height, width = (-(-length // 2**level) for length in (source.height, source.width))
             shape = (len(source.pages), source.planes, height, width)
             chunks = (1, 1, min(_CHUNK, height), min(_CHUNK, width))
-            arrays.append(group.create_array(str(level), shape=shape, chunks=chunks, dtype=source.dtype))
+            options = {"chunks": chunks, "dtype": source.dtype, "compressors": compressor}
+            arrays.append(group.create_array(str(level), shape=shape, **options))
         for page in range(len(source.pages)):
             for plane in range(source.planes):
                 _write_plane(arrays, page, plane, source.bands(page, plane))
         group.attrs["ome"] = _metadata(path, levels)
-        refuse_replacing(path)
-        if path.exists():
-            path.rename(old)
-        work.rename(path)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; check the permissions and free space of that folder"
-        ) from error
-    finally:
-        for folder in (work, old):
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise ``InputError`` unless :func:`write_zarr` may write ``path``, to be asked before any work is done for it."""
+    if (path.exists() or path.is_symlink()) and not is_zarr(path):
+        raise InputError(f"{path} exists and is not a Zarr, so it is not replaced; choose another --out")
+    refuse_replacing(path)
 
 
 def _write_plane(arrays: list[Any], page: int, plane: int, bands: Iterator[np.ndarray]) -> None:

@@ -27,7 +27,7 @@ from unet_fast.errors import BackendError, InputError
 from unet_fast.files import atomic_path, take_as_input
 from unet_fast.models import SegmentationModel
 from unet_fast.models.geometry import Geometry
-from unet_fast.train.checkpoint import load_tensors, save_tensors
+from unet_fast.train.checkpoint import save_tensors, tensors_of
 
 WEIGHTS, STATE_DICT, ONNX = "model.safetensors", "model.pt", "model.onnx"
 PAPER = {
@@ -254,7 +254,7 @@ def read_package(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
     """
     take_as_input(path)
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if os.path.basename(name) == WEIGHTS]
             if not names:
                 raise InputError(
@@ -262,11 +262,10 @@ def read_package(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
                     "used through the .onnx inside it only if unet-fast export wrote that"
                 )
             check_decoded(path, archive.getinfo(names[0]).file_size, path.stat().st_size)
-            target = Path(folder) / WEIGHTS
-            target.write_bytes(archive.read(names[0]))
-            tensors, state = load_tensors(target)
+            data = archive.read(names[0])
     except _UNREADABLE as error:
         raise InputError(f"{path} is not a zip file that can be read ({error}); copy or export it again") from error
+    tensors, state = tensors_of(data, f"{names[0]} in {path}")
     return tensors, Description.read(state.get("description", {}), path)
 
 

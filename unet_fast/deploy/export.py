@@ -14,7 +14,7 @@ from unet_fast.checks import check_choice
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.program import difference, exported_geometry, exported_program, plain_copy
 from unet_fast.errors import BackendError, InputError
-from unet_fast.files import atomic_path
+from unet_fast.files import atomic_path, refuse_read
 
 if TYPE_CHECKING:
     from unet_fast.run import Run
@@ -62,6 +62,7 @@ def export(
         raise InputError(
             f"the format {format} is written to files that end in {FORMATS[format]}, not to {target.name!r}"
         )
+    refuse_read([target])
     settings = getattr(model, "settings", None)
     plain = plain_copy(getattr(model, "model", None) if settings is not None else model)
     description = dataclasses.replace(Description.of(plain, settings), geometry=exported_geometry(plain))

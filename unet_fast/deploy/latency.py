@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from unet_fast.run import Run
 
 WARM_UP = 2
+MOST = 2**20  # pixels a side, and tiles a call: far more than any memory holds
+MOST_THREADS = 1024  # the system refuses to start many more, and OpenMP ends the process then
 LEAST_ROUNDS, MOST_ROUNDS = 10, 200
 CELL_SECONDS = 6.0  # of measuring, for all engines of one tile and batch together, beyond the least number of rounds
 
@@ -175,6 +177,8 @@ def latency(
     for name, values in (("tiles", tiles), ("batches", batches), ("threads", threads or [before])):
         if not values or any(value < 1 for value in values):
             raise InputError(f"{name} is {list(values)}, expected numbers of at least 1")
+        if max(values) > (most := MOST_THREADS if name == "threads" else MOST):
+            raise InputError(f"{name} is {list(values)}, expected numbers of at most {most}")
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,6 @@ from unet_fast.deploy.extras import load
 from unet_fast.deploy.program import exported_program
 from unet_fast.deploy.seal import sealed
 from unet_fast.errors import BackendError
-from unet_fast.files import atomic_path
 from unet_fast.models import SegmentationModel
 
 INPUT, OUTPUT = "images", "logits"
@@ -24,7 +23,7 @@ OPSET = 18
 
 
 def write_onnx(model: SegmentationModel, path: Path, description: Description) -> None:
-    """Write ``model`` (see :func:`unet_fast.deploy.program.plain_copy`) as ONNX.
+    """Write ``model`` (see :func:`unet_fast.deploy.program.plain_copy`) as ONNX; ``path`` is not yet the name that a reader knows.
 
     The file holds operators of the standard's own domain only, and ``description`` among its metadata, with a checksum.
 
@@ -53,8 +52,7 @@ def write_onnx(model: SegmentationModel, path: Path, description: Description) -
         entry = proto.metadata_props.add()
         entry.key, entry.value = name, value
     onnx.checker.check_model(proto)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sealed(proto.SerializeToString()))
+    path.write_bytes(sealed(proto.SerializeToString()))
 
 
 def _name_axes(proto: object) -> None:

@@ -6,17 +6,19 @@ from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.blocks import NORMS
 
 _DEEPEST = 12  # the lowest level of a network with 64 channels then has 262,144
+_WIDEST = 2**20  # channels; beyond 2**63 torch raises errors of its own
 
 
 def check_counts(**counts: int) -> None:
-    """Raise unless every value is an int of at least 1; ``depth`` is 12 at most."""
+    """Raise unless every value is an int of at least 1; ``depth`` is 12 at most, the others 2**20."""
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputTypeError(f"{name} is {value!r}, expected an int")
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-        if name == "depth" and value > _DEEPEST:
-            raise InputError(f"depth is {value}, expected at most {_DEEPEST}")
+        most = _DEEPEST if name == "depth" else _WIDEST
+        if value > most:
+            raise InputError(f"{name} is {value}, expected at most {most}")
 
 
 def check_norm(norm: str | None) -> None:

@@ -51,7 +51,7 @@ class Predictor:
     uint16, or uint32 for images so large that they could hold more.
 
     Raises:
-        InputError: an unknown output, a threshold outside [0, 1], and what :class:`OverlapTile` raises.
+        InputError: an unknown output, a threshold outside [0, 1], a negative ``min_size``, and what :class:`OverlapTile` raises.
     """
 
     def __init__(
@@ -69,6 +69,8 @@ class Predictor:
         check_choice("separate", separate, SEPARATE)
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}, expected a probability from 0 to 1")
+        if min_size < 0:
+            raise InputError(f"min_size is {min_size}, expected a number of pixels of at least 0")
         self.preprocess, self.output, self.min_size = preprocess, output, min_size
         self.threshold = 0.5 if threshold is None else threshold
         # whether probabilities are compared with a threshold here, image by image, unless the most probable class is wanted

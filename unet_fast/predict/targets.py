@@ -47,6 +47,10 @@ def run(
         raise InputError(
             f"the prediction is written as TIFF or Zarr, but its name is {str(stream.out)!r}; end it in .tif"
         )
+    if suffix == ZARR_SUFFIX:
+        from unet_fast.data.zarr_files import check_replaceable
+
+        check_replaceable(stream.out)
     missing = stream.missing()
     total = sum(map(stream.tiles_of, missing))
     with tqdm(

@@ -44,7 +44,11 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     if not path.exists():
         raise InputError(f"there is no file {path}")
     check_regular(path)
-    data = path.read_bytes()  # safetensors itself opens no path that is not UTF-8
+    return tensors_of(path.read_bytes(), path)  # safetensors itself opens no path that is not UTF-8
+
+
+def tensors_of(data: bytes, path: object) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """:func:`load_tensors` of a file's bytes; ``path`` is only named in errors."""
     try:
         tensors = load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]

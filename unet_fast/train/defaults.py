@@ -104,8 +104,8 @@ def default_config(
 
 def steps_for(epochs: float, images: int, batch_size: int) -> int:
     """Optimizer steps of ``epochs`` passes over ``images`` tiles, at least 1."""
-    if not epochs > 0:
-        raise InputError(f"epochs is {epochs}, expected a number above 0")
+    if not 0 < epochs * images < math.inf:
+        raise InputError(f"epochs is {epochs}, expected a number above 0 that leads to an end")
     return max(1, math.ceil(epochs * images / batch_size))
 
 
