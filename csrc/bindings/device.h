@@ -1,6 +1,6 @@
 // The device of an operator whose binding is written once. A file in bindings/torch is compiled twice: as part of _torch_cpu,
 // and, with USE_CUDA, as part of _torch_cuda. There `kernels` are those of the device, `Device` is where they run, and
-// UF_OPERATORS(m) { m.impl(...); } registers the functions for it.
+// UF_OPERATOR(NAME, FUNCTION) registers a function for it.
 #pragma once
 
 #ifdef USE_CUDA
@@ -24,7 +24,7 @@ void run(const Device& device, Kernel kernel, Arguments&&... arguments) {
 
 }  // namespace uf::bindings
 
-#define UF_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m)
+#define UF_OPERATOR(NAME, FUNCTION) UF_OPERATOR_ON(CUDA, NAME, FUNCTION)
 
 #else
 
@@ -50,6 +50,6 @@ void run(const Device&, Kernel kernel, Arguments&&... arguments) {
 
 }  // namespace uf::bindings
 
-#define UF_OPERATORS(m) STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m)
+#define UF_OPERATOR(NAME, FUNCTION) UF_OPERATOR_ON(CPU, NAME, FUNCTION)
 
 #endif

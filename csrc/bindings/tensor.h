@@ -20,6 +20,10 @@
 // Raises an error that is the caller's. unet_fast/ops/_record.py knows it by this code and makes an InputError of the rest.
 #define UF_CHECK_INPUT(condition, ...) STD_TORCH_CHECK(condition, "[unet_fast.InputError] ", __VA_ARGS__)
 
+// Makes `function` the kernel of torch.ops.unet_fast.NAME on a kind of device, CPU or CUDA.
+#define UF_OPERATOR_ON(DEVICE, NAME, FUNCTION) \
+  STABLE_TORCH_LIBRARY_IMPL(unet_fast, DEVICE, m) { m.impl(#NAME, TORCH_BOX(&FUNCTION)); }
+
 namespace uf::bindings {
 
 using torch::headeronly::MemoryFormat;

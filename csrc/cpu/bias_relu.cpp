@@ -33,13 +33,10 @@ struct ReluPixel {
   const A* __restrict bias;
   T* out;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
+  UF_PIECE(c) {
     Bits<T> bits[L];
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) bits[j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) out[c + j] = std::bit_cast<T>(bits[j]);
+    UF_LANES(j) bits[j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
+    UF_LANES(j) out[c + j] = std::bit_cast<T>(bits[j]);
   }
 };
 
@@ -79,10 +76,8 @@ struct MaskPixel {
   T* __restrict out;
   A* __restrict sum;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       const Bits<T> g = where_on(mask[c + j], grad[c + j]);
       out[c + j] = std::bit_cast<T>(g);
       sum[c + j] += widen(std::bit_cast<T>(g));
@@ -130,10 +125,7 @@ UF_INLINE void backward(const Call<T, A>& call, int64_t begin, int64_t end, A* s
     backward(call, begin, end, sums, row);                                                                         \
   }
 
-UF_BIAS_RELU(double, double)
-UF_BIAS_RELU(float, float)
-UF_BIAS_RELU(Half, float)
-UF_BIAS_RELU(BFloat16, float)
+UF_FLOATING(UF_BIAS_RELU)
 #undef UF_BIAS_RELU
 
 template <class T, class A>

@@ -22,30 +22,18 @@ UF_INLINE void read(const I* __restrict in, int64_t count, int64_t classes, int6
   }
 }
 
-UF_MULTIVERSION void read_classes(const int64_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                  BlockSums& sums) {
-  read(in, count, classes, ignore, out, sums);
-}
+#define UF_READ_CLASSES(T)                                                                                             \
+  UF_MULTIVERSION void read_classes(const T* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,         \
+                                    BlockSums& sums) {                                                                 \
+    read(in, count, classes, ignore, out, sums);                                                                       \
+  }
 
-UF_MULTIVERSION void read_classes(const int32_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                  BlockSums& sums) {
-  read(in, count, classes, ignore, out, sums);
-}
-
-UF_MULTIVERSION void read_classes(const uint8_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                  BlockSums& sums) {
-  read(in, count, classes, ignore, out, sums);
-}
-
-UF_MULTIVERSION void read_classes(const int16_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                  BlockSums& sums) {
-  read(in, count, classes, ignore, out, sums);
-}
-
-UF_MULTIVERSION void read_classes(const int8_t* in, int64_t count, int64_t classes, int64_t ignore, int32_t* out,
-                                  BlockSums& sums) {
-  read(in, count, classes, ignore, out, sums);
-}
+UF_READ_CLASSES(int64_t)
+UF_READ_CLASSES(int32_t)
+UF_READ_CLASSES(int16_t)
+UF_READ_CLASSES(int8_t)
+UF_READ_CLASSES(uint8_t)
+#undef UF_READ_CLASSES
 
 // The selection goes through memory: GCC 12 miscompiles a sum of doubles that an int32 selects (wrong lanes with AVX2).
 template <class A>

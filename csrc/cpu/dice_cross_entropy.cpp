@@ -112,10 +112,7 @@ UF_INLINE bool any_outside(const A* __restrict t, int64_t pixels) {
   UF_MULTIVERSION void store_rows(T* out, int64_t class_stride, int64_t pixel_stride, const Rows<A>& rows) {           \
     store(out, class_stride, pixel_stride, rows);                                                                      \
   }
-UF_DICE(double, double)
-UF_DICE(float, float)
-UF_DICE(Half, float)
-UF_DICE(BFloat16, float)
+UF_FLOATING(UF_DICE)
 #undef UF_DICE
 
 #define UF_DICE(A)                                                                                                     \

@@ -66,10 +66,8 @@ struct LoadPixel {
   bool relu;
   A* __restrict f;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) f[c + j] = rectified<A>(widen(in[c + j]) + (bias ? bias[c + j] : A(0)), relu);
+  UF_PIECE(c) {
+    UF_LANES(j) f[c + j] = rectified<A>(widen(in[c + j]) + (bias ? bias[c + j] : A(0)), relu);
   }
 };
 
@@ -94,8 +92,7 @@ struct GradientPixel {
   const A* __restrict f;
   G* __restrict out;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
+  UF_PIECE(c) {
     A sum[L] = {};
     for (int64_t k = 0; k < head.classes; ++k) {
       const A g = x[k * head.pitch];
@@ -107,8 +104,7 @@ struct GradientPixel {
       for (int j = 0; j < L; ++j) to[j] += g * f[c + j];
     }
     A* __restrict total = head.grad_feature_bias + c;
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+    UF_LANES(j) {
       const A g = head.relu && f[c + j] == A(0) ? A(0) : sum[j];
       total[j] += g;
       out[c + j] = narrow<G>(g);

@@ -16,9 +16,16 @@
 #define UF_INDEPENDENT
 #endif
 
+// The member that for_lanes() calls for the elements [c, c + L), and a loop over them, whose iterations are independent.
+#define UF_PIECE(c) template <int L> UF_INLINE void piece(int64_t c)
+#define UF_LANES(j) UF_INDEPENDENT for (int j = 0; j < L; ++j)
+
+// M(T, A) for maps of every floating dtype T, whose sums are of A.
+#define UF_FLOATING(M) M(double, double) M(float, float) M(Half, float) M(BFloat16, float)
+
 namespace uf {
 
-// f.template operator()<L>(c) for pieces [c, c + L) of [0, count); f's operator must be UF_INLINE.
+// f.template piece<L>(c) for pieces [c, c + L) of [0, count).
 template <class F>
 UF_INLINE void for_lanes(int64_t count, F f) {
   int64_t c = 0;

@@ -40,10 +40,8 @@ struct AddRows {
   int64_t width;
   A* __restrict sum;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       A added = widen(x[c + j]);
       for (int r = 1; r < R; ++r) added += widen(x[r * width + c + j]);
       sum[c + j] += added;
@@ -59,10 +57,8 @@ struct AddDistances {
   A* __restrict sum;
   A* __restrict square;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       const A first = widen(x[c + j]) - about[c + j];
       A added = first, squared = first * first;
       for (int r = 1; r < R; ++r) {
@@ -114,14 +110,12 @@ struct Apply {
   Columns<A> columns;
   T* __restrict y;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
+  UF_PIECE(c) {
     const A* __restrict mean = columns.mean;
     const A* __restrict scale = columns.scale;
     const A* __restrict bias = columns.bias;
     const A* __restrict slope = columns.slope;
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+    UF_LANES(j) {
       const A z = (widen(x[c + j]) - mean[c + j]) * scale[c + j] + bias[c + j];
       y[c + j] = narrow<T>(activated<kind>(z, slope[c + j]));
     }
@@ -156,10 +150,7 @@ struct ApplyRows {
     with_activation(kind, ApplyRows<T, A>{x, rows, width, columns, y});                                                \
   }
 
-UF_NORM_ACTIVATION(double, double)
-UF_NORM_ACTIVATION(float, float)
-UF_NORM_ACTIVATION(Half, float)
-UF_NORM_ACTIVATION(BFloat16, float)
+UF_FLOATING(UF_NORM_ACTIVATION)
 #undef UF_NORM_ACTIVATION
 
 // ---- the whole

@@ -26,14 +26,12 @@ struct AddGradients {
   A* __restrict weight_sum;
   A* __restrict slope_sum;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
+  UF_PIECE(c) {
     const A* __restrict mean = columns.mean;
     const A* __restrict scale = columns.scale;
     const A* __restrict bias = columns.bias;
     const A* __restrict slope = columns.slope;
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+    UF_LANES(j) {
       A of_bias = 0, of_weight = 0, of_slope = 0;
       for (int r = 0; r < R; ++r) {
         const int64_t at = r * width + c + j;
@@ -84,16 +82,14 @@ struct ApplyGradient {
   Subtracted<A> less;
   T* __restrict grad_x;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
+  UF_PIECE(c) {
     const A* __restrict mean = columns.mean;
     const A* __restrict scale = columns.scale;
     const A* __restrict bias = columns.bias;
     const A* __restrict slope = columns.slope;
     const A* __restrict constant = less.constant;
     const A* __restrict linear = less.linear;
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+    UF_LANES(j) {
       const A d = widen(x[c + j]) - mean[c + j], z = d * scale[c + j] + bias[c + j];
       const A h = widen(grad[c + j]) * activation_slope<kind>(z, slope[c + j]);
       grad_x[c + j] = narrow<T>(h * scale[c + j] - (constant[c + j] + linear[c + j] * d));
@@ -141,10 +137,7 @@ struct ApplyRows {
   UF_MULTIVERSION void run(Activation kind, const SumRows<T, A>& call) { with_activation(kind, call); }               \
   UF_MULTIVERSION void run(Activation kind, const ApplyRows<T, A>& call) { with_activation(kind, call); }
 
-UF_NORM_ACTIVATION(double, double)
-UF_NORM_ACTIVATION(float, float)
-UF_NORM_ACTIVATION(Half, float)
-UF_NORM_ACTIVATION(BFloat16, float)
+UF_FLOATING(UF_NORM_ACTIVATION)
 #undef UF_NORM_ACTIVATION
 
 template <class T, class A>

@@ -38,10 +38,8 @@ struct RectifyPixel {
   const A* __restrict bias;
   Bits<T>* __restrict out;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) out[c + j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
+  UF_PIECE(c) {
+    UF_LANES(j) out[c + j] = rectified_bits(narrow<T>(static_cast<A>(widen(x[c + j]) + bias[c + j])));
   }
 };
 
@@ -77,10 +75,8 @@ struct PoolPixel {
   U* __restrict pooled;
   uint8_t* __restrict code;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       const int64_t i = c + j;
       const PoolWindow<U> w = pool_window(upper[i], upper[channels + i], lower[i], lower[channels + i]);
       pooled[i] = w.largest;
@@ -189,22 +185,13 @@ UF_INLINE void pairs(const Call<T, A>& call, int64_t begin, int64_t end, int64_t
   }
 }
 
-UF_MULTIVERSION void run(const Call<double, double>& call, int64_t begin, int64_t end, int64_t step, uint64_t* scratch) {
-  pairs(call, begin, end, step, scratch);
-}
+#define UF_PAIRS(T, A)                                                                                                 \
+  UF_MULTIVERSION void run(const Call<T, A>& call, int64_t begin, int64_t end, int64_t step, Bits<T>* scratch) {       \
+    pairs(call, begin, end, step, scratch);                                                                            \
+  }
 
-UF_MULTIVERSION void run(const Call<float, float>& call, int64_t begin, int64_t end, int64_t step, uint32_t* scratch) {
-  pairs(call, begin, end, step, scratch);
-}
-
-UF_MULTIVERSION void run(const Call<Half, float>& call, int64_t begin, int64_t end, int64_t step, uint16_t* scratch) {
-  pairs(call, begin, end, step, scratch);
-}
-
-UF_MULTIVERSION void run(const Call<BFloat16, float>& call, int64_t begin, int64_t end, int64_t step,
-                         uint16_t* scratch) {
-  pairs(call, begin, end, step, scratch);
-}
+UF_FLOATING(UF_PAIRS)
+#undef UF_PAIRS
 
 template <class T, class A>
 void start(const ReluPoolSkipShape& s, const void* x, const ImageStride& x_stride, const void* bias, void* pooled,

@@ -53,10 +53,8 @@ struct UnpoolPixel {
   T* __restrict to_lower;
   A* __restrict sum;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       const int64_t i = c + j;
       const Bits<A> k = code[i];
       const A g = widen(pooled[i]);
@@ -184,25 +182,14 @@ UF_INLINE void work(const Call<T, A>& call, int64_t begin, int64_t end, int64_t 
     planar_planes(call, begin, end, scratch, row);
 }
 
-UF_MULTIVERSION void run(const Call<double, double>& call, int64_t begin, int64_t end, int64_t step,
-                         Scratch<double, double>& scratch, double* row) {
-  work(call, begin, end, step, scratch, row);
-}
+#define UF_WORK(T, A)                                                                                                  \
+  UF_MULTIVERSION void run(const Call<T, A>& call, int64_t begin, int64_t end, int64_t step, Scratch<T, A>& scratch,   \
+                           double* row) {                                                                              \
+    work(call, begin, end, step, scratch, row);                                                                        \
+  }
 
-UF_MULTIVERSION void run(const Call<float, float>& call, int64_t begin, int64_t end, int64_t step,
-                         Scratch<float, float>& scratch, double* row) {
-  work(call, begin, end, step, scratch, row);
-}
-
-UF_MULTIVERSION void run(const Call<Half, float>& call, int64_t begin, int64_t end, int64_t step,
-                         Scratch<Half, float>& scratch, double* row) {
-  work(call, begin, end, step, scratch, row);
-}
-
-UF_MULTIVERSION void run(const Call<BFloat16, float>& call, int64_t begin, int64_t end, int64_t step,
-                         Scratch<BFloat16, float>& scratch, double* row) {
-  work(call, begin, end, step, scratch, row);
-}
+UF_FLOATING(UF_WORK)
+#undef UF_WORK
 
 template <class T, class A>
 void start(const Call<T, A>& call, double* grad_bias, double* workspace, const Parallel& parallel) {

@@ -30,10 +30,8 @@ struct ScatterPixel {
   const A* __restrict bias;
   T* __restrict image;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) image[c + j] = narrow<T>(static_cast<A>(widen(product[c + j]) + bias[c + j]));
+  UF_PIECE(c) {
+    UF_LANES(j) image[c + j] = narrow<T>(static_cast<A>(widen(product[c + j]) + bias[c + j]));
   }
 };
 
@@ -42,10 +40,8 @@ struct CopyPixel {
   const T* __restrict from;
   T* __restrict to;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) to[c + j] = from[c + j];
+  UF_PIECE(c) {
+    UF_LANES(j) to[c + j] = from[c + j];
   }
 };
 
@@ -55,10 +51,8 @@ struct GatherPixel {
   T* __restrict product;
   A* __restrict sum;
 
-  template <int L>
-  UF_INLINE void piece(int64_t c) {
-    UF_INDEPENDENT
-    for (int j = 0; j < L; ++j) {
+  UF_PIECE(c) {
+    UF_LANES(j) {
       product[c + j] = image[c + j];
       sum[c + j] += widen(image[c + j]);
     }
@@ -160,10 +154,7 @@ UF_INLINE void gather(const Call<T, A>& call, int64_t begin, int64_t end, A* sum
     gather(call, begin, end, sums, row);                                                                    \
   }
 
-UF_UP_CONV(double, double)
-UF_UP_CONV(float, float)
-UF_UP_CONV(Half, float)
-UF_UP_CONV(BFloat16, float)
+UF_FLOATING(UF_UP_CONV)
 #undef UF_UP_CONV
 
 template <class T, class A>

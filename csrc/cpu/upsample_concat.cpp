@@ -178,10 +178,7 @@ struct Resample {
   UF_MULTIVERSION void run(const Resample<T, A>& call, const T* from, int64_t y, A* scratch, T* to) {           \
     call.run(from, y, scratch, to);                                                                             \
   }
-UF_RESAMPLE(double, double)
-UF_RESAMPLE(float, float)
-UF_RESAMPLE(Half, float)
-UF_RESAMPLE(BFloat16, float)
+UF_FLOATING(UF_RESAMPLE)
 #undef UF_RESAMPLE
 
 // ---- what is copied: numbers of one size, whatever they mean

@@ -14,6 +14,7 @@
 #include "common/half.h"
 #include "common/macros.h"
 #include "cpu/cross_entropy_block.h"
+#include "cpu/lanes.h"
 
 namespace uf {
 namespace {
@@ -87,25 +88,14 @@ UF_INLINE double compute(const T* logits, const WeightedCrossEntropyShape& s, G*
   return sum_in_double(block.loss, block.pixels);
 }
 
-UF_MULTIVERSION double compute_block(const double* logits, const WeightedCrossEntropyShape& s, double* grad,
-                                       Block<double>& block, Scratch<double>& scratch) {
-  return compute(logits, s, grad, block, scratch);
-}
+#define UF_LOSS(T, A)                                                                                                  \
+  UF_MULTIVERSION double compute_block(const T* logits, const WeightedCrossEntropyShape& s, GradientOf<T>* grad,       \
+                                       Block<A>& block, Scratch<A>& scratch) {                                         \
+    return compute(logits, s, grad, block, scratch);                                                                   \
+  }
 
-UF_MULTIVERSION double compute_block(const float* logits, const WeightedCrossEntropyShape& s, float* grad,
-                                       Block<float>& block, Scratch<float>& scratch) {
-  return compute(logits, s, grad, block, scratch);
-}
-
-UF_MULTIVERSION double compute_block(const Half* logits, const WeightedCrossEntropyShape& s, float* grad,
-                                       Block<float>& block, Scratch<float>& scratch) {
-  return compute(logits, s, grad, block, scratch);
-}
-
-UF_MULTIVERSION double compute_block(const BFloat16* logits, const WeightedCrossEntropyShape& s, BFloat16* grad,
-                                        Block<float>& block, Scratch<float>& scratch) {
-  return compute(logits, s, grad, block, scratch);
-}
+UF_FLOATING(UF_LOSS)
+#undef UF_LOSS
 
 // ---- the whole
 

@@ -61,9 +61,7 @@ Tensor crop_concat_backward(const Tensor& grad_in, int64_t skip_channels, std::v
 
 }  // namespace
 
-UF_OPERATORS(m) {
-  m.impl("crop_concat", TORCH_BOX(&crop_concat));
-  m.impl("crop_concat_backward", TORCH_BOX(&crop_concat_backward));
-}
+UF_OPERATOR(crop_concat, crop_concat)
+UF_OPERATOR(crop_concat_backward, crop_concat_backward)
 
 }  // namespace uf::bindings

@@ -47,10 +47,8 @@ std::tuple<Tensor, Tensor> bias_relu_gradients(const Tensor& grad_in, const Tens
   return {grad_x, bias.tensor(grad_x)};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("bias_relu", TORCH_BOX(&bias_relu_cpu));
-  m.impl("bias_relu_", TORCH_BOX(&bias_relu_in_place_cpu));
-  m.impl("bias_relu_backward", TORCH_BOX(&bias_relu_gradients));
-}
+UF_OPERATOR_ON(CPU, bias_relu, bias_relu_cpu)
+UF_OPERATOR_ON(CPU, bias_relu_, bias_relu_in_place_cpu)
+UF_OPERATOR_ON(CPU, bias_relu_backward, bias_relu_gradients)
 
 }  // namespace uf::bindings

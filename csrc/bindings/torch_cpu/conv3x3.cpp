@@ -270,12 +270,10 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("conv3x3", TORCH_BOX(&conv3x3_cpu));
-  m.impl("conv3x3_pool", TORCH_BOX(&conv3x3_pool_cpu));
-  m.impl("fingerprint", TORCH_BOX(&fingerprint_cpu));
-  m.impl("conv3x3_weights", TORCH_BOX(&conv3x3_weights_cpu));
-  m.impl("conv3x3_backward", TORCH_BOX(&conv3x3_backward_cpu));
-}
+UF_OPERATOR_ON(CPU, conv3x3, conv3x3_cpu)
+UF_OPERATOR_ON(CPU, conv3x3_pool, conv3x3_pool_cpu)
+UF_OPERATOR_ON(CPU, fingerprint, fingerprint_cpu)
+UF_OPERATOR_ON(CPU, conv3x3_weights, conv3x3_weights_cpu)
+UF_OPERATOR_ON(CPU, conv3x3_backward, conv3x3_backward_cpu)
 
 }  // namespace uf::bindings

@@ -45,9 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cpu(const Tensor& gra
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("conv_bias_relu", TORCH_BOX(&conv_bias_relu_cpu));
-  m.impl("conv_bias_relu_backward", TORCH_BOX(&conv_bias_relu_backward_cpu));
-}
+UF_OPERATOR_ON(CPU, conv_bias_relu, conv_bias_relu_cpu)
+UF_OPERATOR_ON(CPU, conv_bias_relu_backward, conv_bias_relu_backward_cpu)
 
 }  // namespace uf::bindings

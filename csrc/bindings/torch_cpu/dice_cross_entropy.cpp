@@ -128,10 +128,8 @@ Tensor dice_cross_entropy_backward(const Tensor& slopes_in, const Tensor& logits
 
 }  // namespace
 
-UF_OPERATORS(m) {
-  m.impl("region_sums", TORCH_BOX(&region_sums));
-  m.impl("dice_cross_entropy", TORCH_BOX(&dice_cross_entropy));
-  m.impl("dice_cross_entropy_backward", TORCH_BOX(&dice_cross_entropy_backward));
-}
+UF_OPERATOR(region_sums, region_sums)
+UF_OPERATOR(dice_cross_entropy, dice_cross_entropy)
+UF_OPERATOR(dice_cross_entropy_backward, dice_cross_entropy_backward)
 
 }  // namespace uf::bindings

@@ -16,6 +16,6 @@ Tensor distance_transform_cpu(const Tensor& mask_in, std::vector<double> spacing
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) { m.impl("distance_transform", TORCH_BOX(&distance_transform_cpu)); }
+UF_OPERATOR_ON(CPU, distance_transform, distance_transform_cpu)
 
 }  // namespace uf::bindings

@@ -41,9 +41,7 @@ std::vector<Tensor> elastic_warp_backward_cpu(std::vector<Tensor> grads, const T
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("elastic_warp", TORCH_BOX(&elastic_warp_cpu));
-  m.impl("elastic_warp_backward", TORCH_BOX(&elastic_warp_backward_cpu));
-}
+UF_OPERATOR_ON(CPU, elastic_warp, elastic_warp_cpu)
+UF_OPERATOR_ON(CPU, elastic_warp_backward, elastic_warp_backward_cpu)
 
 }  // namespace uf::bindings

@@ -42,6 +42,6 @@ Result head_cross_entropy_cpu(const Tensor& features, std::optional<Tensor> feat
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) { m.impl("head_cross_entropy", TORCH_BOX(&head_cross_entropy_cpu)); }
+UF_OPERATOR_ON(CPU, head_cross_entropy, head_cross_entropy_cpu)
 
 }  // namespace uf::bindings

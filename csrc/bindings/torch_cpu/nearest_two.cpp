@@ -18,6 +18,6 @@ std::tuple<Tensor, Tensor> nearest_two_cpu(const Tensor& instances_in, std::vect
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) { m.impl("nearest_two", TORCH_BOX(&nearest_two_cpu)); }
+UF_OPERATOR_ON(CPU, nearest_two, nearest_two_cpu)
 
 }  // namespace uf::bindings

@@ -77,9 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_activation_backward(
 
 }  // namespace
 
-UF_OPERATORS(m) {
-  m.impl("norm_activation", TORCH_BOX(&norm_activation));
-  m.impl("norm_activation_backward", TORCH_BOX(&norm_activation_backward));
-}
+UF_OPERATOR(norm_activation, norm_activation)
+UF_OPERATOR(norm_activation_backward, norm_activation_backward)
 
 }  // namespace uf::bindings

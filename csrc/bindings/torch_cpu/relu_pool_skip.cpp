@@ -30,9 +30,7 @@ std::tuple<Tensor, Tensor> relu_pool_skip_backward_cpu(const Tensor& code, std::
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("relu_pool_skip", TORCH_BOX(&relu_pool_skip_cpu));
-  m.impl("relu_pool_skip_backward", TORCH_BOX(&relu_pool_skip_backward_cpu));
-}
+UF_OPERATOR_ON(CPU, relu_pool_skip, relu_pool_skip_cpu)
+UF_OPERATOR_ON(CPU, relu_pool_skip_backward, relu_pool_skip_backward_cpu)
 
 }  // namespace uf::bindings

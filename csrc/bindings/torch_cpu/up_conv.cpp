@@ -131,10 +131,8 @@ Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optio
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("up_conv_into", TORCH_BOX(&up_conv_into_cpu));
-  m.impl("up_conv_into_backward", TORCH_BOX(&up_conv_into_backward_cpu));
-  m.impl("up_conv_crop_concat", TORCH_BOX(&up_conv_crop_concat_cpu));
-}
+UF_OPERATOR_ON(CPU, up_conv_into, up_conv_into_cpu)
+UF_OPERATOR_ON(CPU, up_conv_into_backward, up_conv_into_backward_cpu)
+UF_OPERATOR_ON(CPU, up_conv_crop_concat, up_conv_crop_concat_cpu)
 
 }  // namespace uf::bindings

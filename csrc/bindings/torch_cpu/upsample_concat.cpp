@@ -84,9 +84,7 @@ Tensor upsample_concat_backward(const Tensor& grad_in, std::vector<int64_t> size
 
 }  // namespace
 
-UF_OPERATORS(m) {
-  m.impl("upsample_concat", TORCH_BOX(&upsample_concat));
-  m.impl("upsample_concat_backward", TORCH_BOX(&upsample_concat_backward));
-}
+UF_OPERATOR(upsample_concat, upsample_concat)
+UF_OPERATOR(upsample_concat_backward, upsample_concat_backward)
 
 }  // namespace uf::bindings

@@ -29,6 +29,6 @@ Tensor weight_map_cpu(const Tensor& instances_in, double w0, double sigma, std::
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) { m.impl("weight_map", TORCH_BOX(&weight_map_cpu)); }
+UF_OPERATOR_ON(CPU, weight_map, weight_map_cpu)
 
 }  // namespace uf::bindings

@@ -25,9 +25,7 @@ Tensor weighted_cross_entropy_backward_cpu(const Tensor& grad_output, const Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CPU, m) {
-  m.impl("weighted_cross_entropy", TORCH_BOX(&weighted_cross_entropy_cpu));
-  m.impl("weighted_cross_entropy_backward", TORCH_BOX(&weighted_cross_entropy_backward_cpu));
-}
+UF_OPERATOR_ON(CPU, weighted_cross_entropy, weighted_cross_entropy_cpu)
+UF_OPERATOR_ON(CPU, weighted_cross_entropy_backward, weighted_cross_entropy_backward_cpu)
 
 }  // namespace uf::bindings

@@ -53,10 +53,8 @@ std::tuple<Tensor, Tensor> bias_relu_gradients_cuda(const Tensor& grad_in, const
   return {grad_x, grad_bias};
 }
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("bias_relu", TORCH_BOX(&bias_relu_cuda));
-  m.impl("bias_relu_", TORCH_BOX(&bias_relu_in_place));
-  m.impl("bias_relu_backward", TORCH_BOX(&bias_relu_gradients_cuda));
-}
+UF_OPERATOR_ON(CUDA, bias_relu, bias_relu_cuda)
+UF_OPERATOR_ON(CUDA, bias_relu_, bias_relu_in_place)
+UF_OPERATOR_ON(CUDA, bias_relu_backward, bias_relu_gradients_cuda)
 
 }  // namespace uf::bindings

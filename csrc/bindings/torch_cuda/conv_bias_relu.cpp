@@ -118,9 +118,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_bias_relu_backward_cuda(const Tensor& gr
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("conv_bias_relu", TORCH_BOX(&conv_bias_relu_cuda));
-  m.impl("conv_bias_relu_backward", TORCH_BOX(&conv_bias_relu_backward_cuda));
-}
+UF_OPERATOR_ON(CUDA, conv_bias_relu, conv_bias_relu_cuda)
+UF_OPERATOR_ON(CUDA, conv_bias_relu_backward, conv_bias_relu_backward_cuda)
 
 }  // namespace uf::bindings

@@ -20,6 +20,6 @@ Tensor distance_transform_cuda(const Tensor& mask_in, std::vector<double> spacin
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) { m.impl("distance_transform", TORCH_BOX(&distance_transform_cuda)); }
+UF_OPERATOR_ON(CUDA, distance_transform, distance_transform_cuda)
 
 }  // namespace uf::bindings

@@ -51,9 +51,7 @@ std::vector<Tensor> elastic_warp_backward_cuda(std::vector<Tensor> grads, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("elastic_warp", TORCH_BOX(&elastic_warp_cuda));
-  m.impl("elastic_warp_backward", TORCH_BOX(&elastic_warp_backward_cuda));
-}
+UF_OPERATOR_ON(CUDA, elastic_warp, elastic_warp_cuda)
+UF_OPERATOR_ON(CUDA, elastic_warp_backward, elastic_warp_backward_cuda)
 
 }  // namespace uf::bindings

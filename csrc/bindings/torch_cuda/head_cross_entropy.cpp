@@ -34,6 +34,6 @@ Result head_cross_entropy_cuda(const Tensor& features, std::optional<Tensor> fea
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) { m.impl("head_cross_entropy", TORCH_BOX(&head_cross_entropy_cuda)); }
+UF_OPERATOR_ON(CUDA, head_cross_entropy, head_cross_entropy_cuda)
 
 }  // namespace uf::bindings

@@ -22,6 +22,6 @@ std::tuple<Tensor, Tensor> nearest_two_cuda(const Tensor& instances_in, std::vec
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) { m.impl("nearest_two", TORCH_BOX(&nearest_two_cuda)); }
+UF_OPERATOR_ON(CUDA, nearest_two, nearest_two_cuda)
 
 }  // namespace uf::bindings

@@ -40,9 +40,7 @@ std::tuple<Tensor, Tensor> relu_pool_skip_backward_cuda(const Tensor& code, std:
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("relu_pool_skip", TORCH_BOX(&relu_pool_skip_cuda));
-  m.impl("relu_pool_skip_backward", TORCH_BOX(&relu_pool_skip_backward_cuda));
-}
+UF_OPERATOR_ON(CUDA, relu_pool_skip, relu_pool_skip_cuda)
+UF_OPERATOR_ON(CUDA, relu_pool_skip_backward, relu_pool_skip_backward_cuda)
 
 }  // namespace uf::bindings

@@ -125,10 +125,8 @@ Tensor up_conv_crop_concat_cuda(const Tensor& x, const Tensor& weight, std::opti
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("up_conv_into", TORCH_BOX(&up_conv_into_cuda));
-  m.impl("up_conv_into_backward", TORCH_BOX(&up_conv_into_backward_cuda));
-  m.impl("up_conv_crop_concat", TORCH_BOX(&up_conv_crop_concat_cuda));
-}
+UF_OPERATOR_ON(CUDA, up_conv_into, up_conv_into_cuda)
+UF_OPERATOR_ON(CUDA, up_conv_into_backward, up_conv_into_backward_cuda)
+UF_OPERATOR_ON(CUDA, up_conv_crop_concat, up_conv_crop_concat_cuda)
 
 }  // namespace uf::bindings

@@ -31,6 +31,6 @@ Tensor weight_map_cuda(const Tensor& instances_in, double w0, double sigma, std:
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) { m.impl("weight_map", TORCH_BOX(&weight_map_cuda)); }
+UF_OPERATOR_ON(CUDA, weight_map, weight_map_cuda)
 
 }  // namespace uf::bindings

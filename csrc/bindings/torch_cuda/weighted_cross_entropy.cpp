@@ -39,10 +39,8 @@ void weighted_cross_entropy_backward_in_place(std::vector<Tensor> grads, const T
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(unet_fast, CUDA, m) {
-  m.impl("weighted_cross_entropy", TORCH_BOX(&weighted_cross_entropy_cuda));
-  m.impl("weighted_cross_entropy_backward", TORCH_BOX(&weighted_cross_entropy_backward_cuda));
-  m.impl("weighted_cross_entropy_backward_", TORCH_BOX(&weighted_cross_entropy_backward_in_place));
-}
+UF_OPERATOR_ON(CUDA, weighted_cross_entropy, weighted_cross_entropy_cuda)
+UF_OPERATOR_ON(CUDA, weighted_cross_entropy_backward, weighted_cross_entropy_backward_cuda)
+UF_OPERATOR_ON(CUDA, weighted_cross_entropy_backward_, weighted_cross_entropy_backward_in_place)
 
 }  // namespace uf::bindings
