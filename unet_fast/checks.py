@@ -44,6 +44,26 @@ def check_same_dtype(first: str, a: torch.Tensor, second: str, b: torch.Tensor) 
         raise InputTypeError(f"{first} has dtype {a.dtype} but {second} has {b.dtype}; convert one of them")
 
 
+def check_ignore_index(ignore_index: int) -> None:
+    """Raise unless ``ignore_index`` is an integer."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+
+
+def check_constant(name: str, tensor: torch.Tensor) -> None:
+    """Raise where a gradient is wanted that a loss does not compute."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise InputError(f"{name} requires gradients, but this loss computes none for it; pass {name}.detach()")
+
+
+def check_weight(name: str, weight: torch.Tensor, of: str, maps: torch.Tensor) -> None:
+    """Raise unless ``weight`` is a floating tensor on the device of ``maps``, which get gradients where it gets none."""
+    check_tensor(name, weight)
+    check_dtype(name, weight, FLOATING)
+    check_same_device(of, maps, name, weight)
+    check_constant(name, weight)
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise unless ``value`` is one of the names in ``choices``."""
     if value not in choices:

@@ -65,6 +65,16 @@ Minutes = Annotated[
     typer.Option(help="Budget as time, validation included. Default: as the recipe says, or 30 on a GPU, 10 on a CPU."),
 ]
 Steps = Annotated[int | None, typer.Option(help="Budget as optimizer steps; such a run can be repeated exactly.")]
+Recipe = Annotated[str | None, typer.Option(help="A name of `unet-fast recipes`; other options override it.")]
+BaseChannels = Annotated[int | None, typer.Option(help="Channels of the first level.")]
+Depth = Annotated[int | None, typer.Option(help="Number of down-samplings, for networks that have this option.")]
+Tile = Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")]
+BatchSize = Annotated[int | None, typer.Option(help="Tiles per step.")]
+NumClasses = Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")]
+W0 = Annotated[float | None, typer.Option(help="Height of the border term of the weight map; 0: off.")]
+Sigma = Annotated[float | None, typer.Option(help="Width of the border term in pixels.")]
+ElasticSigma = Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")]
 
 
 def say(text: str) -> None:

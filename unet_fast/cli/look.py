@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from unet_fast.cli._app import Data, IgnoreIndex, Kind, SomeImages, SomeLabels, app, label_kind_of, say
+from unet_fast.cli._app import (
+    W0,
+    Data,
+    ElasticSigma,
+    IgnoreIndex,
+    Kind,
+    Recipe,
+    Seed,
+    Sigma,
+    SomeImages,
+    SomeLabels,
+    Tile,
+    app,
+    label_kind_of,
+    say,
+)
 from unet_fast.cli._sources import Source
 from unet_fast.errors import InputError
 
@@ -79,17 +94,15 @@ def preview(
     images: SomeImages = None,
     labels: SomeLabels = None,
     data: Data = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A name of `unet-fast recipes`, to show what it would train on.")
-    ] = None,
+    recipe: Recipe = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
-    tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
-    elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
-    w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
+    tile: Tile = None,
+    elastic_sigma: ElasticSigma = None,
+    w0: W0 = None,
+    sigma: Sigma = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the augmentation.")] = None,
+    seed: Seed = None,
 ) -> None:
     """Show augmented tiles with their labels and weight maps, before training on them."""
     from unet_fast import recipes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unet_fast.cli._app import Data, Device, SomeImages, app, say
+from unet_fast.cli._app import Data, Device, SomeImages, Tile, app, say
 from unet_fast.errors import InputError
 from unet_fast.files import ensure_folder, refuse_overwrite, refuse_twins
 
@@ -47,7 +47,7 @@ def predict(
     slices: Annotated[
         str | None, typer.Option(help="Only these images, such as 20:25; of --data also sequence:02.")
     ] = None,
-    tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
+    tile: Tile = None,
     tta: Annotated[
         int | None,
         typer.Option(

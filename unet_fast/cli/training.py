@@ -9,15 +9,25 @@ from typing import Annotated, Any
 import typer
 
 from unet_fast.cli._app import (
+    W0,
+    BaseChannels,
+    BatchSize,
     Data,
+    Depth,
     Device,
+    ElasticSigma,
     Epochs,
     IgnoreIndex,
     Kind,
     Minutes,
+    NumClasses,
+    Recipe,
+    Seed,
+    Sigma,
     SomeImages,
     SomeLabels,
     Steps,
+    Tile,
     Val,
     app,
     label_kind_of,
@@ -50,9 +60,7 @@ def train(
     data: Data = None,
     images: SomeImages = None,
     labels: SomeLabels = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A name of `unet-fast recipes`; other options override it.")
-    ] = None,
+    recipe: Recipe = None,
     val: Val = None,
     minutes: Minutes = None,
     steps: Steps = None,
@@ -60,9 +68,9 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="Network; an unknown name gets the list of all. Default: unet.")
     ] = None,
-    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Number of down-samplings.")] = None,
-    tile: Annotated[int | None, typer.Option(help="Side of an output tile in pixels.")] = None,
+    base_channels: BaseChannels = None,
+    depth: Depth = None,
+    tile: Tile = None,
     padding: Annotated[str | None, typer.Option(help="valid or same convolutions.")] = None,
     norm: Annotated[str | None, typer.Option(help="batch, instance or group normalisation.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout at the end of the contracting path.")] = None,
@@ -70,7 +78,7 @@ def train(
         Path | None, typer.Option(help="Local file with weights of a unet-resnet encoder to start from.")
     ] = None,
     loss: Annotated[str | None, typer.Option(help="Loss; an unknown name gets the list of all.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
+    batch_size: BatchSize = None,
     optimizer: Annotated[str | None, typer.Option(help="adam, or sgd with momentum 0.99.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of sgd.")] = None,
@@ -81,8 +89,8 @@ def train(
     decay_steps: Annotated[
         int | None, typer.Option(help="Steps between two such factors of the exponential schedule.")
     ] = None,
-    w0: Annotated[float | None, typer.Option(help="Height of the border term of the weight map; 0: off.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Width of the border term in pixels.")] = None,
+    w0: W0 = None,
+    sigma: Sigma = None,
     separate: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +98,7 @@ def train(
             "for labels that number objects) or ridge (of background)."
         ),
     ] = None,
-    elastic_sigma: Annotated[float | None, typer.Option(help="Elastic displacement, std in pixels; 0: off.")] = None,
+    elastic_sigma: ElasticSigma = None,
     rotation: Annotated[float | None, typer.Option(help="Rotate by up to this many degrees.")] = None,
     quarter_turns: Annotated[
         bool | None,
@@ -112,11 +120,11 @@ def train(
             "images would take more than a quarter of the memory.",
         ),
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")] = None,
+    num_classes: NumClasses = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
+    seed: Seed = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
 ) -> None:
     """Train a network on labelled images and write a run folder."""
@@ -294,17 +302,15 @@ def compare(
     val: Val = None,
     minutes: Annotated[float | None, typer.Option(help="Training time of each network.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of each network, instead of --minutes.")] = None,
-    base_channels: Annotated[int | None, typer.Option(help="Channels of the first level, for all networks.")] = None,
-    depth: Annotated[
-        int | None, typer.Option(help="Number of down-samplings, for all networks that have this option.")
-    ] = None,
+    base_channels: BaseChannels = None,
+    depth: Depth = None,
     tile: Annotated[int | None, typer.Option(help="Smallest side of an output tile in pixels.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles per step.")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Number of classes. Default: counted in the labels.")] = None,
+    batch_size: BatchSize = None,
+    num_classes: NumClasses = None,
     label_kind: Kind = None,
     ignore_index: IgnoreIndex = None,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and augmentation.")] = None,
+    seed: Seed = None,
 ) -> None:
     """Train several networks with the same budget and write one table and one plot."""
     from unet_fast.compare import compare_models

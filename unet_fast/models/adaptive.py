@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import ConvBlock, SkipBuffer, Up, init_he, level_widths, run_and_pool
+from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -30,12 +31,9 @@ class UNetBN(SegmentationModel):
     odd size at some level, uses other levels than its tiles would, so its result differs.
 
     Args:
-        in_channels: channels of the images.
+        in_channels, base_channels, fused: as for :class:`~unet_fast.models.UNet`.
         num_classes: channels of the logits; 1 is read through a sigmoid.
-        base_channels: channels of the first level; each level below has twice as many.
         depth: the largest number of halvings.
-        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank or channel count, an empty image, or in
@@ -44,12 +42,7 @@ class UNetBN(SegmentationModel):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 1,
-        base_channels: int = 64,
-        depth: int = 4,
-        fused: bool | str = "auto",
+        self, in_channels: int = 1, num_classes: int = 1, base_channels: int = 64, depth: int = 4, fused: Fused = "auto"
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         geometry = dataclasses.replace(unet_geometry(depth, "same"), any_from=1)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.models.fusion import Fusion, check_fused, fusion_for, untouched
+from unet_fast.models.fusion import Fused, Fusion, check_fused, fusion_for, untouched
 from unet_fast.models.geometry import Geometry
 from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
 from unet_fast.ops._tensors import autocasts
@@ -33,7 +33,7 @@ class SegmentationModel(nn.Module):
         num_classes: int,
         geometry: Geometry,
         options: dict[str, Any],
-        fused: bool | str = False,
+        fused: Fused = False,
     ) -> None:
         super().__init__()
         self.fused = fused
@@ -43,12 +43,12 @@ class SegmentationModel(nn.Module):
         self._options = dict(options)
 
     @property
-    def fused(self) -> bool | str:
+    def fused(self) -> Fused:
         """Whether the junctions run as fused operators (True, False or "auto"); can be changed at any time."""
         return self._fused
 
     @fused.setter
-    def fused(self, value: bool | str) -> None:
+    def fused(self, value: Fused) -> None:
         self._fused = check_fused(value)
 
     def fusion(self, x: Tensor) -> Fusion:

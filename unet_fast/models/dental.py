@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import ConvBlock, Down, Up, contract, init_he, level_widths
+from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs
 from unet_fast.models.registry import register
@@ -29,12 +30,8 @@ class UNetDental(SegmentationModel):
     level but the finest, meant for targets reduced by nearest neighbour, and the widths of the U-Net (64 to 1024).
 
     Args:
-        in_channels: channels of the images.
+        in_channels, base_channels, depth, fused: as for :class:`~unet_fast.models.UNet`.
         num_classes: channels of the logits.
-        base_channels: channels of the first level; each level below has twice as many.
-        depth: number of halvings.
-        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -42,12 +39,7 @@ class UNetDental(SegmentationModel):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 7,
-        base_channels: int = 64,
-        depth: int = 4,
-        fused: bool | str = "auto",
+        self, in_channels: int = 1, num_classes: int = 7, base_channels: int = 64, depth: int = 4, fused: Fused = "auto"
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         geometry = unet_geometry(depth, "same", up_kernel=_UP_KERNEL)

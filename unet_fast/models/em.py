@@ -8,6 +8,7 @@ from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import ConvBlock, Down, Up, contract, init_he, level_widths
+from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import Geometry, unet_geometry, unet_reach
 from unet_fast.models.registry import register
 
@@ -28,12 +29,8 @@ class UNetEM(SingleHeadModel):
     94. So the layers below use no padding at all, which gives the same values and gradients for less work.
 
     Args:
-        in_channels: channels of the images.
+        in_channels, base_channels, depth, fused: as for :class:`~unet_fast.models.UNet`.
         num_classes: channels of the logits; 1 is read through a sigmoid.
-        base_channels: channels of the first level; each level below has twice as many.
-        depth: number of halvings.
-        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -46,12 +43,7 @@ class UNetEM(SingleHeadModel):
     """
 
     def __init__(
-        self,
-        in_channels: int = 1,
-        num_classes: int = 1,
-        base_channels: int = 64,
-        depth: int = 4,
-        fused: bool | str = "auto",
+        self, in_channels: int = 1, num_classes: int = 1, base_channels: int = 64, depth: int = 4, fused: Fused = "auto"
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         options = {"base_channels": base_channels, "depth": depth}

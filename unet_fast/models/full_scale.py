@@ -10,7 +10,7 @@ from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts, check_flag
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, ConvBlock, init_he, level_widths, run_and_pool
-from unet_fast.models.fusion import Fusion
+from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.heads import HeadOutputs, gated_logits
 from unet_fast.models.registry import register
@@ -66,7 +66,7 @@ class UNet3Plus(SegmentationModel):
         depth: int = 4,
         deep_supervision: bool = True,
         classification: bool = False,
-        fused: bool | str = "auto",
+        fused: Fused = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_flag("deep_supervision", deep_supervision)

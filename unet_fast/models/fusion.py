@@ -16,6 +16,9 @@ from unet_fast.errors import InputError
 from unet_fast.nn.conv_relu import fits
 from unet_fast.ops import _backends, _protocol
 
+# True, False or "auto": what a network's argument ``fused`` may be
+Fused = bool | str
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -56,14 +59,14 @@ FULL = Fusion(convolutions=True, contracting=True, expanding=True, head=True)
 AUTO = {"cpu": FULL, "cuda": FULL if _backends.FUSED_IS_FASTER else PLAIN}
 
 
-def check_fused(fused: bool | str) -> bool | str:
+def check_fused(fused: Fused) -> Fused:
     """``fused`` itself; raises ``InputError`` unless it is True, False or "auto"."""
     if not isinstance(fused, bool) and fused != "auto":
         raise InputError(f"fused is {fused!r}, expected True, False or 'auto'")
     return fused
 
 
-def fusion_for(fused: bool | str, x: Tensor) -> Fusion:
+def fusion_for(fused: Fused, x: Tensor) -> Fusion:
     """The junctions to fuse for an input like ``x``; "auto" leaves out those that only the slow reference could run.
 
     None while operations are transformed or traced one by one (:mod:`unet_fast.ops._protocol`).

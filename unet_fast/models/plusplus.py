@@ -12,7 +12,7 @@ from unet_fast.errors import InputError
 from unet_fast.models.arguments import check_counts, check_flag, check_norm
 from unet_fast.models.base import SegmentationModel
 from unet_fast.models.blocks import ConvBlock, Up, init_he, level_widths, run_and_pool
-from unet_fast.models.fusion import PLAIN, Fusion
+from unet_fast.models.fusion import PLAIN, Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs, mean_logits
 from unet_fast.models.registry import register
@@ -42,16 +42,13 @@ class UNetPlusPlus(SegmentationModel):
     checked.
 
     Args:
-        in_channels: channels of the images.
+        in_channels, base_channels, fused: as for :class:`~unet_fast.models.UNet`.
         num_classes: channels of the logits; 1 is read through a sigmoid.
-        base_channels: channels of the first level; each level below has twice as many.
         depth: number of halvings of the full network.
         deep_supervision: whether every X(0, j), j >= 1, has a head, or the last one only.
         mode: what eval mode returns, "accurate" or "fast"; the same with one head.
         prune: level 1 ... depth to prune to; ``None`` for the full network.
         norm: ``None``, "batch", "instance" or "group", between each 3x3 convolution and its ReLU.
-        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -68,7 +65,7 @@ class UNetPlusPlus(SegmentationModel):
         mode: str = "accurate",
         prune: int | None = None,
         norm: str | None = None,
-        fused: bool | str = "auto",
+        fused: Fused = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_flag("deep_supervision", deep_supervision)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from unet_fast.models.arguments import check_counts, check_probability
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import ConvBlock, Down, JoinConv2d, SkipBuffer, Up, contract, init_he, level_widths
-from unet_fast.models.fusion import Fusion
+from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -25,13 +25,9 @@ class UNet2015Release(SingleHeadModel):
     Images (N, in_channels, H, W) -> logits (N, num_classes, H - 184, W - 184) at depth 4.
 
     Args:
-        in_channels: channels of the images.
+        in_channels, base_channels, depth, fused: as for :class:`~unet_fast.models.UNet`.
         num_classes: channels of the logits.
-        base_channels: channels of the first level; each level below has twice as many.
-        depth: number of halvings.
         dropout: probability of dropping an element; 0 to less than 1.
-        fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
-            that are faster on the device of the images. Parameters and results stay the same.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size. ``InputTypeError``
@@ -45,7 +41,7 @@ class UNet2015Release(SingleHeadModel):
         base_channels: int = 64,
         depth: int = 4,
         dropout: float = 0.5,
-        fused: bool | str = "auto",
+        fused: Fused = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_probability("dropout", dropout)

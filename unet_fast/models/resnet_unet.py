@@ -11,6 +11,7 @@ from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import CONVOLUTIONS_PER_BLOCK, Up, init_he
+from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.pretrained import load_encoder
 from unet_fast.models.registry import register
@@ -57,7 +58,7 @@ class UNetResNet(SingleHeadModel):
         num_classes: int = 1,
         base_channels: int = 64,
         weights: str | os.PathLike[str] | None = None,
-        fused: bool | str = "auto",
+        fused: Fused = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels)
         encoder = ResNetEncoder(self.block, self.blocks, in_channels, base_channels)

@@ -17,6 +17,7 @@ from unet_fast.models.blocks import (
     init_he,
     level_widths,
 )
+from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
 
@@ -63,7 +64,7 @@ class UNet(SingleHeadModel):
         padding: str = "valid",
         norm: str | None = None,
         dropout: float = 0.0,
-        fused: bool | str = "auto",
+        fused: Fused = "auto",
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_choice("padding", padding, PADDINGS)

@@ -180,8 +180,7 @@ def prepare(
     checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
     checks.check_dtype("target", target, (*checks.INTEGRAL, torch.bool, *checks.FLOATING))
     checks.check_same_device("logits", logits, "target", target)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+    checks.check_ignore_index(ignore_index)
     if activation is not None:
         checks.check_choice("activation", activation, ACTIVATIONS)
     classes = logits.shape[1]
@@ -191,11 +190,7 @@ def prepare(
         raise InputError(f"logits of shape {tuple(logits.shape)} have one channel, expected at least two for a softmax")
     wide = _tensors.wide(logits.dtype)
     if weight is not None:
-        checks.check_tensor("weight", weight)
-        checks.check_dtype("weight", weight, checks.FLOATING)
-        checks.check_same_device("logits", logits, "weight", weight)
-        if weight.requires_grad and torch.is_grad_enabled():
-            raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
+        checks.check_weight("weight", weight, "logits", logits)
         weight = _pixels("weight", weight, logits).to(wide)
     if class_weight is not None:
         checks.check_tensor("class_weight", class_weight)
@@ -214,8 +209,7 @@ def _truth(target: torch.Tensor, logits: torch.Tensor, wide: torch.dtype) -> tor
     """The target as the operator takes it."""
     classes = logits.shape[1]
     floating = target.dtype.is_floating_point
-    if target.requires_grad and torch.is_grad_enabled():
-        raise InputError("target requires gradients, but this loss computes none for it; pass target.detach()")
+    checks.check_constant("target", target)
     if target.shape == logits.shape and (floating or classes > 1):
         return target.to(wide)  # the truth of each class
     expected = "" if classes == 1 else f", or {tuple(logits.shape)}, the truth of each class"

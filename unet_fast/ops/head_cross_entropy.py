@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from unet_fast import checks, reference
-from unet_fast.errors import InputError, InputTypeError
+from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _protocol, _record, _targets, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, HEAD_GRADIENT
 from unet_fast.ops.weighted_cross_entropy import REDUCTIONS, scaled_in_place, weighted_cross_entropy
@@ -125,8 +125,7 @@ def _checked(
     checks.check_dtype("weight", weight, checks.FLOATING)
     checks.check_rank("features", features, (3, 4, 5), "(N, C, H, W), or one or three spatial dimensions")
     checks.check_choice("reduction", reduction, REDUCTIONS[1:])
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+    checks.check_ignore_index(ignore_index)
     channels = features.shape[1]
     if weight.dim() < 2 or weight.shape[0] < 2 or weight.shape[1] != channels or weight.shape[2:].numel() != 1:
         raise InputError(
@@ -137,17 +136,10 @@ def _checked(
     target = _targets.class_map(
         target, weight.shape[0], pixels, f"that of the features {tuple(features.shape)} without the channels"
     )
-    if pixel_weight is None:
-        return target, None
-    checks.check_tensor("pixel_weight", pixel_weight)
-    checks.check_dtype("pixel_weight", pixel_weight, checks.FLOATING)
-    checks.check_same_device("features", features, "pixel_weight", pixel_weight)
-    pixel_weight = _targets.of_pixels("pixel_weight", pixel_weight, pixels, "that of the target")
-    if pixel_weight.requires_grad and torch.is_grad_enabled():
-        raise InputError(
-            "pixel_weight requires gradients, but this loss computes none for it; pass pixel_weight.detach()"
-        )
-    return target, pixel_weight.detach()
+    if pixel_weight is not None:
+        checks.check_weight("pixel_weight", pixel_weight, "features", features)
+        pixel_weight = _targets.of_pixels("pixel_weight", pixel_weight, pixels, "that of the target").detach()
+    return target, pixel_weight
 
 
 _DIFFERENTIABLE = (0, 1, 3, 4)  # of the operator's arguments: features, feature_bias, weight, bias

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unet_fast import checks, reference
-from unet_fast.errors import InputError, InputTypeError
+from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _protocol, _record, _targets, _tensors
 from unet_fast.ops._tolerances import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 
@@ -83,8 +83,7 @@ def _checked(
     checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
     checks.check_same_device("logits", logits, "target", target)
     checks.check_choice("reduction", reduction, REDUCTIONS)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
+    checks.check_ignore_index(ignore_index)
     if logits.shape[1] < 2:
         raise InputError(
             f"logits of shape {tuple(logits.shape)} have {logits.shape[1]} classes, expected at least 2; "
@@ -94,15 +93,10 @@ def _checked(
     target = _targets.class_map(
         target, logits.shape[1], pixels, f"that of the logits {tuple(logits.shape)} without the classes"
     )
-    if weight is None:
-        return target, None
-    checks.check_tensor("weight", weight)
-    checks.check_dtype("weight", weight, checks.FLOATING)
-    checks.check_same_device("logits", logits, "weight", weight)
-    weight = _targets.of_pixels("weight", weight, pixels, "that of the target")
-    if weight.requires_grad and torch.is_grad_enabled():
-        raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
-    return target, weight.detach()
+    if weight is not None:
+        checks.check_weight("weight", weight, "logits", logits)
+        weight = _targets.of_pixels("weight", weight, pixels, "that of the target").detach()
+    return target, weight
 
 
 def _fake(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 
 
-def bias_relu(x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def bias_relu(x: Tensor, bias: Tensor | None = None) -> Tensor:
     """See :func:`unet_fast.ops.bias_relu`."""
     if bias is None:
         return F.relu(x)

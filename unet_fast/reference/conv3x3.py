@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 def conv3x3(
-    inputs: torch.Tensor | Sequence[torch.Tensor],
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    inputs: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
     *,
     padding: int = 0,
     activation: str | None = None,
     negative_slope: float = 0.01,
-) -> torch.Tensor:
+) -> Tensor:
     """See :func:`unet_fast.ops.conv3x3`."""
-    x = inputs if isinstance(inputs, torch.Tensor) else torch.cat(tuple(inputs), 1)
+    x = inputs if isinstance(inputs, Tensor) else torch.cat(tuple(inputs), 1)
     out = F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding)
     if activation is None:
         return out

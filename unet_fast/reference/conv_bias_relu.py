@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def conv_bias_relu(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, padding: int = 0
-) -> torch.Tensor:
+def conv_bias_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 0) -> Tensor:
     """See :func:`unet_fast.ops.conv_bias_relu`."""
     return F.relu(F.conv2d(x, weight, None if bias is None else bias.to(x.dtype), padding=padding))

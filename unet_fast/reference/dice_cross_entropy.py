@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 from unet_fast.errors import InputError
 
 
 def dice_cross_entropy(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
     *,
     activation: str | None = None,
     lambda_dice: float = 1.0,
     lambda_ce: float = 1.0,
-    class_weight: torch.Tensor | None = None,
+    class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     include_background: bool = True,
     over: str = "sample",
@@ -25,7 +26,7 @@ def dice_cross_entropy(
     smooth_dr: float = 1e-5,
     ignore_index: int = -100,
     reduction: str = "mean",
-) -> torch.Tensor:
+) -> Tensor:
     """See :func:`unet_fast.ops.dice_cross_entropy`. Differentiable any number of times."""
     sigmoid = activation == "sigmoid" or (activation is None and logits.shape[1] == 1)
     classes = logits.shape[1]
@@ -52,14 +53,14 @@ def dice_cross_entropy(
 
 
 def region_sums(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None,
-    class_weight: torch.Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    class_weight: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     sigmoid: bool,
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[Tensor, ...]:
     """As the operator: sums over pixels, float64, from arguments that are checked but for the values of the target."""
     classes = logits.shape[1]
     target = target.squeeze(1) if classes == 1 and target.dim() == logits.dim() else target
@@ -101,9 +102,9 @@ def region_sums(
     )
 
 
-def _check(target: torch.Tensor, counted: torch.Tensor, classes: int, ignore_index: int) -> None:
+def _check(target: Tensor, counted: Tensor, classes: int, ignore_index: int) -> None:
     """Raise for a class that there is not, where the values can be read without waiting for a device."""
-    if target.device.type != "cpu" or torch.compiler.is_compiling() or type(target) is not torch.Tensor:
+    if target.device.type != "cpu" or torch.compiler.is_compiling() or type(target) is not Tensor:
         return
     largest = max(classes - 1, 1)
     wrong = counted & ~((target >= 0) & (target <= largest))

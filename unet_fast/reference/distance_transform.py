@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from unet_fast.distance_options import spacing_of
 
 
-def distance_transform(mask: torch.Tensor, *, spacing: float | Sequence[float] | None = None) -> torch.Tensor:
+def distance_transform(mask: Tensor, *, spacing: float | Sequence[float] | None = None) -> Tensor:
     """See :func:`unet_fast.ops.distance_transform`."""
     squared = squared_distance(mask != 0, spacing_of(spacing, mask.dim() - 1))
     return squared.sqrt().to(torch.float32)
 
 
-def squared_distance(mask: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+def squared_distance(mask: Tensor, spacing: Sequence[float]) -> Tensor:
     """Squared distance to the nearest False, in float64: min over j of d[j] + (step * (x - j))^2 along each axis."""
     squared = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
     squared = squared.masked_fill(mask, torch.inf)

@@ -6,23 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unet_fast import _warp_arguments as arguments
 
 
 def elastic_warp(
-    inputs: torch.Tensor | Sequence[torch.Tensor],
-    displacement: torch.Tensor,
+    inputs: Tensor | Sequence[Tensor],
+    displacement: Tensor,
     *,
-    matrix: torch.Tensor | None = None,
+    matrix: Tensor | None = None,
     output_size: Any = None,
     interpolation: str | Sequence[str] | None = None,
     field: str = "bicubic",
     padding: str = "mirror",
     fill: float | Sequence[float] = 0.0,
-) -> torch.Tensor | tuple[torch.Tensor, ...]:
+) -> Tensor | tuple[Tensor, ...]:
     """See :func:`unet_fast.ops.elastic_warp`. Coordinates are float64; every argument that floats is differentiable."""
-    images = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+    images = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     height, width = images[0].shape[2:]
     sizes = arguments.output_sizes(output_size, len(images), (height, width))
     kinds = arguments.interpolations(interpolation, len(images))
@@ -35,10 +36,10 @@ def elastic_warp(
         # torch's own operations hardly know uint16
         known = image.int() if image.dtype == torch.uint16 else image
         warped.append(_sample(known, y, x, name, padding, value, image.dtype))
-    return warped[0] if isinstance(inputs, torch.Tensor) else tuple(warped)
+    return warped[0] if isinstance(inputs, Tensor) else tuple(warped)
 
 
-def field_matrix(field: str, pixels: torch.Tensor, n: int, g: int) -> torch.Tensor:
+def field_matrix(field: str, pixels: Tensor, n: int, g: int) -> Tensor:
     """The weights A (len(pixels), g), float64, with which g control points act on ``pixels`` of an axis of n pixels."""
     steps = g - 3 if field == "bspline_smooth" else g - 1
     position = pixels.clamp(0, n - 1).double() * (steps / (n - 1) if n > 1 else 0.0)
@@ -63,13 +64,8 @@ def field_matrix(field: str, pixels: torch.Tensor, n: int, g: int) -> torch.Tens
 
 
 def _source(
-    displacement: torch.Tensor,
-    matrix: torch.Tensor | None,
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    size: tuple[int, int],
-    field: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    displacement: Tensor, matrix: Tensor | None, rows: Tensor, columns: Tensor, size: tuple[int, int], field: str
+) -> tuple[Tensor, Tensor]:
     """Where the frame pixels rows x columns read: y and x, each (N, len(rows), len(columns)), float64."""
     (height, width), (gh, gw) = size, displacement.shape[2:]
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
@@ -88,17 +84,11 @@ def _source(
 
 
 def _sample(
-    image: torch.Tensor,
-    y: torch.Tensor,
-    x: torch.Tensor,
-    interpolation: str,
-    padding: str,
-    fill: float,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+    image: Tensor, y: Tensor, x: Tensor, interpolation: str, padding: str, fill: float, dtype: torch.dtype
+) -> Tensor:
     n = torch.arange(len(image), device=image.device)[:, None, None]
     integral = not image.is_floating_point()
-    total: torch.Tensor | None = None
+    total: Tensor | None = None
     for row, row_valid, row_weight in _taps(y, interpolation, image.shape[2], padding):
         for column, column_valid, column_weight in _taps(x, interpolation, image.shape[3], padding):
             pixels = image[n, :, row, column].movedim(-1, 1)
@@ -115,19 +105,15 @@ def _sample(
     return total.to(dtype)
 
 
-def _taps(
-    q: torch.Tensor, interpolation: str, n: int, padding: str
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _taps(q: Tensor, interpolation: str, n: int, padding: str) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Index inside the axis, whether it is no fill value, and weight, for every tap of the source coordinates q."""
     known = ~q.isnan()
     q = torch.where(known, q, 0.0).clamp(-(2.0**52), 2.0**52)
     base = torch.floor(q + 0.5) if interpolation == "nearest" else q.floor()
     t = q - base
-    first, weights = {
-        "nearest": (0, [torch.ones_like(q)]),
-        "bilinear": (0, [1 - t, t]),
-        "bicubic": (-1, _keys(t)),
-    }[interpolation]
+    first, weights = {"nearest": (0, [torch.ones_like(q)]), "bilinear": (0, [1 - t, t]), "bicubic": (-1, _keys(t))}[
+        interpolation
+    ]
     taps = []
     for k, weight in enumerate(weights):
         i = base.long() + first + k
@@ -136,28 +122,28 @@ def _taps(
     return taps
 
 
-def _mirror(i: torch.Tensor, n: int) -> torch.Tensor:
+def _mirror(i: Tensor, n: int) -> Tensor:
     if n == 1:
         return torch.zeros_like(i)
     i = i.remainder(2 * (n - 1))
     return torch.minimum(i, 2 * (n - 1) - i)
 
 
-def _keys(t: torch.Tensor) -> list[torch.Tensor]:
-    def near(d: torch.Tensor) -> torch.Tensor:
+def _keys(t: Tensor) -> list[Tensor]:
+    def near(d: Tensor) -> Tensor:
         return 1.25 * d**3 - 2.25 * d**2 + 1
 
-    def far(d: torch.Tensor) -> torch.Tensor:
+    def far(d: Tensor) -> Tensor:
         return -0.75 * d**3 + 3.75 * d**2 - 6 * d + 3
 
     return [far(1 + t), near(t), near(1 - t), far(2 - t)]
 
 
-def _bspline(t: torch.Tensor) -> list[torch.Tensor]:
-    def near(d: torch.Tensor) -> torch.Tensor:
+def _bspline(t: Tensor) -> list[Tensor]:
+    def near(d: Tensor) -> Tensor:
         return 2 / 3 - d**2 + d**3 / 2
 
-    def far(d: torch.Tensor) -> torch.Tensor:
+    def far(d: Tensor) -> Tensor:
         return (2 - d) ** 3 / 6
 
     return [far(1 + t), near(t), near(1 - t), far(2 - t)]

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 from unet_fast.reference.weighted_cross_entropy import weighted_cross_entropy
 
 
 def head_cross_entropy(
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    target: torch.Tensor,
-    pixel_weight: torch.Tensor | None = None,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    pixel_weight: Tensor | None = None,
     *,
     relu: bool = False,
-    feature_bias: torch.Tensor | None = None,
+    feature_bias: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-) -> torch.Tensor:
+) -> Tensor:
     """See :func:`unet_fast.ops.head_cross_entropy`. Differentiable any number of times."""
     logits = head_logits(features, weight, bias, target != ignore_index, relu, feature_bias)
     return weighted_cross_entropy(logits, target, pixel_weight, ignore_index=ignore_index, reduction=reduction)
 
 
 def head_logits(
-    features: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    counted: torch.Tensor,
-    relu: bool,
-    feature_bias: torch.Tensor | None,
-) -> torch.Tensor:
+    features: Tensor, weight: Tensor, bias: Tensor | None, counted: Tensor, relu: bool, feature_bias: Tensor | None
+) -> Tensor:
     """The logits (N, K, *S), wide, with the features of pixels that are not counted (N, *S) taken as 0."""
     dtype = wide(features.dtype)
     # ignored pixels are cut off before anything is computed: not even a NaN there may reach a gradient

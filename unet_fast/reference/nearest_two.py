@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from unet_fast.distance_options import spacing_of
 from unet_fast.reference.distance_transform import squared_distance
 
 
-def nearest_two(
-    instances: torch.Tensor, *, spacing: float | Sequence[float] | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_two(instances: Tensor, *, spacing: float | Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
     """See :func:`unet_fast.ops.nearest_two`."""
     steps = spacing_of(spacing, instances.dim() - 1)
     labels = instances.to(torch.int64)

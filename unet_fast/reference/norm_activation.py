@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 
 
 def norm_activation(
-    x: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     norm: str = "instance",
     num_groups: int | None = None,
-    running_mean: torch.Tensor | None = None,
-    running_var: torch.Tensor | None = None,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str = "none",
-    slope: float | torch.Tensor = 0.01,
-) -> torch.Tensor:
+    slope: float | Tensor = 0.01,
+) -> Tensor:
     """See :func:`unet_fast.ops.norm_activation`. Differentiable any number of times."""
     dtype = wide(x.dtype)
     n, channels = x.shape[:2]
@@ -50,16 +51,16 @@ def norm_activation(
     return activated(out, activation, slope).to(x.dtype).view(x.shape)
 
 
-def activated(z: torch.Tensor, activation: str, slope: float | torch.Tensor) -> torch.Tensor:
+def activated(z: Tensor, activation: str, slope: float | Tensor) -> Tensor:
     """The activation of (N, C, pixels)."""
     if activation == "relu":
         return F.relu(z)
     if activation == "silu":
         return F.silu(z)
     if activation == "prelu":
-        assert isinstance(slope, torch.Tensor)
+        assert isinstance(slope, Tensor)
         return F.prelu(z, slope.to(z.dtype))
     if activation == "leaky_relu":
-        assert not isinstance(slope, torch.Tensor)
+        assert not isinstance(slope, Tensor)
         return F.leaky_relu(z, slope)
     return z

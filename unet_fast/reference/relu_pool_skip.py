@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 
 
 def relu_pool_skip(
-    x: torch.Tensor, bias: torch.Tensor | None = None, *, skip_size: Sequence[int] | None = None, up_channels: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+    x: Tensor, bias: Tensor | None = None, *, skip_size: Sequence[int] | None = None, up_channels: int = 0
+) -> tuple[Tensor, Tensor]:
     """See :func:`unet_fast.ops.relu_pool_skip`; the channels that wait for the up-sampled map are 0."""
     dtype = wide(x.dtype)
     y = x if bias is None else (x.to(dtype) + bias.to(dtype)[:, None, None]).to(x.dtype)

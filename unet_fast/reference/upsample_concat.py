@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 
 
 def upsample_concat(
-    skip: torch.Tensor,
-    x: torch.Tensor,
+    skip: Tensor,
+    x: Tensor,
     *,
     mode: str = "nearest",
     align_corners: bool = False,
     order: str = "skip_first",
     padding: str | None = None,
-) -> torch.Tensor:
+) -> Tensor:
     """See :func:`unet_fast.ops.upsample_concat`. Differentiable any number of times."""
     if mode == "bilinear":
         size = (2 * x.shape[2], 2 * x.shape[3])
@@ -26,7 +27,7 @@ def upsample_concat(
     return joined(skip, up, order, padding)
 
 
-def joined(skip: torch.Tensor, up: torch.Tensor, order: str, padding: str | None) -> torch.Tensor:
+def joined(skip: Tensor, up: Tensor, order: str, padding: str | None) -> Tensor:
     """A skip and a map that is not larger, of any number of dimensions, by their order and padding."""
     for dim in range(2, skip.dim()):
         full, part = skip.shape[dim], up.shape[dim]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from unet_fast.dtypes import wide
 from unet_fast.errors import InputError
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-) -> torch.Tensor:
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
     """See :func:`unet_fast.ops.weighted_cross_entropy`. Differentiable any number of times."""
     dtype = wide(logits.dtype)
     num_classes = logits.shape[1]

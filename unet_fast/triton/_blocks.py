@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.triton import _lines
 from unet_fast.triton._lines import far_of, further, load_cost, look_at, square
@@ -159,13 +160,8 @@ def look_at_least(
 
 
 def keep(
-    kernel: Any,
-    planes: tuple[torch.Tensor, ...],
-    dtypes: tuple[torch.dtype, ...],
-    length: int,
-    stride: int,
-    **options: Any,
-) -> tuple[torch.Tensor | None, ...]:
+    kernel: Any, planes: tuple[Tensor, ...], dtypes: tuple[torch.dtype, ...], length: int, stride: int, **options: Any
+) -> tuple[Tensor | None, ...]:
     """What ``kernel`` keeps of the blocks of lines of so many pixels: a tensor a dtype, or None where lines are short."""
     if length <= LEAST:
         return (None,) * len(dtypes)

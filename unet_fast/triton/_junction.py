@@ -12,6 +12,7 @@ import os
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 _BITS = {
     torch.float64: (tl.float64, tl.int64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
@@ -32,7 +33,7 @@ def number(dtype: torch.dtype) -> dict[str, object]:
     return {"FLOAT": name, "INT": bits, "WIDE": wide, "MAGNITUDE": magnitude, "INFINITY": infinity, "CUT": cut}
 
 
-def bits_of(tensor: torch.Tensor) -> object:
+def bits_of(tensor: Tensor) -> object:
     """The tensor as integers, for a kernel."""
     return triton.reinterpret(tensor, _BITS[tensor.dtype][1])
 
@@ -93,7 +94,7 @@ def columns(*widths: int) -> int:
     return min((256, 128, 64, 32), key=lambda block: sum(-width % block for width in widths))
 
 
-def channel_sums(partial: torch.Tensor, parts: int, sums: torch.Tensor) -> None:
+def channel_sums(partial: Tensor, parts: int, sums: Tensor) -> None:
     """Fills ``sums`` (channels,), which may be empty, from (parts, channels); with 0 where there are no parts."""
     channels = sums.numel()
     if channels:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 # Steps to a label that is not there; larger than any side. The squares of steps, where there is none.
 NO_STEPS = tl.constexpr(1 << 30)
@@ -61,8 +63,14 @@ class Grid:
     def cost(self) -> torch.dtype:
         return torch.int32 if self.integral else torch.float64
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the kernels of the remaining axes are compiled for."""
+        cost = tl.int32 if self.integral else tl.float64
+        return {"SCAN": self.scan_weight, "SCALE": self.scale, "COST": cost, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
 
-def grid_of(tensor: torch.Tensor, spacing: list[float]) -> Grid:
+
+def grid_of(tensor: Tensor, spacing: list[float]) -> Grid:
     """The grid of a (N, H, W) or (N, D, H, W) tensor with one spacing for each axis but the first."""
     batch, *sides = tensor.shape
     scale = max((step for step, side in zip(spacing, sides, strict=True) if side > 1), default=1.0)
@@ -264,15 +272,13 @@ class Segments:
         count = triton.cdiv(grid.scan, rows)
         return Segments(rows, count, grid.batch * count * triton.cdiv(grid.lanes, _LANES))
 
-    def workspace(self, grid: Grid, values: int, like: torch.Tensor) -> torch.Tensor:
+    def workspace(self, grid: Grid, values: int, like: Tensor) -> Tensor:
         """Memory for ``values`` int32 numbers a line and segment; none where one segment is all."""
         count = grid.batch * self.count * values * grid.lanes if self.count > 1 else 0
         return torch.empty(count, dtype=torch.int32, device=like.device)
 
 
-def label_planes(
-    grid: Grid, labels: torch.Tensor, steps1: torch.Tensor, steps2: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def label_planes(grid: Grid, labels: Tensor, steps1: Tensor, steps2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """label1, steps1, steps2 of the scan; the last two are the memory given."""
     segments = Segments.of(grid)
     summaries = segments.workspace(grid, 8, labels)
@@ -285,7 +291,7 @@ def label_planes(
     return label1, steps1, steps2
 
 
-def zero_steps(grid: Grid, mask: torch.Tensor, significant: int, steps: torch.Tensor) -> torch.Tensor:
+def zero_steps(grid: Grid, mask: Tensor, significant: int, steps: Tensor) -> Tensor:
     """``steps`` of the scan for zeros, an int32 tensor."""
     segments = Segments.of(grid)
     summaries = segments.workspace(grid, 2, mask)

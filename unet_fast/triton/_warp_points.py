@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast._warp_arguments import FIELDS, INTERPOLATIONS, PADDINGS
 
@@ -205,7 +206,7 @@ def prefilter(coefficients, lines, n, stride, inner, step, BLOCK: tl.constexpr):
         tl.store(at, previous, mask=here)
 
 
-def coefficients_of(displacement: torch.Tensor, field: int) -> torch.Tensor:
+def coefficients_of(displacement: Tensor, field: int) -> Tensor:
     """The control points that the kernels add up: for B-splines, coefficients; 16 bytes of workspace for each point."""
     if field != BSPLINE.value:
         return displacement.contiguous()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton import _junction
@@ -75,7 +76,7 @@ def let_through(
             tl.store(partial + part * channels + row % channels, sums, mask=row < rows)
 
 
-def _matrix(dense: torch.Tensor, by_channel: bool) -> tuple[int, int, bool]:
+def _matrix(dense: Tensor, by_channel: bool) -> tuple[int, int, bool]:
     """Rows and columns, and whether the columns are the channels."""
     n, c = dense.shape[:2]
     if not by_channel:
@@ -92,7 +93,7 @@ def _tiling(rows: int, columns: int) -> tuple[int, int, int]:
     return height, width, triton.cdiv(columns, width)
 
 
-def _apply(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+def _apply(x: Tensor, bias: Tensor | None, out: Tensor) -> None:
     if not x.numel():
         return
     rows, columns, last = _matrix(x, bias is not None)
@@ -105,14 +106,14 @@ def _apply(x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> Non
     )  # fmt: skip
 
 
-def bias_relu(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def bias_relu(x: Tensor, bias: Tensor | None) -> Tensor:
     """As torch.ops.unet_fast.bias_relu."""
     out = _record.allocate("bias_relu", x, bias)
     _apply(x.contiguous(memory_format=_tensors.dense_format(x)), bias, out)
     return out
 
 
-def bias_relu_(x: torch.Tensor, bias: torch.Tensor | None) -> None:
+def bias_relu_(x: Tensor, bias: Tensor | None) -> None:
     """As torch.ops.unet_fast.bias_relu_."""
     dense = x.contiguous(memory_format=_tensors.dense_format(x))
     _apply(dense, bias, dense)
@@ -120,7 +121,7 @@ def bias_relu_(x: torch.Tensor, bias: torch.Tensor | None) -> None:
         x.copy_(dense)
 
 
-def bias_relu_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def bias_relu_backward(grad: Tensor, out: Tensor, want_bias: bool) -> tuple[Tensor, Tensor]:
     """As torch.ops.unet_fast.bias_relu_backward. Workspace: 8 bytes a channel for each tile."""
     grad_x, grad_bias = _record.allocate("bias_relu_backward", grad, out, want_bias)
     layout = _tensors.dense_format(out)
@@ -144,8 +145,4 @@ def bias_relu_backward(grad: torch.Tensor, out: torch.Tensor, want_bias: bool) -
     return grad_x, grad_bias
 
 
-KERNELS: dict[str, Any] = {
-    "bias_relu": bias_relu,
-    "bias_relu_": bias_relu_,
-    "bias_relu_backward": bias_relu_backward,
-}
+KERNELS: dict[str, Any] = {"bias_relu": bias_relu, "bias_relu_": bias_relu_, "bias_relu_backward": bias_relu_backward}

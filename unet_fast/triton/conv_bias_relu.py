@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unet_fast.triton.bias_relu import bias_relu_, bias_relu_backward
 
 
-def conv_bias_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: int) -> torch.Tensor:
+def conv_bias_relu(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """As torch.ops.unet_fast.conv_bias_relu. Bytes: those of the convolution, and 2 an element of a byte of its output."""
     out = torch.ops.aten.convolution(x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
     bias_relu_(out, bias)
@@ -17,15 +18,8 @@ def conv_bias_relu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 def conv_bias_relu_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    padding: int,
-    want_x: bool,
-    want_weight: bool,
-    want_bias: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, padding: int, want_x: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """As torch.ops.unet_fast.conv_bias_relu_backward."""
     masked, grad_bias = bias_relu_backward(grad, out, want_bias)
     if not (want_x or want_weight):

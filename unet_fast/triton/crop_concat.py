@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton import _junction
@@ -108,13 +108,13 @@ def place_box(
     tl.store(target + to_row + columns, values, mask=(rows < size_rows) & (columns < units))
 
 
-def _box(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+def _box(tensor: Tensor, channels_last: bool) -> Tensor:
     """The tensor with five dimensions and the innermost one last."""
     volume = tensor if tensor.dim() == 5 else tensor.unsqueeze(2)
     return volume.permute(0, 2, 3, 4, 1) if channels_last else volume
 
 
-def _word(*boxes: torch.Tensor, steps: tuple[int, ...] = ()) -> int:
+def _word(*boxes: Tensor, steps: tuple[int, ...] = ()) -> int:
     """The bytes of the widest word in which all of these boxes, and these steps in elements, can be counted."""
     size = boxes[0].element_size()
     word = math.gcd(_WIDEST, *(step * size for step in steps))
@@ -124,7 +124,7 @@ def _word(*boxes: torch.Tensor, steps: tuple[int, ...] = ()) -> int:
     return word
 
 
-def _strides(box: torch.Tensor, word: int) -> list[int]:
+def _strides(box: Tensor, word: int) -> list[int]:
     """The outer four strides in words."""
     outer = zip(box.stride()[:4], box.shape[:4], strict=True)
     return [stride * box.element_size() // word if n > 1 else 0 for stride, n in outer]
@@ -135,12 +135,12 @@ def _tiling(rows: int, *widths: int) -> tuple[int, int]:
     return min(_TILE // columns, triton.next_power_of_2(max(1, rows))), columns
 
 
-def _tiles(box: torch.Tensor, columns_of_box: int, rows: int, columns: int) -> int:
+def _tiles(box: Tensor, columns_of_box: int, rows: int, columns: int) -> int:
     a, b, c, height = box.shape[:4]
     return a * b * c * triton.cdiv(height, rows) * triton.cdiv(columns_of_box, columns)
 
 
-def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def crop_concat(skip: Tensor, up: Tensor) -> Tensor:
     """As torch.ops.unet_fast.crop_concat."""
     result = _record.allocate("crop_concat", skip, up)
     # a result of one channel or pixel is both, and planar suits
@@ -168,14 +168,14 @@ def crop_concat(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def crop_concat_backward(grad: torch.Tensor, skip_channels: int, skip_size: list[int]) -> torch.Tensor:
+def crop_concat_backward(grad: Tensor, skip_channels: int, skip_size: list[int]) -> Tensor:
     """As torch.ops.unet_fast.crop_concat_backward."""
     result = _record.allocate("crop_concat_backward", grad, skip_channels, skip_size)
     place(grad[:, :skip_channels], result, _tensors.is_channels_last(grad))
     return result
 
 
-def place(tensor: torch.Tensor, result: torch.Tensor, channels_last: bool) -> None:
+def place(tensor: Tensor, result: Tensor, channels_last: bool) -> None:
     """The centre of ``result``, which may be a part of the channels of another tensor, becomes ``tensor``, the rest 0."""
     tensor = _tensors.innermost_dense(tensor, channels_last)
     source, target = _box(tensor, channels_last), _box(result, channels_last)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record
 from unet_fast.triton import _blocks, _lines
@@ -51,7 +52,7 @@ def smallest_along(
         tl.store(out + pixel, nearest, mask=inside)
 
 
-def distance_transform(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor:
+def distance_transform(mask: Tensor, spacing: list[float]) -> Tensor:
     """As torch.ops.unet_fast.distance_transform.
 
     Workspace: 4 bytes a pixel for images; for volumes 4, or 8 where squared distances are no integers (the steps of the
@@ -70,15 +71,9 @@ def distance_transform(mask: torch.Tensor, spacing: list[float]) -> torch.Tensor
     cost = _lines.zero_steps(grid, mask.view(_INTEGERS[mask.element_size()]), significant, steps)
     pixels = mask.numel()
     blocks = (triton.cdiv(pixels, _lines.BLOCK),)
-    options = {
-        "SCAN": grid.scan_weight,
-        "SCALE": grid.scale,
-        "COST": tl.int32 if grid.integral else tl.float64,
-        "BLOCK": _lines.BLOCK,
-        "num_warps": _lines.BLOCK // 32,
-    }
+    options = grid.options
 
-    def run(plane: torch.Tensor, target: torch.Tensor, length: int, stride: int, last: bool) -> None:
+    def run(plane: Tensor, target: Tensor, length: int, stride: int, last: bool) -> None:
         steps = not (volume and last)
         kinds = {name: options[name] for name in ("SCAN", "COST", "BLOCK", "num_warps")} | {"STEPS": steps}
         (kept,) = _blocks.keep(_blocks.keep_one, (plane,), (grid.cost,), length, stride, **kinds)

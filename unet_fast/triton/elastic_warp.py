@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast._warp_arguments import INTERPOLATIONS
 from unet_fast.ops import _record
@@ -239,15 +240,15 @@ def _batches(indices: list[int]) -> list[list[int]]:
 
 
 def elastic_warp(
-    inputs: list[torch.Tensor],
-    displacement: torch.Tensor,
-    matrix: torch.Tensor | None,
+    inputs: list[Tensor],
+    displacement: Tensor,
+    matrix: Tensor | None,
     output_size: list[int],
     interpolation: list[int],
     fill: list[float],
     field: int,
     padding: int,
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """As torch.ops.unet_fast.elastic_warp."""
     sizes = list(zip(output_size[::2], output_size[1::2], strict=True))
     outputs = _record.allocate(
@@ -283,15 +284,15 @@ def elastic_warp(
 
 
 def elastic_warp_backward(
-    grads: list[torch.Tensor],
-    displacement: torch.Tensor,
-    matrix: torch.Tensor | None,
+    grads: list[Tensor],
+    displacement: Tensor,
+    matrix: Tensor | None,
     input_size: list[int],
     interpolation: list[int],
     field: int,
     padding: int,
     deterministic: bool,
-) -> list[torch.Tensor]:
+) -> list[Tensor]:
     """As torch.ops.unet_fast.elastic_warp_backward.
 
     Workspace where ``deterministic``: 8 bytes for each pixel of the results.
@@ -331,7 +332,7 @@ def elastic_warp_backward(
     return results
 
 
-def _largest(grad: torch.Tensor) -> torch.Tensor:
+def _largest(grad: Tensor) -> Tensor:
     """The largest finite absolute value of each channel of each sample, float64."""
     return torch.where(grad.isfinite(), grad, 0.0).abs().amax((2, 3)).double().contiguous()
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton._softmax import log1p_nonnegative
@@ -125,17 +126,17 @@ def head_and_loss(
 
 
 def head_cross_entropy(
-    features: torch.Tensor,
-    feature_bias: torch.Tensor | None,
+    features: Tensor,
+    feature_bias: Tensor | None,
     relu: bool,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    target: torch.Tensor,
-    pixel_weight: torch.Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    pixel_weight: Tensor | None,
     ignore_index: int,
     reduction: int,
     want_grad: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As torch.ops.unet_fast.head_cross_entropy. Workspace: K C + K + C doubles for each of up to 512 programs."""
     loss, grad, *of_parameters = _record.allocate(
         "head_cross_entropy",

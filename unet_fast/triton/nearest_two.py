@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _instances, _record, _tensors
 from unet_fast.triton import _blocks, _lines
@@ -42,7 +43,7 @@ def nearest_along(
         tl.store(out_label + pixel, near, mask=inside)
 
 
-def nearest_two(instances: torch.Tensor, spacing: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_two(instances: Tensor, spacing: list[float]) -> tuple[Tensor, Tensor]:
     """As torch.ops.unet_fast.nearest_two.
 
     Workspace: 12 bytes a pixel for images; for volumes 16, or 24 where squared distances are no integers (the steps of
@@ -61,17 +62,9 @@ def nearest_two(instances: torch.Tensor, spacing: list[float]) -> tuple[torch.Te
     label, cost1, cost2 = _lines.label_planes(grid, labels, *steps)
     pixels = labels.numel()
     blocks = (triton.cdiv(pixels, _lines.BLOCK),)
-    options = {
-        "SCAN": grid.scan_weight,
-        "SCALE": grid.scale,
-        "COST": tl.int32 if grid.integral else tl.float64,
-        "BLOCK": _lines.BLOCK,
-        "num_warps": _lines.BLOCK // 32,
-    }
+    options = grid.options
 
-    def run(
-        planes: tuple[torch.Tensor, ...], out: tuple[torch.Tensor, ...], length: int, stride: int, last: bool
-    ) -> None:
+    def run(planes: tuple[Tensor, ...], out: tuple[Tensor, ...], length: int, stride: int, last: bool) -> None:
         steps = not (volume and last)
         kinds = {name: options[name] for name in ("SCAN", "COST", "BLOCK", "num_warps")} | {"STEPS": steps}
         dtypes = (grid.cost, torch.int32, grid.cost)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 
@@ -166,7 +167,7 @@ def apply_gradient(
 class _Launch(NamedTuple):
     """A dense map, its tiles and its parts."""
 
-    x: torch.Tensor
+    x: Tensor
     channels: int
     pixels: int
     parts: int
@@ -180,7 +181,7 @@ class _Launch(NamedTuple):
         return triton.cdiv(self.pixels, self.options["PIXELS"])
 
 
-def _launch(x: torch.Tensor) -> _Launch:
+def _launch(x: Tensor) -> _Launch:
     n, channels = x.shape[:2]
     pixels = x.numel() // (n * channels)
     last = _tensors.is_channels_last(x)
@@ -194,14 +195,14 @@ def _launch(x: torch.Tensor) -> _Launch:
 class _Numbers(NamedTuple):
     """Of each channel in the wide dtype; the first two for each image, or once."""
 
-    mean: torch.Tensor
-    scale: torch.Tensor
-    bias: torch.Tensor
-    slope: torch.Tensor
+    mean: Tensor
+    scale: Tensor
+    bias: Tensor
+    slope: Tensor
     image_step: int
 
 
-def _by_channel(statistic: torch.Tensor, groups: int, x: torch.Tensor) -> torch.Tensor:
+def _by_channel(statistic: Tensor, groups: int, x: Tensor) -> Tensor:
     """(N, C) or (1, C) numbers from those of the sets."""
     if groups == 0:
         return statistic.view(1, -1)
@@ -209,9 +210,9 @@ def _by_channel(statistic: torch.Tensor, groups: int, x: torch.Tensor) -> torch.
 
 
 def _numbers_of(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, slope: torch.Tensor | None, mean: torch.Tensor,
-    var: torch.Tensor, groups: int, eps: float, negative: float,
-) -> tuple[_Numbers, torch.Tensor]:  # fmt: skip
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, slope: Tensor | None, mean: Tensor,
+    var: Tensor, groups: int, eps: float, negative: float,
+) -> tuple[_Numbers, Tensor]:  # fmt: skip
     """And 1 / sqrt(var + eps) of each channel, float64."""
     wide, channels = mean.dtype, x.shape[1]
     inverse = _by_channel((var.double() + eps).rsqrt(), groups, x)
@@ -221,7 +222,7 @@ def _numbers_of(
     return _Numbers(means, scale, filled(bias, 0.0), filled(slope, negative), 0 if groups == 0 else channels), inverse
 
 
-def _statistics(launch: _Launch, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _statistics(launch: _Launch, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each set, float64."""
     x, n = launch.x, launch.x.shape[0]
     means, m2s = (x.new_empty((n, launch.parts, launch.channels), dtype=torch.float64) for _ in range(2))
@@ -242,9 +243,9 @@ def _statistics(launch: _Launch, groups: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def norm_activation(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, slope: torch.Tensor | None,
-    mean: torch.Tensor | None, var: torch.Tensor | None, groups: int, eps: float, activation: int, negative: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, slope: Tensor | None,
+    mean: Tensor | None, var: Tensor | None, groups: int, eps: float, activation: int, negative: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """As torch.ops.unet_fast.norm_activation. Workspace: 16 bytes a channel for each part of each image."""
     y, new_mean, new_var = _record.allocate(
         "norm_activation", x, weight, bias, slope, mean, var, groups, eps, activation, negative
@@ -265,9 +266,9 @@ def norm_activation(
 
 
 def norm_activation_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, slope: torch.Tensor | None,
-    mean: torch.Tensor, var: torch.Tensor, groups: int, eps: float, activation: int, negative: float, fixed: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    grad: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, slope: Tensor | None,
+    mean: Tensor, var: Tensor, groups: int, eps: float, activation: int, negative: float, fixed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As torch.ops.unet_fast.norm_activation_backward. Workspace: 24 bytes a channel for each part of each image."""
     options = (groups, eps, activation, negative, fixed)
     grad_x, *grads = _record.allocate("norm_activation_backward", grad, x, weight, bias, slope, mean, var, *options)
@@ -307,7 +308,4 @@ def norm_activation_backward(
     return grad_x, *grads
 
 
-KERNELS: dict[str, Any] = {
-    "norm_activation": norm_activation,
-    "norm_activation_backward": norm_activation_backward,
-}
+KERNELS: dict[str, Any] = {"norm_activation": norm_activation, "norm_activation_backward": norm_activation_backward}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton import _junction
@@ -239,13 +240,13 @@ def unpool_pixels(
         tl.store(partial + down.to(tl.int64) * channels + c, sums, mask=c < channels)
 
 
-def _steps(image: torch.Tensor, channels_last: bool) -> list[int]:
+def _steps(image: Tensor, channels_last: bool) -> list[int]:
     """The strides of all dimensions but the innermost one, outermost first; 0 where there is one element."""
     dims = (0, 2, 3) if channels_last else (0, 1, 2)
     return [image.stride(d) if image.shape[d] > 1 else 0 for d in dims]
 
 
-def _in_units(image: torch.Tensor | None, channels_last: bool, *others: int) -> tuple[int, list[int]]:
+def _in_units(image: Tensor | None, channels_last: bool, *others: int) -> tuple[int, list[int]]:
     """The unit that divides the strides and all others, and the strides in it."""
     if image is None:
         return _junction.unit(*others), [0, 0, 0]
@@ -272,8 +273,8 @@ def _channel_tiling(count: int, channels: int) -> tuple[int, int, int, int]:
 
 
 def relu_pool_skip(
-    x: torch.Tensor, bias: torch.Tensor | None, skip_size: list[int], up_channels: int, want_code: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x: Tensor, bias: Tensor | None, skip_size: list[int], up_channels: int, want_code: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """As torch.ops.unet_fast.relu_pool_skip."""
     (n, c, height, width), (skip_height, skip_width) = x.shape, skip_size
     pooled, buffer, code = _record.allocate("relu_pool_skip", x, bias, skip_size, up_channels, want_code)
@@ -306,12 +307,8 @@ def relu_pool_skip(
 
 
 def relu_pool_skip_backward(
-    code: torch.Tensor,
-    grad_pooled: torch.Tensor | None,
-    grad_buffer: torch.Tensor | None,
-    size: list[int],
-    want_bias: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    code: Tensor, grad_pooled: Tensor | None, grad_buffer: Tensor | None, size: list[int], want_bias: bool
+) -> tuple[Tensor, Tensor]:
     """As torch.ops.unet_fast.relu_pool_skip_backward. Workspace: 8 bytes a channel for each tile."""
     like = grad_buffer if grad_pooled is None else grad_pooled
     assert like is not None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton.crop_concat import place
 from unet_fast.triton.up_conv_into import up_conv_into
 
 
-def up_conv_crop_concat(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, skip: torch.Tensor
-) -> torch.Tensor:
+def up_conv_crop_concat(x: Tensor, weight: Tensor, bias: Tensor | None, skip: Tensor) -> Tensor:
     """As torch.ops.unet_fast.up_conv_crop_concat."""
     out = _record.allocate("up_conv_crop_concat", x, weight, bias, skip)
     for dim in (2, 3):

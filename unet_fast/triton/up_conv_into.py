@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast import reference
 from unet_fast.ops import _tensors
@@ -184,7 +185,7 @@ def _power(value: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(value)))
 
 
-def _product_options(x: torch.Tensor, in_channels: int) -> dict[str, Any]:
+def _product_options(x: Tensor, in_channels: int) -> dict[str, Any]:
     """float32 is exact unless torch itself may take TF32; exact products do not run on tensor cores."""
     # not allow_tf32: reading it raises once somebody has set the precision by its new name
     tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -208,7 +209,7 @@ def _even_strides(*strides: int) -> tuple[bool, tuple[int, ...]]:
     return even, tuple(stride // 2 for stride in strides) if even else strides
 
 
-def up_conv_into(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buffer: torch.Tensor) -> None:
+def up_conv_into(x: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> None:
     """As torch.ops.unet_fast.up_conv_into. float64, which tensor cores and tl.dot are not made for, goes to torch."""
     if x.numel() == 0 or weight.numel() == 0:
         return
@@ -245,9 +246,7 @@ def up_conv_into(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
         )  # fmt: skip
 
 
-def _gather(
-    image: torch.Tensor, height: int, width: int, last: bool, want_bias: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _gather(image: Tensor, height: int, width: int, last: bool, want_bias: bool) -> tuple[Tensor, Tensor | None]:
     """The product matrix, (N h w, 4 C) or, planar, (4 C, N, h w), and the partial sums over the pixels (parts, C)."""
     images, channels = image.shape[:2]
     pixels = height * width
@@ -277,8 +276,8 @@ def _gather(
 
 
 def up_conv_into_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, want_x: bool, want_weight: bool, want_bias: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grad: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool, want_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """As torch.ops.unet_fast.up_conv_into_backward. Workspace: one product, the size of the up-sampled image."""
     last = _tensors.is_channels_last(grad)
     form = torch.channels_last if last else torch.contiguous_format

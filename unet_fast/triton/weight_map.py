@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _instances, _record
 from unet_fast.triton import _lines
@@ -43,8 +44,8 @@ def weigh_rows(
 
 
 def weight_map(
-    instances: torch.Tensor, w0: float, sigma: float, class_weights: torch.Tensor | None, balanced: bool, inside: bool
-) -> torch.Tensor:
+    instances: Tensor, w0: float, sigma: float, class_weights: Tensor | None, balanced: bool, inside: bool
+) -> Tensor:
     """As torch.ops.unet_fast.weight_map.
 
     Workspace: 12 bytes a pixel, 1 or less for the summaries of the segments, and 1 to count the pixels of the classes.
@@ -73,7 +74,7 @@ def weight_map(
     return out
 
 
-def _balanced(labels: torch.Tensor) -> torch.Tensor:
+def _balanced(labels: Tensor) -> Tensor:
     """(N, 2) pixels / (classes present * pixels of the class); whole numbers are added up, in any order the same."""
     pixels = labels[0].numel()
     cells = (labels != 0).sum((1, 2))

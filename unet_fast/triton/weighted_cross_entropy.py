@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
 from unet_fast.triton._softmax import exp_nonpositive, log1p_nonnegative
@@ -307,7 +308,7 @@ def scale_in_place(grad, factor, elements, programs, BLOCK: tl.constexpr):
             tl.store(grad + at, values.to(grad.dtype.element_ty), mask=at < elements)
 
 
-def _even_step(tensor: torch.Tensor) -> int:
+def _even_step(tensor: Tensor) -> int:
     """The step from pixel to pixel when it is the same all over the image, else 0; 0 for pixels that share memory, too."""
     sides = [pair for pair in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if pair[0] != 1]
     if any(stride != size * step for (_, stride), (size, step) in pairwise(sides)):
@@ -316,13 +317,8 @@ def _even_step(tensor: torch.Tensor) -> int:
 
 
 def weighted_cross_entropy(
-    logits: torch.Tensor,
-    target: torch.Tensor,
-    weight: torch.Tensor | None,
-    ignore_index: int,
-    reduction: int,
-    want_grad: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: int, want_grad: bool
+) -> tuple[Tensor, Tensor]:
     """As torch.ops.unet_fast.weighted_cross_entropy. Workspace: up to 66 KiB. Up to three launches."""
     loss, grad = _record.allocate("weighted_cross_entropy", logits, target, weight, ignore_index, reduction, want_grad)
     layout = _tensors.dense_format(logits)
@@ -363,7 +359,7 @@ def weighted_cross_entropy(
     return loss, grad
 
 
-def weighted_cross_entropy_backward(grad_output: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+def weighted_cross_entropy_backward(grad_output: Tensor, grad: Tensor) -> Tensor:
     """As torch.ops.unet_fast.weighted_cross_entropy_backward."""
     out = _record.allocate("weighted_cross_entropy_backward", grad_output, grad)
     layout = _tensors.dense_format(grad)
@@ -381,7 +377,7 @@ def weighted_cross_entropy_backward(grad_output: torch.Tensor, grad: torch.Tenso
     return out
 
 
-def weighted_cross_entropy_backward_(grads: list[torch.Tensor], grad_output: torch.Tensor) -> None:
+def weighted_cross_entropy_backward_(grads: list[Tensor], grad_output: Tensor) -> None:
     """As torch.ops.unet_fast.weighted_cross_entropy_backward_."""
     for grad in grads:
         dense = grad.contiguous(memory_format=_tensors.dense_format(grad))

@@ -63,12 +63,6 @@ def prepare(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index:
     return Case(logits.masked_fill(ignored.unsqueeze(1), 0), target, counted, weight, soft, floats)
 
 
-def check_ignore_index(ignore_index: int) -> None:
-    """Raise unless ``ignore_index`` is an integer."""
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise InputTypeError(f"ignore_index is {ignore_index!r}, expected an integer")
-
-
 def check_number(name: str, value: float, low: float, high: float = float("inf"), *, above: bool = False) -> None:
     """Raise unless ``value`` is a finite number from ``low`` (or, with ``above``, greater than ``low``) to ``high``."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -86,7 +80,7 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
     checks.check_dtype("logits", logits, checks.FLOATING)
     checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
     checks.check_same_device("logits", logits, "target", target)
-    check_ignore_index(ignore_index)
+    checks.check_ignore_index(ignore_index)
     if logits.shape[1] == 0:
         raise InputError(f"logits of shape {tuple(logits.shape)} have no channels, expected at least one")
     if logits.shape[1] == 1:
@@ -98,13 +92,8 @@ def _check_types(logits: Tensor, target: Tensor, weight: Tensor | None, ignore_i
         )
     else:
         checks.check_dtype("target", target, DTYPES)
-    if weight is None:
-        return
-    checks.check_tensor("weight", weight)
-    checks.check_dtype("weight", weight, checks.FLOATING)
-    checks.check_same_device("logits", logits, "weight", weight)
-    if weight.requires_grad and torch.is_grad_enabled():
-        raise InputError("weight requires gradients, but this loss computes none for it; pass weight.detach()")
+    if weight is not None:
+        checks.check_weight("weight", weight, "logits", logits)
 
 
 def _ignored(target: Tensor, ignore_index: int) -> Tensor:

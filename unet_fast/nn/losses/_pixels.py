@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unet_fast import checks
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.nn.losses._inputs import Case, check_ignore_index
+from unet_fast.nn.losses._inputs import Case
 
 REDUCTIONS = ("none", "sum", "mean", "weight_mean")
 
@@ -53,7 +53,7 @@ def reduce(case: Case, loss: Tensor, reduction: str) -> Tensor:
 
 def check_options(ignore_index: int, reduction: str) -> None:
     """Raise for an unknown reduction or an ``ignore_index`` that is not an integer."""
-    check_ignore_index(ignore_index)
+    checks.check_ignore_index(ignore_index)
     checks.check_choice("reduction", reduction, REDUCTIONS)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unet_fast import checks
 from unet_fast.errors import InputTypeError
-from unet_fast.nn.losses._inputs import Case, check_ignore_index, check_number
+from unet_fast.nn.losses._inputs import Case, check_number
 from unet_fast.ops.dice_cross_entropy import ratio as ratio
 
 OVER = ("sample", "batch")
@@ -62,5 +62,5 @@ def check_options(
     checks.check_choice("over", over, OVER)
     if not isinstance(include_background, bool):
         raise InputTypeError(f"include_background is {include_background!r}, expected True or False")
-    check_ignore_index(ignore_index)
+    checks.check_ignore_index(ignore_index)
     checks.check_choice("reduction", reduction, REDUCTIONS)

@@ -10,7 +10,7 @@ from torch import Tensor
 from unet_fast import checks
 from unet_fast.errors import InputError
 from unet_fast.nn.losses import _pixels
-from unet_fast.nn.losses._inputs import Case, check_ignore_index, prepare
+from unet_fast.nn.losses._inputs import Case, prepare
 from unet_fast.nn.losses._module import FunctionLoss, Loss
 from unet_fast.ops._targets import DTYPES
 
@@ -67,7 +67,7 @@ def class_counts(target: Tensor, num_classes: int, *, ignore_index: int = -100) 
     """
     checks.check_tensor("target", target)
     checks.check_dtype("target", target, DTYPES)
-    check_ignore_index(ignore_index)
+    checks.check_ignore_index(ignore_index)
     if num_classes < 2:
         raise InputError(
             f"num_classes is {num_classes}, expected at least 2; a mask has two: background and foreground"

@@ -12,7 +12,7 @@ from torch import Tensor
 from unet_fast import checks
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn.losses import _regions
-from unet_fast.nn.losses._inputs import Case, check_ignore_index, prepare
+from unet_fast.nn.losses._inputs import Case, prepare
 from unet_fast.nn.losses._module import FunctionLoss
 
 WINDOW = 11
@@ -173,7 +173,7 @@ def check_ms_ssim_options(scales: int, include_background: bool, ignore_index: i
         raise InputError(f"scales is {scales}, expected 1 to {len(EXPONENTS)}")
     if not isinstance(include_background, bool):
         raise InputTypeError(f"include_background is {include_background!r}, expected True or False")
-    check_ignore_index(ignore_index)
+    checks.check_ignore_index(ignore_index)
     checks.check_choice("reduction", reduction, _regions.REDUCTIONS)
 
 
