@@ -16,7 +16,7 @@ CHANNELS = (1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 70)
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(drawing.Run):
     n: int
     channels: tuple[int, ...]
     out_channels: int
@@ -27,8 +27,6 @@ class Convolution:
     slope: float
     layouts: tuple[str, str, str]
     level: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -45,8 +43,7 @@ def conv3x3_cases(draw: st.DrawFn) -> Convolution:
         slope=draw(st.sampled_from((0.0, 0.01, 0.5, 1.0))),
         layouts=draw(st.tuples(*[drawing.layouts] * 3)),
         level=draw(st.sampled_from(("plain", "avx2", "avx512"))),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 

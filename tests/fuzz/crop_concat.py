@@ -16,15 +16,13 @@ DTYPES = (*drawing.FLOATS, torch.int64, torch.int32, torch.int16, torch.uint8, t
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(drawing.Run):
     up: tuple[int, ...]
     skip_channels: int
     extra: tuple[int, ...]
     dtype: torch.dtype
     layouts: tuple[str, str, str]
     values: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -39,8 +37,7 @@ def crop_concat_cases(draw: st.DrawFn) -> Case:
         dtype=draw(st.sampled_from(DTYPES)),
         layouts=draw(st.tuples(*[drawing.layouts] * 3)),
         values=draw(drawing.values),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 

@@ -135,7 +135,7 @@ def check_nearest_two(case: NearestTwo, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Mask:
+class Mask(drawing.Run):
     shape: tuple[int, ...]
     zeros: float
     thick: bool
@@ -143,8 +143,6 @@ class Mask:
     values: str
     layout: str
     spacing: tuple[float, ...] | None
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -158,8 +156,7 @@ def distance_transform_cases(draw: st.DrawFn) -> Mask:
         values=draw(drawing.values),
         layout=draw(st.sampled_from(LAYOUTS)),
         spacing=draw(spacings(len(shape) - 1)),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
@@ -31,6 +32,15 @@ values = st.sampled_from(VALUES)
 floats = st.sampled_from(FLOATS)
 seeds = st.integers(0, 2**31)
 thread_counts = st.sampled_from((1, 1, 2, 3))
+runs = st.fixed_dictionaries({"threads": thread_counts, "seed": seeds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every case has: on how many threads it runs, and what its numbers are drawn from (:data:`runs`)."""
+
+    threads: int
+    seed: int
 
 
 def sides(largest: int) -> st.SearchStrategy[int]:

@@ -41,7 +41,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(drawing.Run):
     n: int
     size: tuple[int, int]
     inputs: tuple[Input, ...]
@@ -53,8 +53,6 @@ class Case:
     field: str
     padding: str
     layout: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -89,8 +87,7 @@ def elastic_warp_cases(draw: st.DrawFn) -> Case:
         field=field,
         padding=draw(st.sampled_from(PADDINGS)),
         layout=draw(st.sampled_from(("dense", "slice", "steps", "expanded"))),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 

@@ -18,14 +18,12 @@ channel_counts = st.integers(1, 20) | st.sampled_from((32, 33, 64, 65))
 
 
 @dataclass(frozen=True)
-class BiasRelu:
+class BiasRelu(drawing.Run):
     shape: tuple[int, ...]
     dtype: torch.dtype
     bias: bool
     values: str
     layouts: tuple[str, str]
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -38,8 +36,7 @@ def bias_relu_cases(draw: st.DrawFn) -> BiasRelu:
         bias=draw(st.booleans()),
         values=draw(drawing.values),
         layouts=draw(st.tuples(*[drawing.layouts] * 2)),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 
@@ -76,7 +73,7 @@ def _check_bias_gradient(got: torch.Tensor, grad: torch.Tensor, dtype: torch.dty
 
 
 @dataclass(frozen=True)
-class ReluPoolSkip:
+class ReluPoolSkip(drawing.Run):
     shape: tuple[int, int, int, int]
     skip_size: tuple[int, int]
     up_channels: int
@@ -85,8 +82,6 @@ class ReluPoolSkip:
     values: str
     layouts: tuple[str, str, str]
     used: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -102,8 +97,7 @@ def relu_pool_skip_cases(draw: st.DrawFn) -> ReluPoolSkip:
         values=draw(drawing.values),
         layouts=draw(st.tuples(*[drawing.layouts] * 3)),
         used=draw(st.sampled_from(("both", "both", "pooled", "buffer"))),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 
@@ -142,7 +136,7 @@ def check_relu_pool_skip(case: ReluPoolSkip, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(drawing.Run):
     shape: tuple[int, int, int, int]
     out_channels: int
     kernel: tuple[int, int]
@@ -151,8 +145,6 @@ class Convolution:
     bias: bool
     values: str
     layouts: tuple[str, str, str]
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -171,8 +163,7 @@ def conv_bias_relu_cases(draw: st.DrawFn) -> Convolution:
         # where a NaN gets to depends on the algorithm that torch's convolution takes: some multiply it by zeros of their own
         values=draw(st.sampled_from(("plain", "coarse"))),
         layouts=draw(st.tuples(*[drawing.layouts] * 3)),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 
@@ -209,7 +200,7 @@ def _relative(dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class UpConvolution:
+class UpConvolution(drawing.Run):
     n: int
     channels: tuple[int, int, int]  # in, out, of the skip
     size: tuple[int, int]
@@ -219,8 +210,6 @@ class UpConvolution:
     values: str
     layouts: tuple[str, str, str, str]
     fresh: bool
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -235,8 +224,7 @@ def up_conv_into_cases(draw: st.DrawFn) -> UpConvolution:
         values=draw(drawing.values),
         layouts=draw(st.tuples(*[drawing.layouts] * 4)),
         fresh=draw(st.booleans()),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 

@@ -93,7 +93,7 @@ def close(got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype, weight: to
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(drawing.Run):
     shape: tuple[int, ...]  # without the classes
     target: Target
     dtype: torch.dtype
@@ -101,8 +101,6 @@ class Loss:
     values: str
     layout: str
     reduction: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -117,8 +115,7 @@ def weighted_cross_entropy_cases(draw: st.DrawFn) -> Loss:
         values=draw(drawing.values),
         layout=draw(drawing.layouts),
         reduction=draw(st.sampled_from(("none", "sum", "mean", "weight_mean"))),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 
@@ -153,7 +150,7 @@ def check_weighted_cross_entropy(case: Loss, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Head:
+class Head(drawing.Run):
     shape: tuple[int, ...]
     channels: int
     target: Target
@@ -164,8 +161,6 @@ class Head:
     feature_bias: bool
     bias: bool
     reduction: str
-    threads: int
-    seed: int
 
 
 @st.composite
@@ -184,8 +179,7 @@ def head_cross_entropy_cases(draw: st.DrawFn) -> Head:
         feature_bias=relu and draw(st.booleans()),
         bias=draw(st.booleans()),
         reduction=draw(st.sampled_from(("sum", "mean", "weight_mean"))),
-        threads=draw(drawing.thread_counts),
-        seed=draw(drawing.seeds),
+        **draw(drawing.runs),
     )
 
 
