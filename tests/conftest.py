@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -86,6 +87,16 @@ def pytest_configure(config: pytest.Config) -> None:
 _left_out: dict[str, int] = {}
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Files without kernels are not even imported where kernels alone are asked: what they import takes longer than many tests."""
+    if collection_path.suffix != ".py" or places.PLACE in ("cpu", "cuda") or collection_path.name == "conftest.py":
+        return None
+    if "mark.kernels" in collection_path.read_text():
+        return None
+    _left_out["files without kernels"] = _left_out.get("files without kernels", 0) + 1
+    return True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what runs on the device that matters here, and leave out what the place cannot do."""
     mark_device(items)
@@ -101,9 +112,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector, which compilers call often, need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries say what they think has leaked
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     for reason, count in sorted(_left_out.items()):
-        terminalreporter.write_line(f"left out of the place {places.PLACE!r}: {count} tests, {reason}")
+        what = reason if reason.startswith("files") else f"tests, {reason}"
+        terminalreporter.write_line(f"left out of the place {places.PLACE!r}: {count} {what}")
 
 
 def mark_device(items: list[pytest.Item]) -> None:
@@ -128,6 +150,22 @@ def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
         if "place" in item.fixturenames and "there is no" in str(error):
             pytest.skip(str(error))
         raise
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs write pictures of one pixel. For tests of all else about a run: to draw takes longer than to train a small one."""
+    from PIL import Image
+
+    from unet_fast import plots
+
+    def draw(*arguments: Any, **_: Any) -> Path:
+        path = next(argument for argument in arguments if isinstance(argument, Path))
+        Image.new("L", (1, 1)).save(path)
+        return path
+
+    for name in ("preview", "loss_curve", "overlay"):
+        monkeypatch.setattr(plots, name, draw)
 
 
 @pytest.fixture(scope="session")

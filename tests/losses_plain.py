@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import convolve2d
 
 Array = NDArray[np.float64]
 IGNORED = -100
@@ -141,6 +140,8 @@ def _similarity(p: Array, t: Array, w: Array, exponents: Array) -> float:
             )
 
         def mean(value: Array) -> Array:
+            from scipy.signal import convolve2d  # what it imports takes seconds
+
             return convolve2d(value, window, mode="valid")
 
         m_p, m_t = mean(p), mean(t)

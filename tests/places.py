@@ -155,7 +155,7 @@ def left_out(item: pytest.Item) -> str | None:
     if PLACE == "cpu":
         return None
     if item.get_closest_marker("kernels") is None:
-        return "files without kernels"
+        return "in a file of kernels, but not asked of them"
     missing = {name for mark in item.iter_markers("needs") for name in mark.args} & LACKS[PLACE]
     return ", ".join(CAPABILITIES[name] for name in CAPABILITIES if name in missing) or None
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
-import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests import processes
 from tests.test_cli import run as told
 from unet_fast import data, files
 from unet_fast.errors import InputError
@@ -20,11 +23,9 @@ from unet_fast.errors import InputError
 NOT_UTF8 = os.fsdecode(b"5\xb5m")
 
 
-def tool(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+def tool(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
     """The command line in a process of its own, with bytes of any kind in its arguments."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **options.pop("env", {})}  # type: ignore[dict-item]
-    command = [sys.executable, "-m", "unet_fast", *[os.fsencode(str(argument)) for argument in arguments]]
-    return subprocess.run(command, capture_output=True, env=env, timeout=300, **options)  # type: ignore[call-overload]
+    return processes.run("-m", "unet_fast", *arguments, env={"COLUMNS": "200", **(env or {})})
 
 
 @pytest.fixture(scope="module")
@@ -151,24 +152,49 @@ def test_names_of_any_bytes(trained: Path, tmp_path: Path) -> None:
     assert (folder / "m.json").exists() and (folder / "m.png").exists()
 
 
+@contextlib.contextmanager
+def reader_that_leaves(after: int) -> Iterator[int]:
+    """What writes into a pipe whose reader closes it after so many bytes, as in ``| head -c 1``."""
+    reads, writes = os.pipe()
+
+    def read() -> None:
+        if after:
+            os.read(reads, after)
+        os.close(reads)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    if not after:
+        thread.join()
+    try:
+        yield writes
+    finally:
+        os.close(writes)
+        thread.join()
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "| head -c 1"])
 def test_closed_streams_end_nothing(trained: Path, tmp_path: Path, closed: str) -> None:
-    command = f'"{sys.executable}" -m unet_fast predict "{trained}/run" --images "{trained}/i.tif" --out "{tmp_path}/p.tif" --device cpu {closed}'
-    subprocess.run(
-        ["bash", "-c", command], capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    command = ("-m", "unet_fast", "predict", trained / "run", "--images", trained / "i.tif", "--out", tmp_path / "p.tif",
+               "--device", "cpu")  # fmt: skip
+    with open(tmp_path / "log", "wb") as log, reader_that_leaves(1) as pipe:
+        streams = {
+            "2>&-": (log.fileno(), processes.CLOSED),
+            ">&- 2>&-": (processes.CLOSED, processes.CLOSED),
+            "| head -c 1": (pipe, log.fileno()),
+        }
+        processes.start(*command, streams=streams[closed]).wait()
     assert data.read_images(tmp_path / "p.tif").shape == (4, 1, 64, 64)
 
 
 @pytest.mark.parametrize("gone", ["2> >(true) | true", "> /dev/full 2>&1"])
 def test_streams_that_fail_on_the_way_do_not_end_a_training(trained: Path, tmp_path: Path, gone: str) -> None:
     """Readers that went away, and a full disk behind ``> log``: the run is trained to its end, and the exit code is 0."""
-    command = f"""set -o pipefail; "{sys.executable}" -m unet_fast train --images "{trained}/i.tif" --labels "{trained}/l.tif" \
-        --out "{tmp_path}/run" --steps 2 --base-channels 2 --depth 1 --tile 32 --device cpu {gone}"""
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0
+    command = ("-m", "unet_fast", "train", "--images", trained / "i.tif", "--labels", trained / "l.tif", "--out",
+               tmp_path / "run", "--steps", "2", "--base-channels", "2", "--depth", "1", "--tile", "32", "--device", "cpu")  # fmt: skip
+    with open("/dev/full", "wb") as full, reader_that_leaves(0) as out, reader_that_leaves(0) as errors:
+        streams = (full.fileno(), full.fileno()) if "full" in gone else (out, errors)
+        assert processes.start(*command, streams=streams).wait() == 0
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("2,")
 
 
@@ -205,7 +231,6 @@ def test_a_folder_may_have_a_dot_but_no_other_format(trained: Path, tmp_path: Pa
 PEAK = """
 import resource, sys
 from unet_fast.cli import app
-sys.argv = ["unet-fast", *sys.argv[1:]]
 try:
     app()
 except SystemExit as end:
@@ -236,9 +261,8 @@ def test_memory_does_not_grow_with_the_stack(trained: Path, tmp_path: Path) -> N
             "--out",
             tmp_path / "p.tif",
         ]
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, *map(str, command)], capture_output=True, text=True, check=True
-        )
-        peaks.append(int(done.stdout.rsplit("PEAK", 1)[1]))
+        done = processes.run("-c", PEAK, *command)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.rsplit(b"PEAK", 1)[1]))
     # as bytes the pages take 199 MB, as float32 796
     assert peaks[1] < peaks[0] + 60

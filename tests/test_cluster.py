@@ -19,8 +19,6 @@ from unet_fast.predict import targets
 from unet_fast.predict.stream import Stream, identity_of
 from unet_fast.train.run_folder import save_model
 
-distributed = pytest.importorskip("dask.distributed", reason="the extra unet_fast[dask] is not installed")
-
 
 @pytest.fixture
 def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
@@ -40,6 +38,7 @@ def test_two_workers_one_of_them_killed(folder):
     options = {"output": "labels", "tile": 60}
     predictor = run.predictor(**options)
     pages = Pages([folder / "a.tif"])
+    distributed = pytest.importorskip("dask.distributed", reason="the extra unet_fast[dask] is not installed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
     ) as cluster:

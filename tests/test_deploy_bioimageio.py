@@ -12,8 +12,13 @@ import unet_fast as uf
 from tests.networks import grey, lively
 from unet_fast.errors import InputError
 
-pytest.importorskip("bioimageio.core", reason="the extra unet_fast[bioimageio] is not installed")
 ABOUT = {"name": "Nuclei of the test", "license": "CC-BY-4.0", "authors": ["A. Person"]}
+
+
+@pytest.fixture(autouse=True)
+def bioimageio_core() -> None:
+    """Imported by the tests, because that takes seconds in every process that only collects them."""
+    pytest.importorskip("bioimageio.core", reason="the extra unet_fast[bioimageio] is not installed")
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -21,7 +26,7 @@ def test_a_package_passes_the_test_of_bioimageio_and_comes_back(rng, tmp_path, p
     import bioimageio.core
     from bioimageio.spec import load_description
 
-    net = lively(uf.UNet(1, 3, base_channels=4, depth=2, padding=padding), rng).eval()
+    net = lively(uf.UNet(1, 3, base_channels=4, depth=1, padding=padding), rng).eval()
     path = tmp_path / "m.zip"
     done = uf.deploy.export(net, path, **ABOUT, image=grey(rng, 1, 50, 60))
     assert done["difference"] <= 1e-4

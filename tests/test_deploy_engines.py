@@ -12,15 +12,19 @@ import torch
 import unet_fast as uf
 from tests.networks import grey, lively
 from unet_fast import train
-from unet_fast.deploy import choose, engines
+from unet_fast.deploy import choose, engines, onnx_file
 from unet_fast.deploy.description import Description
 from unet_fast.errors import BackendError, InputError
 from unet_fast.predict import OverlapTile
 from unet_fast.remembered import cache_file
 from unet_fast.train.run_folder import save_model
 
-pytest.importorskip("onnxscript", reason="the extra unet_fast[onnx] is not installed")
-pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
+
+@pytest.fixture(autouse=True)
+def onnx_libraries() -> None:
+    """Imported by the tests, because that takes seconds in every process that only collects them."""
+    pytest.importorskip("onnxscript", reason="the extra unet_fast[onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -28,15 +32,34 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def run(tmp_path: Path, rng: np.random.Generator) -> uf.Run:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> uf.Run:
     config = train.default_config(
         "cpu", steps=1, base_channels=4, depth=2, tile=32, image_padding="zeros", threshold=0.4, tta=1, amp=False
     )
-    (tmp_path / "run").mkdir()
-    config.save(tmp_path / "run" / "config.json")
-    save_model(tmp_path / "run", lively(uf.models.create(**config.model), rng), {})
-    return uf.Run.load(tmp_path / "run", "cpu")
+    folder = tmp_path_factory.mktemp("run")
+    config.save(folder / "config.json")
+    save_model(folder, lively(uf.models.create(**config.model), np.random.default_rng(11)), {})
+    return uf.Run.load(folder, "cpu")
+
+
+_WRITTEN: dict[str, bytes] = {}
+
+
+@pytest.fixture(autouse=True)
+def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ONNX file of that run is made once, which takes seconds, and copied from then on."""
+    write = onnx_file.write_onnx
+
+    def write_once(model: uf.models.SegmentationModel, path: Path, description: Description) -> None:
+        weights = {name: value.tolist() for name, value in model.state_dict().items()}
+        key = json.dumps([weights, description.metadata()])
+        if key not in _WRITTEN:
+            write(model, path, description)
+            _WRITTEN[key] = path.read_bytes()
+        path.write_bytes(_WRITTEN[key])
+
+    monkeypatch.setattr(onnx_file, "write_onnx", write_once)
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])

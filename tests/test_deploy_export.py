@@ -16,20 +16,25 @@ from unet_fast.deploy.description import Description
 from unet_fast.deploy.program import sample_sizes
 from unet_fast.errors import BackendError, InputError
 
-onnx = pytest.importorskip("onnx", reason="the extra unet_fast[onnx] is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
+
+@pytest.fixture(autouse=True)
+def onnx_libraries() -> None:
+    """Imported by the tests, because that takes seconds in every process that only collects them."""
+    pytest.importorskip("onnx", reason="the extra unet_fast[onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
 
 
 def small(name: str, rng: np.random.Generator) -> uf.models.SegmentationModel:
     known = uf.models.registry.defaults(name)
-    options = {
-        key: value for key, value in {"base_channels": 4, "depth": 2}.items() if key in known and "resnet" not in name
-    }
+    options = {key: value for key, value in {"base_channels": 4, "depth": 2}.items() if key in known}
     return lively(uf.models.create(name, **options), rng).eval()
 
 
 @pytest.mark.parametrize("name", uf.models.list())
 def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
+    import onnx
+    import onnxruntime
+
     model = small(name, rng)
     path = tmp_path / "model.onnx"
     report = uf.deploy.export(model, path)
@@ -53,6 +58,8 @@ def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
 
 def test_the_file_says_what_its_reader_must_know(rng, tmp_path):
     model = small("unet", rng)
+    import onnx
+
     uf.deploy.export(model, tmp_path / "m.onnx", format="onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert "44 + k * 4" in said["sizes"] and "20 pixels smaller" in said["sizes"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import unet_fast as uf
+from tests import processes
 from tests.networks import lively
 from unet_fast.data.pages import Pages
 from unet_fast.errors import InputError
@@ -202,14 +200,14 @@ def test_sigkill_in_the_middle_and_go_on(files, rng):
     (files / "run").mkdir()
     config.save(files / "run" / "config.json")
     save_model(files / "run", net, {})
-    command = [sys.executable, "-c", KILLED, "predict", files / "run", "--images", files / "a.tif", "--out",
+    command = ["-c", KILLED, "predict", files / "run", "--images", files / "a.tif", "--out",
                files / "o.tif", "--tile", "60", "--output", "instances", "--device", "cpu"]  # fmt: skip
-    killed = subprocess.run([*map(str, command), "kill"], capture_output=True, text=True, env=os.environ)
+    killed = processes.run(*command, "kill")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (files / "o.tif").exists()
-    done = subprocess.run([*map(str, command), "finish"], capture_output=True, text=True, env=os.environ)
+    done = processes.run(*command, "finish")
     assert done.returncode == 0, done.stderr
-    assert "going on with" in done.stdout and "time: network" in done.stdout
+    assert b"going on with" in done.stdout and b"time: network" in done.stdout
     predictor = uf.Run.load(files / "run", "cpu").predictor(tile=60, output="instances")
     np.testing.assert_array_equal(
         tifffile.imread(files / "o.tif"), predictor(tifffile.imread(files / "a.tif")[:, None])

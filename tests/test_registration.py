@@ -99,16 +99,18 @@ def test_numeric_derivatives(name, form, generator):
         return tuple(output for output in as_list(op.call(*given)) if output.is_floating_point())
 
     leaves = [tensors[index] for index in op.leaves]
-    assert torch.autograd.gradcheck(function, leaves)
+    # of thousands of numbers the derivative in a random direction, not in each of them
+    check = {"fast_mode": sum(leaf.numel() for leaf in leaves) > 1000}
+    assert torch.autograd.gradcheck(function, leaves, **check)
     if op.second:
-        assert torch.autograd.gradgradcheck(function, leaves)
+        assert torch.autograd.gradgradcheck(function, leaves, **check)
         return
     with pytest.raises(
         InputError, match=rf"^{name} has no second .*use unet_fast.reference.{name} where one is needed"
     ):
         torch.autograd.grad(sum(output.square().sum() for output in function(*leaves)), leaves, create_graph=True)
     with use_backend("reference"):
-        assert torch.autograd.gradgradcheck(function, leaves)
+        assert torch.autograd.gradgradcheck(function, leaves, **check)
 
 
 @pytest.mark.parametrize("name", sorted(set(OPS) - set(DIFFERENTIABLE)))

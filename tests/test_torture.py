@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests import processes
 
 
 @pytest.mark.parametrize("campaign", ["signals", "weights", "images", "disks", "settings"])
 def test_torture(campaign: str) -> None:
-    command = [sys.executable, "-m", "tests.torture", campaign, "--scale", "0.02"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = processes.run("-m", "tests.torture", campaign, "--scale", "0.02")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing wrong" in done.stdout and " 0 wrong" in done.stdout
+    assert b"nothing wrong" in done.stdout and b" 0 wrong" in done.stdout

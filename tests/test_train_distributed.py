@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
 
 import unet_fast as uf
+from tests import processes
 from unet_fast import data
 from unet_fast.errors import InputError
 from unet_fast.train import default_config, read_config, share_batch
@@ -38,23 +39,34 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def command(files: Path, out: Path, processes: int, *more: str, labels: str = "l.tif") -> list[str]:
-    start = [sys.executable, "-m"]
-    if processes > 1:
-        start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+def command(files: Path, out: Path, *more: str, labels: str = "l.tif") -> list[str]:
     return [
-        *start, "unet_fast", "train", "--images", str(files / "i.tif"), "--labels", str(files / labels), "--out", str(out),
+        "-m", "unet_fast", "train", "--images", str(files / "i.tif"), "--labels", str(files / labels), "--out", str(out),
         "--steps", str(STEPS), "--base-channels", "4", "--depth", "2", "--tile", "16", "--device", "cpu", "--no-amp",
         "--val", "3", *more,
     ]  # fmt: skip
 
 
+def torchrun(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+
+
 def run(arguments: list[str]) -> str:
-    done = subprocess.run(
-        arguments, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500
-    )
+    done = processes.run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout.decode()
+
+
+def run_two(arguments: list[str]) -> str:
+    """Two processes, told what torchrun tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"}
+    pair = [processes.start(*arguments, env={**told, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in pair:
+        assert process.wait() == 0, process.stdout + process.stderr
+    return b"".join(process.stdout for process in pair).decode()
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -76,27 +88,27 @@ def assert_alike(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("labels", ["l.tif", "void.tif"])
 def test_two_processes_train_as_one_with_twice_the_batch(files, tmp_path, labels):
     void = ("--ignore-index", "2", "--num-classes", "2") if labels == "void.tif" else ()
-    run(command(files, tmp_path / "one", 1, "--batch-size", "2", *void, labels=labels))
-    said = run(command(files, tmp_path / "two", 2, "--batch-size", "1", *void, labels=labels))
+    run(command(files, tmp_path / "one", "--batch-size", "2", *void, labels=labels))
+    two = command(files, tmp_path / "two", "--batch-size", "1", *void, labels=labels)
+    if void:
+        said = run_two(two)
+    else:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        said = subprocess.run(torchrun(two), env=environment, capture_output=True, text=True, check=True).stdout
     assert said.count("training unet") == 1, "one of the two talks"
     assert_alike(tmp_path / "two", tmp_path / "one")
     assert (read_config(tmp_path / "two").processes, read_config(tmp_path / "two").batch_size) == (2, 1)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(files, tmp_path):
-    run(command(files, tmp_path / "whole", 1, "--batch-size", "2"))
-    process = subprocess.Popen(
-        command(files, tmp_path / "run", 1, "--batch-size", "2", "--checkpoint-steps", "3"),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    run(command(files, tmp_path / "whole", "--batch-size", "2"))
+    process = processes.start(*command(files, tmp_path / "run", "--batch-size", "2", "--checkpoint-steps", "3"))
     deadline = time.monotonic() + 200
     while not (tmp_path / "run" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM
-    said = run(command(files, tmp_path / "run", 2, "--resume"))
+    said = run_two(command(files, tmp_path / "run", "--resume"))
     assert "batch_size is 1, was 2" in said and "going on after step" in said
     assert_alike(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(InputError, match="takes 2 tiles a step, which 3 processes cannot share evenly"):
@@ -105,7 +117,7 @@ def test_a_run_goes_on_with_another_number_of_processes(files, tmp_path):
 
 def test_a_lost_process_ends_all_with_one_line(files, tmp_path):
     process = subprocess.Popen(
-        command(files, tmp_path / "run", 2, "--steps", "100000"),
+        torchrun(command(files, tmp_path / "run", "--steps", "100000")),
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -140,7 +152,7 @@ def loss_of_halves(rank: int, port: int, out: str, engine: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     net, images, target, weight = example()
     part = slice(rank, rank + 1)
-    wrapped = torch.nn.parallel.DistributedDataParallel(net) if engine == "ddp" else fully_shard(net)
+    wrapped = torch.nn.parallel.DistributedDataParallel(net) if engine == "ddp" else dist.fsdp.fully_shard(net)
     wrapped(images[part], target[part], weight[part]).backward()
     grads = [parameter.grad for parameter in net.parameters()]
     if engine == "fsdp2":
@@ -167,6 +179,9 @@ def test_a_call_with_a_target_is_what_is_synchronised(tmp_path, engine):
     assert torch.equal(loss, net.loss(images, target, weight))
     loss.backward()
     port = 20000 + (os.getpid() + len(engine)) % 20000
-    torch.multiprocessing.spawn(loss_of_halves, (port, str(tmp_path / "g.pt"), engine), nprocs=2)
+    code = "import sys; from tests.test_train_distributed import loss_of_halves as f; f(*map(eval, sys.argv[1:3]), *sys.argv[3:])"
+    pair = [processes.start("-c", code, rank, port, tmp_path / "g.pt", engine) for rank in (0, 1)]
+    for process in pair:
+        assert process.wait() == 0, process.stderr
     for got, parameter in zip(torch.load(tmp_path / "g.pt"), net.parameters(), strict=True):
         torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)

@@ -34,6 +34,8 @@ from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import cannot_judge
 from unet_fast.train.writer import CheckpointWriter
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 def small(**settings) -> TrainConfig:
     return default_config("cpu", **{"steps": 12, "base_channels": 2, "depth": 1, "tile": 16, "amp": False, **settings})

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import processes
 from unet_fast import data
 from unet_fast.data import synthetic
 from unet_fast.errors import InputError
@@ -71,6 +69,7 @@ def test_a_run_learns_and_fills_its_folder(pair, tmp_path):
         train(config, pair, None, out, progress=False)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(pair, tmp_path):
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
         config = default_config("cpu", steps=4, **SMALL, seed=seed)
@@ -84,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(pair, tmp_pat
 
 def command(stack: tuple[Path, Path], out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "unet_fast", "train", "--images", str(stack[0]), "--labels", str(stack[1]),
+        "-m", "unet_fast", "train", "--images", str(stack[0]), "--labels", str(stack[1]),
         "--out", str(out), "--val", "5", "--steps", "24", "--base-channels", "4", "--depth", "2", "--tile", "32",
         "--checkpoint-steps", "4", "--dropout", "0.3", "--device", "cpu",
         "--no-amp", *more,  # the default is measured anew by every start, and two starts are compared here
@@ -94,23 +93,21 @@ def command(stack: tuple[Path, Path], out: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_killed_and_resumed_equals_uninterrupted(stack, tmp_path, optimizer):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(command(stack, straight, "--optimizer", optimizer), check=True, capture_output=True)
-    process = subprocess.Popen(
-        command(stack, killed, "--optimizer", optimizer), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    assert processes.run(*command(stack, straight, "--optimizer", optimizer)).returncode == 0
+    process = processes.start(*command(stack, killed, "--optimizer", optimizer))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if (killed / "checkpoint.safetensors").exists():
-            os.kill(process.pid, signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.005)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     step = load_tensors(killed / "checkpoint.safetensors")[1]["step"]
     assert 0 < step < 24
     # a run killed again while it resumes loses nothing either
-    resumed = subprocess.run(command(stack, killed, "--resume"), capture_output=True, text=True)
+    resumed = processes.run(*command(stack, killed, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
-    assert f"going on after step {step}" in resumed.stdout
+    assert f"going on after step {step}".encode() in resumed.stdout
     for name in ("model.safetensors", "checkpoint.safetensors"):
         ours, theirs = load_tensors(killed / name)[0], load_tensors(straight / name)[0]
         assert ours.keys() == theirs.keys()
@@ -120,6 +117,7 @@ def test_killed_and_resumed_equals_uninterrupted(stack, tmp_path, optimizer):
     assert not list(killed.glob(".*")), "no temporary file is left behind"
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_three_classes_and_a_valid_network(rng, tmp_path):
     labels = np.kron(rng.integers(0, 3, (5, 6, 6)), np.ones((1, 12, 12), dtype=np.int64)).astype(np.int32)
     images = labels[:, None] + 0.1 * rng.standard_normal((5, 1, 72, 72))
@@ -140,6 +138,7 @@ def test_three_classes_and_a_valid_network(rng, tmp_path):
     assert summary.validation.pixel_error < 0.35  # guessing the commonest class errs on about 0.6
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_budget_in_minutes_ends_in_time(pair, tmp_path, monkeypatch):
     clock = itertools.count(step=0.02)  # every look at it takes so many seconds, however busy the machine is
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -150,12 +149,14 @@ def test_a_budget_in_minutes_ends_in_time(pair, tmp_path, monkeypatch):
     assert rates[-1] < 0.2 * max(rates)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_divergence_is_one_clear_error(pair, tmp_path):
     config = default_config("cpu", steps=60, **SMALL, optimizer="sgd", learning_rate=1e6, amp=False)
     with pytest.raises(InputError, match="training diverged: the loss is (nan|inf) at step .*lower the learning rate"):
         train(config, pair, None, tmp_path / "run", progress=False)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_data_that_do_not_fit_the_network(pair, tmp_path):
     with pytest.raises(InputError, match="the images have 1 channels but the network takes 3"):
         train(default_config("cpu", steps=1, in_channels=3, **SMALL), pair, None, tmp_path / "a", progress=False)
@@ -164,6 +165,7 @@ def test_data_that_do_not_fit_the_network(pair, tmp_path):
         train(default_config("cpu", steps=1, **SMALL), many, None, tmp_path / "b", progress=False)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_checkpoint_of_another_network_is_refused(pair, tmp_path):
     out = tmp_path / "run"
     train(default_config("cpu", steps=2, **SMALL), pair, None, out, progress=False)

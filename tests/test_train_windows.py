@@ -19,6 +19,8 @@ from unet_fast.train.checkpoint import load_tensors
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import IGNORED, prepare
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
