@@ -24,6 +24,14 @@ def small_networks(generator: torch.Generator) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def short_resnets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNets with one block a stage, and two in the first: what is traced has every kind of block, but not 33 or 50 layers."""
+    for name in uf.models.list():
+        if "resnet" in name:
+            monkeypatch.setattr(uf.models.registry._MODELS[name], "blocks", (2, 1, 1, 1))
+
+
 def grey(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32)
 

@@ -11,17 +11,13 @@ import pytest
 import torch
 
 import unet_fast as uf
-from tests.networks import lively
+from tests.networks import lively, short_resnets  # noqa: F401
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.program import sample_sizes
 from unet_fast.errors import BackendError, InputError
 
-
-@pytest.fixture(autouse=True)
-def onnx_libraries() -> None:
-    """Imported by the tests, because that takes seconds in every process that only collects them."""
-    pytest.importorskip("onnx", reason="the extra unet_fast[onnx] is not installed")
-    pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra unet_fast[onnx] is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
 
 
 def small(name: str, rng: np.random.Generator) -> uf.models.SegmentationModel:
@@ -30,11 +26,9 @@ def small(name: str, rng: np.random.Generator) -> uf.models.SegmentationModel:
     return lively(uf.models.create(name, **options), rng).eval()
 
 
+@pytest.mark.usefixtures("short_resnets")
 @pytest.mark.parametrize("name", uf.models.list())
 def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
-    import onnx
-    import onnxruntime
-
     model = small(name, rng)
     path = tmp_path / "model.onnx"
     report = uf.deploy.export(model, path)
@@ -58,8 +52,6 @@ def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
 
 def test_the_file_says_what_its_reader_must_know(rng, tmp_path):
     model = small("unet", rng)
-    import onnx
-
     uf.deploy.export(model, tmp_path / "m.onnx", format="onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert "44 + k * 4" in said["sizes"] and "20 pixels smaller" in said["sizes"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import unet_fast as uf
-from tests.networks import grey, lively, small_networks, whole_image  # noqa: F401
+from tests.networks import grey, lively, short_resnets, small_networks, whole_image  # noqa: F401
 from tests.tolerances import NETWORK_FLOAT32, NETWORK_LOW_PRECISION
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models import HeadOutputs, SegmentationModel
@@ -220,14 +220,11 @@ def test_bfloat16(rng: np.random.Generator, name: str, options: dict[str, Any], 
 
 
 @EVERY
-def test_compiles_without_graph_breaks(
-    rng: np.random.Generator, clean_compiler: None, name: str, options: dict[str, Any]
-) -> None:
+@pytest.mark.usefixtures("clean_compiler", "short_resnets")
+def test_compiles_without_graph_breaks(rng: np.random.Generator, name: str, options: dict[str, Any]) -> None:
     net = uf.models.create(name, **options)
     x = draw(rng, 2, 1, pixels(net), pixels(net))
-    # the backward graph of 53 convolutions takes its time, and holds nothing that the shorter ResNet's does not
-    with_gradients = "eager" if name == "unet-resnet50" else "aot_eager"
-    for training, backend in ((True, with_gradients), (False, "eager")):
+    for training, backend in ((True, "aot_eager"), (False, "eager")):
         compiled = torch.compile(net.train(training), fullgraph=True, backend=backend)
         with torch.set_grad_enabled(training):
             expected, actual = net(x), compiled(x)

@@ -52,6 +52,7 @@ def learn_by_heart(trainer: Trainer) -> None:
     trainer.batch = lambda: batch  # type: ignore[method-assign]
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_runs_end_to_end(pair, tmp_path, name):
     recipe = recipes.get(name)
@@ -159,6 +160,7 @@ def test_the_log_shows_that_every_head_learns(pair, tmp_path, name):
     assert picture.shape[0] == 340 + 250 + 120 + 70, "a panel for the heads"
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_run_with_one_head_logs_no_heads(pair, tmp_path):
     train(tiny(), pair, None, tmp_path / "run", progress=False)
     assert "head" not in (tmp_path / "run" / "metrics.csv").read_text()
@@ -206,6 +208,7 @@ def test_schedules_of_the_recipes():
     assert em.changed() == em and em.changed(learning_rate=2.0) != em
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize("best_by", ["score", "loss"])
 def test_the_best_network_is_the_one_asked_for(pair, tmp_path, best_by):
     config = tiny(steps=8, validations=8, learning_rate=3e-2, best_by=best_by, average_decay=0.0, schedule="constant")
