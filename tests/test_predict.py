@@ -18,7 +18,7 @@ from tests.tolerances import EXACT, NETWORK_FLOAT32
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.predict import OverlapTile
 from unet_fast.predict.overlap_tile import dihedral
-from unet_fast.predict.tiling import border_indices, gather_window, plan_axis
+from unet_fast.predict.tiling import padded_indices, gather_window, plan_axis
 
 pytestmark = pytest.mark.core
 
@@ -232,12 +232,12 @@ def test_the_tile_plan_covers_and_keeps_the_pooling_grid(length: int, tile: int,
 
 @given(st.integers(-300, 300), st.integers(1, 200), st.integers(1, 40))
 @settings(max_examples=200, deadline=None)
-def test_border_indices_equal_np_pad(start: int, length: int, size: int) -> None:
+def test_padded_indices_equal_np_pad(start: int, length: int, size: int) -> None:
     line = np.arange(1, size + 1)
     before, after = max(0, -start), max(0, start + length - size)
     for padding, mode in NUMPY_MODES.items():
         expected = np.pad(line, (before, after), mode=mode)[start + before :][:length]  # type: ignore[call-overload]
-        indices, inside = border_indices(start, length, size, padding)
+        indices, inside = padded_indices(start, length, size, padding)
         actual = line[indices] if inside is None else line[indices] * inside
         np.testing.assert_array_equal(actual, expected)
 

@@ -41,11 +41,11 @@ def small(**changes: object) -> TrainConfig:
     return default_config("cpu", **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("border, mode", [("mirror", "reflect"), ("nearest", "edge"), ("zeros", "constant")])
-def test_windows_are_those_of_the_resident_images(files: tuple[Path, Path], border: str, mode: str) -> None:
+@pytest.mark.parametrize("padding, mode", [("mirror", "reflect"), ("nearest", "edge"), ("zeros", "constant")])
+def test_windows_are_those_of_the_resident_images(files: tuple[Path, Path], padding: str, mode: str) -> None:
     """Every window is cut out of the normalised, padded image; objects and classes are those of ``prepare``, but for what the
     window's own edge cuts."""
-    config = small(image_padding=border)
+    config = small(image_padding=padding)
     dataset, pair = read_matching(*files), read_pair(*files)
     feed = windows.Feed(dataset, config, 0)
     resident = prepare(pair, torch.device("cpu"), balance=True)

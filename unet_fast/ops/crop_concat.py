@@ -111,8 +111,7 @@ def _other_join(skip: torch.Tensor, up: torch.Tensor, order: str, padding: str |
     skip, up = check_join(skip, up, "up", 1, order, padding)
     if _backends.choose("upsample_concat", skip.device.type) == "reference":
         return reference.crop_concat(skip, up, order=order, padding=padding)
-    border = PADDINGS.index(padding)
-    return _record.run(torch.ops.unet_fast.upsample_concat, skip, up, 0, order == "up_first", border)
+    return _record.run(torch.ops.unet_fast.upsample_concat, skip, up, 0, order == "up_first", PADDINGS.index(padding))
 
 
 def _fake(skip: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -118,18 +118,18 @@ def _format(skip: torch.Tensor, x: torch.Tensor) -> torch.memory_format:
     return _tensors.dense_format(x) if fits else torch.contiguous_format
 
 
-def _fake(skip: torch.Tensor, x: torch.Tensor, mode: int, up_first: bool, border: int) -> torch.Tensor:
+def _fake(skip: torch.Tensor, x: torch.Tensor, mode: int, up_first: bool, padding: int) -> torch.Tensor:
     factor = 2 if mode else 1
-    size = skip.shape[2:] if border else [factor * side for side in x.shape[2:]]
+    size = skip.shape[2:] if padding else [factor * side for side in x.shape[2:]]
     return _tensors.new(x, [x.shape[0], skip.shape[1] + x.shape[1], *size], layout=_format(skip, x))
 
 
-def _fake_backward(grad: torch.Tensor, size: list[int], mode: int, border: int) -> torch.Tensor:
+def _fake_backward(grad: torch.Tensor, size: list[int], mode: int, padding: int) -> torch.Tensor:
     return _tensors.new(grad, [*grad.shape[:2], *size], layout=_tensors.dense_format(grad))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    skip, x, ctx.mode, ctx.up_first, ctx.border = inputs
+    skip, x, ctx.mode, ctx.up_first, ctx.padding = inputs
     ctx.skip_shape, ctx.x_shape = skip.shape, x.shape
 
 
@@ -147,7 +147,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         grad_x = grad[:, x_at : x_at + c2]
         if ctx.mode or list(ctx.x_shape[2:]) != list(grad.shape[2:]):
             grad_x = _record.run(
-                torch.ops.unet_fast.upsample_concat_backward, grad_x, list(ctx.x_shape[2:]), ctx.mode, ctx.border
+                torch.ops.unet_fast.upsample_concat_backward, grad_x, list(ctx.x_shape[2:]), ctx.mode, ctx.padding
             )
     return grad_skip, grad_x, None, None, None
 
@@ -157,13 +157,13 @@ _record.register(
         upsample_concat,
         (
             _record.Operator(
-                "upsample_concat(Tensor skip, Tensor x, int mode, bool up_first, int border) -> Tensor",
+                "upsample_concat(Tensor skip, Tensor x, int mode, bool up_first, int padding) -> Tensor",
                 _fake,
                 _backward,
                 _setup_context,
             ),
             _record.Operator(
-                "upsample_concat_backward(Tensor grad, SymInt[] size, int mode, int border) -> Tensor", _fake_backward
+                "upsample_concat_backward(Tensor grad, SymInt[] size, int mode, int padding) -> Tensor", _fake_backward
             ),
         ),
         sample=lambda d, n, h, w: (d.image(n, 3, 2 * h + 1, 2 * w + 2), d.image(n, 2, h, w)),

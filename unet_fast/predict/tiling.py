@@ -42,7 +42,7 @@ def _round_up(value: int, smallest: int, step: int) -> int:
     return smallest + max(0, -(-(value - smallest) // step)) * step
 
 
-def border_indices(start: int, length: int, size: int, padding: str) -> tuple[np.ndarray, np.ndarray | None]:
+def padded_indices(start: int, length: int, size: int, padding: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The pixel, of a line of ``size``, that each of ``length`` positions from ``start`` on (maybe negative) reads.
 
     "mirror" is ``d c b | a b c d | c b a`` (SciPy "mirror", NumPy "reflect") and repeats when the window is larger
@@ -65,8 +65,8 @@ def gather_window(
 
     Only the pixels that the window needs are read and converted: the image may be a memory map.
     """
-    rows, rows_inside = border_indices(start[0], size[0], image.shape[1], padding)
-    columns, columns_inside = border_indices(start[1], size[1], image.shape[2], padding)
+    rows, rows_inside = padded_indices(start[0], size[0], image.shape[1], padding)
+    columns, columns_inside = padded_indices(start[1], size[1], image.shape[2], padding)
     top, left = int(rows.min()), int(columns.min())
     part = image[:, top : int(rows.max()) + 1, left : int(columns.max()) + 1]
     # astype copies into memory that torch may own: the source can be read-only or of foreign byte order
