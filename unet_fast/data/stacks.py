@@ -6,7 +6,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ PathLike = str | os.PathLike[str]
 
 # a classic TIFF addresses 4 GiB; the rest leaves room for the directories of the pages
 _CLASSIC_TIFF_BYTES = 2**32 - 2**25
+_AXES = {2: "YX", 3: "ZYX", 4: "ZCYX"}  # of a TIFF, by the rank of its array
 
 
 @dataclass
@@ -260,11 +262,8 @@ def write_stack(path: PathLike, array: np.ndarray) -> None:
 
     Raises :class:`InputError` for another rank, dtype or an empty array, ``OSError`` when the file cannot be written.
     """
-    import tifffile
-
     array = np.asarray(array)
-    axes = {2: "YX", 3: "ZYX", 4: "ZCYX"}.get(array.ndim)
-    if axes is None or array.size == 0:
+    if array.ndim not in _AXES or array.size == 0:
         raise InputError(
             f"cannot write an array of shape {array.shape} to {path}; expected (H, W), (N, H, W) or (N, C, H, W), "
             "not empty"
@@ -278,16 +277,28 @@ def write_stack(path: PathLike, array: np.ndarray) -> None:
     elif array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         narrow = np.result_type(np.min_scalar_type(array.min()), np.min_scalar_type(array.max()))
         array = array.astype(narrow if narrow.itemsize < 8 else array.dtype)
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            array,
-            photometric="minisblack",
-            planarconfig=None,
-            compression="zlib",
-            bigtiff=needs_bigtiff(array.shape, array.dtype),
-            metadata={"axes": axes},
-        )
+    with new_tiff(path, array.shape, array.dtype) as write:
+        write(array)
+
+
+@contextmanager
+def new_tiff(
+    path: PathLike, shape: tuple[int, ...], dtype: np.dtype, *, ome: bool = False
+) -> Iterator[Callable[..., Any]]:
+    """The one way in which TIFF files are written: lossless deflate, BigTIFF where the data need it, whole or not at all.
+
+    What it gives writes an array of this shape (see :func:`write_stack`), its planes one after the other, or the bytes of their
+    strips or tiles; its keywords are those of ``tifffile.TiffWriter.write``, such as the ``shape`` of a smaller level.
+    ``OSError`` when the file cannot be written.
+    """
+    import tifffile
+
+    options: dict[str, Any] = {"photometric": "minisblack", "planarconfig": None, "compression": "adobe_deflate"}
+    with (
+        atomic_path(path) as temporary,
+        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(shape, dtype), ome=ome) as writer,
+    ):
+        yield partial(writer.write, shape=shape, dtype=dtype, metadata={"axes": _AXES[len(shape)]}, **options)
 
 
 def needs_bigtiff(shape: tuple[int, ...], dtype: np.dtype) -> bool:

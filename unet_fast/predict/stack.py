@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from unet_fast.data.stacks import needs_bigtiff
+from unet_fast.data.stacks import new_tiff
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path
 from unet_fast.predict.instances import MIN_SIZE
 from unet_fast.predict.predictor import Pages, Predictor
 
@@ -92,21 +91,8 @@ def write_stack_of(predictor: Predictor, pages: Pages, path: Path, *, progress: 
                 else:
                     yield result[-1] if probabilities else result
 
-    import tifffile
-
-    with (
-        atomic_path(path) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(shape, dtype)) as writer,
-    ):
-        writer.write(
-            planes(),
-            shape=shape,
-            dtype=dtype,
-            photometric="minisblack",
-            compression="adobe_deflate",
-            metadata={"axes": "ZCYX" if all_classes else "ZYX"},
-            maxworkers=1,  # with threads tifffile asks for many pages at once and holds them all
-        )
+    with new_tiff(path, shape, dtype) as write:
+        write(planes(), maxworkers=1)  # with threads tifffile asks for many pages at once and holds them all
 
 
 def _read(pages: Pages, index: int) -> np.ndarray:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unet_fast.data.bands import every, pyramid_levels, regrouped
-from unet_fast.data.stacks import needs_bigtiff
+from unet_fast.data.stacks import new_tiff
 from unet_fast.errors import InputError
-from unet_fast.files import atomic_path
 from unet_fast.predict.segments import Segments
 from unet_fast.predict.stream import Stages, Stream
 
@@ -74,41 +73,29 @@ def run(
 
 def _write_tiff(stream: Stream) -> None:
     """The segments of all pages, copied into one TIFF; a pyramid behind them where the name says OME-TIFF."""
-    import tifffile
-
     ome = stream.out.name.lower().endswith(OME_SUFFIXES)
     levels = pyramid_levels(stream.height, stream.width) if ome else 1
-    options: dict[str, Any] = {
-        "dtype": stream.dtype,
-        "photometric": "minisblack",
-        "compression": "adobe_deflate",
-        "tile": stream.segments.tile,
-        "rowsperstrip": None if stream.segments.tile else stream.segments.rows,
-    }
-    axes = "ZCYX" if stream.planes > 1 else "ZYX"
 
     def all_planes(segments: Callable[[int, int], Iterator[bytes]]) -> Iterator[bytes]:
         for page in range(len(stream.pages)):
             for plane in range(stream.planes):
                 yield from segments(page, plane)
 
-    shape = _shape(stream, 1)
-    with (
-        atomic_path(stream.out) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=needs_bigtiff(shape, stream.dtype), ome=ome) as writer,
-    ):
-        subifds: Any = levels - 1 if levels > 1 else None
-        writer.write(all_planes(stream.segments_of), shape=shape, metadata={"axes": axes}, subifds=subifds, **options)
+    def cuts(segments: Segments) -> dict[str, Any]:
+        return {"tile": segments.tile, "rowsperstrip": None if segments.tile else segments.rows}
+
+    with new_tiff(stream.out, _shape(stream, 1), stream.dtype, ome=ome) as write:
+        write(all_planes(stream.segments_of), subifds=levels - 1 if levels > 1 else None, **cuts(stream.segments))
         for level in range(1, levels):
             height, width = _shape(stream, 2**level)[-2:]
             smaller = Segments.choose(height, width, height)
-            options.update(tile=smaller.tile, rowsperstrip=None if smaller.tile else smaller.rows)
 
             def thinned(page: int, plane: int, step: int = 2**level, cut: Segments = smaller) -> Iterator[bytes]:
                 for _, rows in regrouped(every(stream.bands(page, plane), step), cut.rows):
                     yield from cut.cut(rows)
 
-            writer.write(all_planes(thinned), shape=_shape(stream, 2**level), subfiletype=1, metadata=None, **options)
+            smaller_shape = _shape(stream, 2**level)
+            write(all_planes(thinned), shape=smaller_shape, subfiletype=1, metadata=None, **cuts(smaller))
 
 
 def _shape(stream: Stream, step: int) -> tuple[int, ...]:
