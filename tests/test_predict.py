@@ -18,7 +18,7 @@ from tests.tolerances import EXACT, NETWORK_FLOAT32
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.predict import OverlapTile
 from unet_fast.predict.overlap_tile import dihedral
-from unet_fast.predict.tiling import padded_indices, gather_window, plan_axis
+from unet_fast.predict.tiling import gather_window, padded_indices, plan_axis
 
 pytestmark = pytest.mark.core
 
