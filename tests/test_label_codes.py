@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from tests.test_data_labels import class_map, save
 from unet_fast.data import Pair, detect_kind, read_dataset, read_labels, read_pair, synthetic
+from unet_fast.data.label_kinds import distinct
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
 from unet_fast.evaluate import evaluate_files
@@ -388,3 +389,11 @@ def test_a_report_of_ignored_pixels(rng: np.random.Generator, tmp_path: Path) ->
     with pytest.warns(Note, match="taken as ignored"):
         report = evaluate_files(save(tmp_path / "p.tif", predicted), truth, out=tmp_path / "m.json")
     assert report.dice == 1 and json.loads((tmp_path / "m.json").read_text())["pixel_error"] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.bool_, np.int8, np.uint16])
+@pytest.mark.parametrize("values", [[0], [1], [0, 1], [1, 0, 1], [0, 1, 100], [3, 7, 9, 120]])
+def test_distinct_values(rng: np.random.Generator, values: list[int], dtype: type) -> None:
+    drawn = rng.choice(np.array(values, dtype), (2, 5, 6))
+    drawn[1, 0, : len(values)] = values
+    assert distinct([drawn[:1], drawn[1:], drawn[:, :0]]).tolist() == sorted(np.unique(drawn).tolist())

@@ -98,6 +98,8 @@ def to_instances(labels: np.ndarray, kind: Kind) -> np.ndarray:
     labels = _checked(labels, kind)
     if kind == "instances":
         return labels.astype(np.int32)
+    if kind == "mask" and len(labels) == 1:  # as image by image is done: not copied
+        return components(labels[0])[None]
     out = np.zeros(labels.shape, np.int32)
     if kind == "mask":
         for image, target in zip(labels, out, strict=True):

@@ -72,9 +72,9 @@ def measure(blocks: Callable[[], Iterable[np.ndarray]]) -> GreyStatistics:
         if block.dtype.kind in "bui" and block.dtype.itemsize <= 2:
             exact = exact or [[0, 0] for _ in block]
             for sums, pixels in zip(exact, block, strict=True):
-                wide = pixels.astype(np.int64)
-                sums[0] += int(wide.sum())
-                sums[1] += int(np.square(wide, out=wide).sum())
+                total, squares = _exact_sums(pixels)
+                sums[0] += total
+                sums[1] += squares
         else:
             rows = rows or [[] for _ in block]
             for sums_of_rows, pixels in zip(rows, block, strict=True):
@@ -94,6 +94,19 @@ def measure(blocks: Callable[[], Iterable[np.ndarray]]) -> GreyStatistics:
     std = np.sqrt([_sum(values) / count for values in squared])
     # a constant channel can leave a rounding error of its mean behind, which must not be blown up to 1
     return GreyStatistics(np.array(mean), np.where(std <= 1e-12 * np.abs(mean), 0.0, std))
+
+
+def _exact_sums(pixels: np.ndarray) -> tuple[int, int]:
+    """(sum, sum of squares) of integers of at most 16 bits; where there are more pixels than values, each value is counted."""
+    if pixels.size < 2 ** (8 * pixels.dtype.itemsize):
+        wide = pixels.astype(np.int64)
+        return int(wide.sum()), int(np.square(wide).sum())
+    bits = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")).view(f"u{pixels.dtype.itemsize}")
+    counts = np.bincount(bits.ravel())
+    values = np.arange(len(counts), dtype=bits.dtype)
+    values = values.view(pixels.dtype.newbyteorder("=")) if pixels.dtype.kind == "i" else values
+    wide = values.astype(np.int64)
+    return int(counts @ wide), int(counts @ np.square(wide))
 
 
 def _sum(values: list[float]) -> float:

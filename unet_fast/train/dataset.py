@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from unet_fast import data
 from unet_fast.augment import parameters
 from unet_fast.data import cores
+from unet_fast.data.parallel import in_order
+from unet_fast.data.statistics import measure
 from unet_fast.data.touching import separate_touching
 from unet_fast.errors import InputError
 from unet_fast.labels import IGNORED, Kind, count_classes
@@ -97,13 +100,15 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: s
     ignored = pair.ignored if pair.ignored is not None and pair.ignored.any() else None
     instances = _Narrow(pair.labels.shape)
     counts = np.zeros(num_classes, dtype=np.int64)
-    for index, labels in enumerate(pair.labels):
-        instances.put(index, shapes(labels, pair.kind, pair.num_classes))
-    class_maps = pair.labels if several else instances.array > 0
+    objects = in_order(lambda labels: shapes(labels, pair.kind, pair.num_classes), pair.labels, pair.labels[0].size)
+    for index, image in enumerate(objects):
+        instances.put(index, image)
+    class_maps = pair.labels if several else instances.array
     if by_cores:
         width = cores.rim_width(instances.array)
         class_maps = np.stack([cores.rims_and_cores(image, width) for image in instances.array])
     for index, classes in enumerate(class_maps):
+        classes = classes if several or by_cores else classes > 0
         counted = classes if ignored is None else classes[~ignored[index]]
         counts += count_classes(counted, num_classes)
     maps: dict[str, np.ndarray] = {"instances": instances.array}
@@ -186,13 +191,14 @@ def _images(images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     if images.dtype.name not in _KEPT:
         return torch.from_numpy(data.normalize(images)), torch.from_numpy(mean), torch.from_numpy(scale)
     for index, image in enumerate(images):
-        values = image.astype(np.float64)
-        middle, std = values.mean((1, 2)), values.std((1, 2))
-        if not np.isfinite(std).all():
-            raise InputError(f"slice {index} of the images holds NaN or infinite values; replace them, or leave it out")
-        flat = std <= 1e-12 * np.abs(middle)
-        mean[index, :, 0, 0] = middle
-        scale[index, :, 0, 0] = np.where(flat, 0, 1 / np.where(flat, 1, std))
+        try:
+            found = measure(partial(iter, (image,)))
+        except InputError as error:
+            raise InputError(
+                f"slice {index} of the images holds NaN or infinite values; replace them, or leave it out"
+            ) from error
+        mean[index, :, 0, 0] = found.mean
+        scale[index, :, 0, 0] = np.where(found.std == 0, 0, 1 / np.where(found.std == 0, 1, found.std))
     bits = images.view(np.int16) if images.dtype == np.uint16 else images
     return _tensor(bits), torch.from_numpy(mean), torch.from_numpy(scale)
 
