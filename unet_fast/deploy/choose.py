@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KIND = "engines"  # of what is remembered
 ROUNDS = 5
+CLOSE, MORE_ROUNDS, MORE_SECONDS = 0.15, 20, 6.0  # engines so near to the best are measured on, for so long at most
 SLOW_TO_START = ("compile",)  # what auto leaves out on a CPU: it compiles for longer than the measurement may take
 
 
@@ -150,7 +151,7 @@ def measure(
     device: str,
     shape: tuple[int, int],
 ) -> dict[str, float]:
-    """Seconds a call, medians of interleaved rounds, of the engines ``names`` that run."""
+    """Seconds a call, medians of interleaved rounds, of the engines ``names``; those near to the best get more rounds."""
     batch, side = shape
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, int(description.model["in_channels"]), side, side, generator=generator).to(device)
@@ -164,8 +165,16 @@ def measure(
     for each in made.values():
         timed(each, images)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(ROUNDS):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+    contenders, began = list(names), time.monotonic()
+    for turn in range(ROUNDS + MORE_ROUNDS):
+        if turn >= ROUNDS:
+            medians = {name: statistics.median(times[name]) for name in contenders}
+            least = min(medians.values())
+            contenders = [name for name in contenders if medians[name] <= (1 + CLOSE) * least]
+            if len(contenders) == 1 or time.monotonic() - began > MORE_SECONDS:
+                break
+        first = turn % len(contenders)
+        for name in contenders[first:] + contenders[:first]:
             times[name].append(timed(made[name], images))
     return {name: statistics.median(values) for name, values in times.items()}
 
