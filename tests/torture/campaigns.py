@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.torture import runs
+from tests.torture import exports, runs
 from tests.torture.child import CRASH, GOOD, HANG, NO_MEMORY, REFUSED, TRACEBACK, attempt
 
 MEMORY = 6 << 30
@@ -84,29 +84,25 @@ def signals(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
     return counts
 
 
-def weights(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
-    """Damaged weights: refused, or none of them changed."""
-    from unet_fast import train
-
-    counts = Counts("damaged weights")
+def weights(cases: int, rng: np.random.Generator, folder: Path) -> list[Counts]:
+    """Damaged weights, in a run's folder and in exported files: refused, or none of them changed."""
     end = attempt(lambda: runs.go(folder / "run", steps=8).steps, seconds=300)
     assert end.word == GOOD, end
-    path = folder / "run" / "model.safetensors"
-    whole = path.read_bytes()
-
-    def load() -> list[bytes]:
-        return [t.numpy().tobytes() for _, t in sorted(train.load_model(folder / "run")[0].state_dict().items())]
-
-    truth = load()
-    for _ in range(cases):
-        path.write_bytes(mutated(whole, rng))
-        end = attempt(load, memory=MEMORY)
-        if end.word == GOOD:
-            counts.add("unchanged", None if end.value == truth else "other weights without a word")
-        else:
-            counts.add(end.word, None if end.word == REFUSED else f"{end.word}: {end.value}")
-    path.write_bytes(whole)
-    return counts
+    results = []
+    for name, (path, load) in exports.weight_files(folder / "run").items():
+        counts = Counts(f"damaged {name}")
+        whole, truth = path.read_bytes(), attempt(load, memory=MEMORY)
+        assert truth.word == GOOD, truth
+        for _ in range(cases):
+            path.write_bytes(mutated(whole, rng))
+            end = attempt(load, memory=MEMORY)
+            if end.word == GOOD:
+                counts.add("unchanged", None if end.value == truth.value else "other weights without a word")
+            else:
+                counts.add(end.word, None if end.word == REFUSED else f"{end.word}: {end.value}")
+        path.write_bytes(whole)
+        results.append(counts)
+    return results
 
 
 def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
@@ -267,7 +263,7 @@ def campaigns(
         place.mkdir(parents=True, exist_ok=True)
     return {
         "signals": lambda: [signals(runs_, rng, places["signals"])],
-        "weights": lambda: [weights(damaged, rng, places["weights"])],
+        "weights": lambda: weights(damaged, rng, places["weights"]),
         "images": lambda: images(files, rng, places["images"]),
         "disks": lambda: [disks(full, rng, places["disks"])],
         "settings": lambda: [settings(hostile, rng, places["settings"])],
