@@ -33,7 +33,9 @@ def targets(instances: np.ndarray) -> tuple[np.ndarray, float]:
     """What a network learns of instances (N, H, W), and the width of the rims."""
     separate = separate_touching(instances)
     width = rim_width(separate)
-    return np.stack([rims_and_cores(image, width) for image in separate]), width
+    return np.stack(
+        [rims_and_cores(*pair) for pair in zip(separate, [width] * len(separate), instances > 0, strict=True)]
+    ), width
 
 
 def landscape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -47,15 +49,17 @@ def test_rims_and_cores_equal_scipy() -> None:
     _, instances = synthetic.nuclei(2, size=(96, 80), seed=3)
     separate = separate_touching(instances)
     width = rim_width(separate)
-    classes = [rims_and_cores(image, width) for image in separate]
+    classes = [rims_and_cores(image, width, drawn > 0) for image, drawn in zip(separate, instances, strict=True)]
     distance = [ndimage.distance_transform_edt(image > 0) for image in separate]
     radii = [
         [d[image == label].max() for label in np.unique(image[image > 0])]
         for d, image in zip(distance, separate, strict=True)
     ]
     assert width == pytest.approx(max(2, 0.15 * np.median(np.concatenate(radii))))
-    for image, d, found in zip(separate, distance, classes, strict=True):
-        assert ((found != BACKGROUND) == (image > 0)).all()
+    assert (separate > 0).sum() < (instances > 0).sum()  # there is a ridge
+    for image, drawn, d, found in zip(separate, instances, distance, classes, strict=True):
+        assert ((found != BACKGROUND) == (drawn > 0)).all()
+        assert (found[(drawn > 0) & (image == 0)] == RIM).all()
         for label in np.unique(image[image > 0]):
             inside = image == label
             core = d[inside] > min(width, d[inside].max() / 2)
@@ -75,6 +79,18 @@ def test_objects_of_any_size_keep_a_core_and_come_back() -> None:
     assert cores.core_instances(hard(classes)[0], min_size=2).max() == 3
     empty, width = targets(np.zeros((1, 4, 5), np.int32))
     assert not empty.any() and width == 2
+
+
+def test_touching_objects_come_back_as_large_as_they_were_drawn() -> None:
+    """What the ridge between them took is theirs again: every pixel of two discs that share a border."""
+    y, x = np.mgrid[:24, :40]
+    instances = np.where((y - 12) ** 2 + (x - 12) ** 2 < 81, 1, 0)
+    instances[((y - 12) ** 2 + (x - 27) ** 2 < 81) & (instances == 0)] = 2
+    drawn = instances[None].astype(np.int32)
+    assert (separate_touching(drawn) == 0).sum() > (drawn == 0).sum()
+    found = cores.core_instances(hard(targets(drawn)[0])[0], min_size=9)
+    assert ((found > 0) == (drawn[0] > 0)).all()
+    assert metrics.average_precision(found[None], drawn, iou=0.95) == 1
 
 
 def test_a_broken_ridge_splits_nothing_together() -> None:
@@ -190,6 +206,31 @@ def test_a_run_on_instances_knows_how_its_objects_come_apart(tmp_path: Path) -> 
     described = Description.read(Description.of(run.model, run.settings).metadata(), "a file")
     again = predictor_of(run.model, described, output="instances", tta=1, amp=predictor.tiles.amp)(validation.images)
     np.testing.assert_array_equal(again, predictor(validation.images))
+
+
+@pytest.mark.parametrize(
+    ("radius", "factor"), [(None, 1), (2.0, 1), (15.9, 1), (16.0, 2), (45.0, 4), (64.0, 8), (999.0, 8)]
+)
+def test_large_objects_are_seen_at_a_coarser_resolution(radius: float | None, factor: int) -> None:
+    config = train.default_config("cpu", kind="instances", object_radius=radius, steps=1)
+    assert config.model["downsample"] == factor
+    assert config.tile == (192 if factor == 1 else 128 * factor)
+    other = {"kind": "instances", "object_radius": radius, "steps": 1}
+    assert train.default_config("cpu", separate="ridge", **other).model["downsample"] == 1
+    assert train.default_config("cpu", downsample=2, **other).model["downsample"] == 2
+    assert "downsample" not in train.default_config("cpu", padding="valid", **other).model
+    assert train.default_config("cpu", recipe=recipes.get("keras"), **other).model.get("downsample", 1) == 1
+
+
+def test_the_radius_of_objects_is_that_of_the_largest_disc_inside() -> None:
+    y, x = np.mgrid[:64, :64]
+    labels = np.zeros((2, 64, 64), np.int32)
+    for number, (row, column, radius) in enumerate([(14, 14, 5), (14, 40, 9), (44, 30, 13)], start=1):
+        labels[0][(y - row) ** 2 + (x - column) ** 2 < radius**2] = number
+    pair = data.Pair(np.zeros((2, 1, 64, 64), np.uint8), labels, "instances", 2, ["a", "b"])
+    assert train.object_radius(pair) == pytest.approx(9, abs=0.5)
+    assert train.object_radius(pair.select([1])) is None
+    assert train.object_radius(data.Pair(pair.images, (labels > 0).astype(np.uint8), "mask", 2, ["a", "b"])) is None
 
 
 def test_cores_are_refused_where_they_cannot_be(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from unet_fast import data
 from unet_fast.augment import augmenter
+from unet_fast.errors import InputError
 from unet_fast.nn.losses import _inputs
 from unet_fast.ops import _record
 from unet_fast.train import LOSSES, default_config
@@ -125,6 +126,36 @@ def test_classes_and_ignored_pixels_wait_for_nothing(rng, as_on_a_gpu):
     ours.train_step()
     with Refusing():
         ours.train_step()
+
+
+def test_statistics_that_stand_are_those_that_were_gathered(stack):
+    """Half of a run moves the running statistics; then those of the average stand, and what is trained is what is applied."""
+    ours = trainer(stack, steps=8, base_channels=4)
+    assert ours.config.optimizer.statistics_until == 0.5
+    norm, average = ours.norms[0], next(m for m in ours.average.module.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen = []
+    for _ in range(8):
+        ours.train_step()
+        seen.append((norm.running_mean.clone(), norm.running_var.clone(), average.running_mean.clone(), norm.training))
+    means, variances, averages, training = zip(*seen, strict=True)
+    assert training == (True,) * 4 + (False,) * 4
+    assert all(not torch.equal(one, other) for one, other in zip(means[:3], means[1:4], strict=True))
+    assert all(torch.equal(mean, averages[3]) for mean in (*means[4:], *averages[4:]))
+    assert all(torch.equal(variance, variances[4]) for variance in variances[4:])
+    assert not torch.equal(means[3], means[4])
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        ours.model.train()
+        for module in ours.norms:
+            module.eval()
+        torch.testing.assert_close(ours.model(images), ours.model.eval()(images), rtol=1e-3, atol=1e-3)
+    whole = trainer(stack, steps=8, statistics_until=1.0)
+    for _ in range(8):
+        whole.train_step()
+    assert whole.norms[0].training
+    for share in (0.0, 1.5, -1.0):
+        with pytest.raises(InputError, match="statistics_until is .*expected a part of the budget above 0, 1 at most"):
+            default_config("cpu", steps=1, statistics_until=share)
 
 
 class Recording(TorchDispatchMode):

@@ -316,3 +316,67 @@ def test_the_registry_names_what_it_knows() -> None:
         uf.models.create("vnet")
     with pytest.raises(InputError, match="'unet' has no option 'width'; its options are base_channels, depth"):
         uf.models.create("unet", width=3)
+
+
+# --- a coarser resolution ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_coarser_network_is_the_network_between_means_and_interpolation(rng, factor):
+    net = uf.UNet(2, 3, base_channels=4, depth=2, padding="same", downsample=factor, norm="batch").double().eval()
+    fine = uf.UNet(2, 3, base_channels=4, depth=2, padding="same", norm="batch").double().eval()
+    fine.load_state_dict(net.state_dict())
+    x = images(rng, 2, 2, 16 * factor, 24 * factor).double()
+    means = x.unfold(2, factor, factor).unfold(3, factor, factor).mean((-1, -2))
+    logits = F.interpolate(fine(means), scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(net(x), logits, rtol=1e-9, atol=1e-9)
+    target = torch.from_numpy(rng.integers(0, 3, (2, 16 * factor, 24 * factor)))
+    torch.testing.assert_close(net.loss(x, target), F.cross_entropy(logits, target), rtol=1e-5, atol=1e-6)
+    assert uf.models.create(**net.config).downsample == factor
+    assert net.input_size(8 * factor) == 8 * factor
+    with pytest.raises(InputError, match=f"nearest legal input sizes are {4 * factor} and {8 * factor}"):
+        net(torch.zeros(1, 2, 8 * factor, 4 * factor + 2).double())
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_receptive_field_of_a_coarser_network(rng, factor):
+    net = uf.UNet(base_channels=3, depth=1, padding="same", downsample=factor, fused=False).double().eval()
+    farthest = 0
+    for position in range(2 * factor):
+        x = images(rng, 1, 1, 32 * factor, 8 * factor).double().requires_grad_()
+        at = 16 * factor + position
+        net(x)[0, :, at].abs().sum().backward()
+        rows = x.grad[0, 0].abs().sum(1).nonzero()
+        farthest = max(farthest, at - int(rows.min()), int(rows.max()) - at)
+    assert net.geometry.receptive_radius == farthest
+
+
+def test_a_coarser_network_refuses_what_it_cannot_do():
+    for factor in (0, 3, 16, "2"):
+        with pytest.raises(InputError, match="downsample is .*expected one of 1, 2, 4, 8"):
+            uf.UNet(padding="same", downsample=factor)
+    with pytest.raises(InputError, match="downsample is 2, which needs padding='same', but padding is 'valid'"):
+        uf.UNet(downsample=2)
+    net = uf.UNet(base_channels=2, depth=1, padding="same", norm="batch", downsample=4)
+    with pytest.raises(InputError, match="leaves one pixel at the lowest level"):
+        net(torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+def test_norms_in_one_operator_are_those_of_torch(rng, norm):
+    """Outputs, gradients and running statistics of a network whose norms run with their ReLUs equal those of plain layers."""
+    fused = uf.UNet(base_channels=4, depth=2, padding="same", norm=norm, fused=True).double()
+    plain = uf.UNet(base_channels=4, depth=2, padding="same", norm=norm, fused=False).double()
+    plain.load_state_dict(fused.state_dict())
+    x = images(rng, 2, 1, 24, 32).double()
+    for training in (True, False):  # the gradient behind fixed statistics is another one
+        for net in (fused, plain):
+            net.train(training).zero_grad()
+            (net(x) ** 2).sum().backward()
+        for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+            scale = float(other.grad.abs().max())
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-7, atol=1e-9 * scale)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-8, atol=1e-8)

@@ -131,7 +131,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
     fitting = {
         key: value
         for key, value in settings.items()
-        if key not in ("tile", "base_channels", "depth", "padding", "norm", "dropout") or key in known
+        if key not in ("tile", "base_channels", "depth", "padding", "norm", "dropout", "downsample") or key in known
     }
     config = train.default_config(
         device,
@@ -140,6 +140,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
         in_channels=training.channels,
         num_classes=training.num_classes,
         kind=training.kind,
+        object_radius=train.object_radius(training) if recipe is None else None,
         **fitting,
     )
     tile = settings.get("tile")

@@ -72,7 +72,10 @@ def train(
     depth: Depth = None,
     tile: Tile = None,
     padding: Annotated[str | None, typer.Option(help="valid or same convolutions.")] = None,
-    norm: Annotated[str | None, typer.Option(help="batch, instance or group normalisation.")] = None,
+    norm: Annotated[str | None, typer.Option(help="batch, instance or group normalisation, or none.")] = None,
+    downsample: Annotated[
+        int | None, typer.Option(help="Work at 1/2, 1/4 or 1/8 of the resolution. Default: by the size of the objects.")
+    ] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout at the end of the contracting path.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Local file with weights of a unet-resnet encoder to start from.")
@@ -147,6 +150,7 @@ def train(
             "padding": padding,
             "norm": norm,
             "dropout": dropout,
+            "downsample": downsample,
         }
         settings: dict[str, Any] = {
             "encoder_weights": None if weights is None else str(weights),
@@ -233,6 +237,7 @@ def train(
                 in_channels=fitting.channels,
                 num_classes=fitting.num_classes,
                 kind=fitting.kind,
+                object_radius=training.object_radius(fitting) if chosen is None else None,
                 minutes=minutes,
                 steps=steps,
                 processes=here.size,

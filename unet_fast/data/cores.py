@@ -20,26 +20,32 @@ def check_kind(kind: Kind) -> None:
         raise InputError("separate is 'cores', which needs labels that number objects, but these are classes")
 
 
-def rim_width(instances: np.ndarray) -> float:
-    """Width of the rim in pixels, of instances (N, H, W): max(2, 0.15 x the median of the objects' radii).
+def median_radius(instances: np.ndarray) -> float | None:
+    """The median of the radii of instances (N, H, W) in pixels; None for none.
 
     The radius of an object is the largest Euclidean distance of its pixels to the nearest background; touching ones are to be
     separate (:func:`unet_fast.data.touching.separate_touching`).
     """
     radii = [_distances(image)[1][1:] for image in instances]
     known = np.concatenate([radius[radius > 0] for radius in radii] or [np.zeros(0)])
-    return max(_LEAST_RIM, _RIM_SHARE * float(np.median(known))) if known.size else _LEAST_RIM
+    return float(np.median(known)) if known.size else None
 
 
-def rims_and_cores(instances: np.ndarray, width: float) -> np.ndarray:
-    """Classes (H, W) uint8 of instances (H, W), 0 = background, of which none touch.
+def rim_width(instances: np.ndarray) -> float:
+    """Width of the rim in pixels, of instances (N, H, W): max(2, 0.15 x their :func:`median_radius`)."""
+    return max(_LEAST_RIM, _RIM_SHARE * (median_radius(instances) or 0.0))
+
+
+def rims_and_cores(instances: np.ndarray, width: float, foreground: np.ndarray) -> np.ndarray:
+    """Classes (H, W) uint8 of instances (H, W), 0 = background, of which none touch; ``foreground`` (H, W) bool are the objects as
+    they were drawn. What a ridge between touching ones took is rim, so that what grows out of the cores is as large as what was drawn.
 
     With ``d`` the Euclidean distance of a pixel to the nearest background and ``r`` the largest ``d`` of its object, the core is
     where ``d > min(width, r / 2)``. So every object has a core, whatever its size, and of two neighbours that are not tiny the
     cores are ``2 * width`` further apart than the objects: a network that errs by a pixel still keeps them apart.
     """
     distance, radius = _distances(instances)
-    classes = np.where(instances > 0, np.uint8(RIM), np.uint8(BACKGROUND))
+    classes = np.where(foreground, np.uint8(RIM), np.uint8(BACKGROUND))
     classes[(instances > 0) & (distance > np.minimum(width, radius / 2)[instances])] = CORE
     return classes
 

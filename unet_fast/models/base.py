@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
@@ -136,9 +137,13 @@ class SegmentationModel(nn.Module):
 
 
 class SingleHeadModel(SegmentationModel):
-    """A network that ends in one 1x1 convolution, ``head``; a subclass computes what it reads in :meth:`features`."""
+    """A network that ends in one 1x1 convolution, ``head``; a subclass computes what it reads in :meth:`features`.
+
+    ``downsample``: how many times larger the logits are than what the head reads, along each axis.
+    """
 
     head: nn.Conv2d
+    downsample: int = 1
     if TYPE_CHECKING:  # nn.Module's own __call__ returns Any
 
         def __call__(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor: ...
@@ -155,7 +160,13 @@ class SingleHeadModel(SegmentationModel):
         """
         if target is not None and not isinstance(target, fx.Proxy):
             return self.loss(x, target, weight)
-        return self.head(self.features(x))
+        return self._logits(self.features(x))
+
+    def _logits(self, features: Tensor) -> Tensor:
+        logits = self.head(features)
+        if self.downsample == 1:
+            return logits
+        return F.interpolate(logits, scale_factor=float(self.downsample), mode="bilinear", align_corners=False)
 
     def loss(
         self,
@@ -196,6 +207,7 @@ class SingleHeadModel(SegmentationModel):
             )
         features = self.features(images)
         options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction}
-        if self.fusion(images).head and reduction != "none" and untouched(self.head, nn.Conv2d):
+        fused = self.fusion(images).head and self.downsample == 1 and untouched(self.head, nn.Conv2d)
+        if fused and reduction != "none":
             return head_cross_entropy(features, self.head.weight, self.head.bias, target, weight, **options)
-        return weighted_cross_entropy(self.head(features), target, weight, **options)
+        return weighted_cross_entropy(self._logits(features), target, weight, **options)

@@ -14,12 +14,14 @@ from unet_fast.models.fusion import (
     Fusion,
     fusible_convolution,
     fusible_up_convolution,
+    has_kernel,
     is_active,
     silent,
     untouched,
 )
 from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
+from unet_fast.nn.norm_activation import normalised
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
 from unet_fast.ops._tensors import autocast_dtype, dense_format, new
@@ -146,10 +148,21 @@ def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion
         if rest and not maps[0].is_cuda and can_fold(norm := rest[0], layer):
             weight, bias = folded(norm, layer)
             rest, index = rest[1:], index + 1
+        norm_behind = rest[0] if rest and not maps[0].is_cuda and _fusible_norm(rest[0], maps[0]) else None
+        if norm_behind is not None:
+            rest, index = rest[1:], index + 1
         active = bool(rest) and untouched(rest[0], nn.ReLU)
         index += active
-        maps = [_convolve(maps, layer, weight, bias, active)]
+        x = _convolve(maps, layer, weight, bias, active and norm_behind is None)
+        maps = [x if norm_behind is None else normalised(norm_behind, x, "relu" if active else "none")]
     return _joined(maps)
+
+
+def _fusible_norm(layer: nn.Module, x: Tensor) -> bool:
+    """Whether one operator normalises and rectifies as this layer and a ReLU behind it do."""
+    return untouched(layer, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm) and has_kernel(
+        "norm_activation", x.device.type
+    )
 
 
 def _call(layer: nn.Module, x: Tensor) -> Tensor:

@@ -98,7 +98,13 @@ class Geometry:
 
 
 def unet_geometry(
-    depth: int, padding: str, *, convolutions: int = 2, smallest_bottom: int = 1, up_kernel: int = 2
+    depth: int,
+    padding: str,
+    *,
+    convolutions: int = 2,
+    smallest_bottom: int = 1,
+    up_kernel: int = 2,
+    downsample: int = 1,
 ) -> Geometry:
     """The :class:`Geometry` of a U-Net with ``depth`` halvings and ``convolutions`` 3x3 convolutions a level.
 
@@ -107,9 +113,16 @@ def unet_geometry(
     and c = 2 that is 16k + 60 -> 16k - 124 with k = u + 4 >= 8, and 92 pixels are lost on each side. Zero-padded
     ("same") convolutions keep the size, which must be divisible by 2**depth; ``smallest_bottom`` then bounds the
     lowest level. ``up_kernel`` is that of the stride-2 transposed convolutions, padded by ``up_kernel // 2 - 1``.
+    ``downsample``, for "same" only: the network works on means of squares of this side, and what it gives is interpolated.
     """
-    step = 2**depth
-    radius = reach.radius(step, lambda span: unet_reach(span, depth, convolutions, up_kernel))
+    step = 2**depth * downsample
+
+    def needed(span: reach.Span) -> reach.Span:
+        if downsample == 1:
+            return unet_reach(span, depth, convolutions, up_kernel)
+        return reach.pooling(unet_reach(reach.bilinear(span, downsample), depth, convolutions, up_kernel), downsample)
+
+    radius = reach.radius(step, needed)
     if padding == "same":
         return Geometry(step, 0, step * smallest_bottom, radius, zero_padded=True)
     lost = 2 * convolutions

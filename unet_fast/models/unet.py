@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.checks import check_choice
+from unet_fast.errors import InputError
 from unet_fast.models.arguments import check_counts, check_norm, check_probability
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import (
@@ -20,6 +22,8 @@ from unet_fast.models.blocks import (
 from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
+
+DOWNSAMPLES = (1, 2, 4, 8)
 
 
 @register("unet")
@@ -44,6 +48,8 @@ class UNet(SingleHeadModel):
             0 to less than 1.
         fused: run bias, ReLU, pooling, crop and concatenation inside fused operators: True, False, or "auto" for those
             that are faster on the device of the images. Parameters and results stay the same.
+        downsample: 1, 2, 4 or 8: the network works on the means of squares of this side, and its logits are interpolated
+            bilinearly; for objects that are large in pixels. Above 1 for "same" padding only.
 
     Raises:
         InputError: an argument out of range; in ``forward`` a wrong rank, channel count or size (the nearest legal
@@ -65,17 +71,23 @@ class UNet(SingleHeadModel):
         norm: str | None = None,
         dropout: float = 0.0,
         fused: Fused = "auto",
+        downsample: int = 1,
     ) -> None:
         check_counts(in_channels=in_channels, num_classes=num_classes, base_channels=base_channels, depth=depth)
         check_choice("padding", padding, PADDINGS)
         check_norm(norm)
         check_probability("dropout", dropout)
+        if downsample not in DOWNSAMPLES:
+            raise InputError(f"downsample is {downsample!r}, expected one of {', '.join(map(str, DOWNSAMPLES))}")
+        if downsample > 1 and padding != "same":
+            raise InputError(f"downsample is {downsample}, which needs padding='same', but padding is {padding!r}")
         # the statistics of an instance need more than one pixel, also at the lowest level
         geometry = unet_geometry(
             depth,
             padding,
             convolutions=CONVOLUTIONS_PER_BLOCK,
             smallest_bottom=2 if norm == "instance" else 1,
+            downsample=downsample,
         )
         options = {
             "base_channels": base_channels,
@@ -83,10 +95,12 @@ class UNet(SingleHeadModel):
             "padding": padding,
             "norm": norm,
             "dropout": float(dropout),
+            "downsample": downsample,
         }
         super().__init__(in_channels, num_classes, geometry, options, fused)
 
-        self._depth, self._batch_norm = depth, norm == "batch" and padding == "same"
+        self.downsample = downsample
+        self._halvings, self._batch_norm = depth + downsample.bit_length() - 1, norm == "batch" and padding == "same"
         widths = level_widths(base_channels, depth)
         inputs = [in_channels, *widths]
         self.down = nn.ModuleList(Down(inputs[level], widths[level], padding, norm) for level in range(depth))
@@ -99,10 +113,12 @@ class UNet(SingleHeadModel):
         init_he(self)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
+        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin), or of 1 / downsample of the size."""
         self.check_input(x)
         if self._batch_norm:
-            self.check_batch_statistics(x, self._depth)
+            self.check_batch_statistics(x, self._halvings)
+        if self.downsample > 1:
+            x = F.avg_pool2d(x, self.downsample)
         fusion = self.fusion(x)
         skips, x = contract(self.down, self.bottom, self.up, x, fusion)
         x = self.dropout(self.bottom(x, fusion))

@@ -10,6 +10,7 @@ from unet_fast.train.losses import LOSSES
 from unet_fast.train.pictures import write_preview
 from unet_fast.train.resume import changed, check_same_data, share_batch
 from unet_fast.train.run_folder import load_model, read_config
+from unet_fast.train.windows import object_radius
 
 __all__ = [
     "LOSSES",
@@ -24,6 +25,7 @@ __all__ = [
     "hold_out",
     "legal_tile",
     "load_model",
+    "object_radius",
     "read_config",
     "resolve_device",
     "separate_touching",

@@ -11,9 +11,14 @@ from unet_fast import models
 from unet_fast._settings import flat_names, from_flat
 from unet_fast.data.cores import NUM_CLASSES
 from unet_fast.errors import InputError
+from unet_fast.models.unet import DOWNSAMPLES
 from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason, resolve_device
 from unet_fast.train.losses import UNWEIGHTED, Loss
 from unet_fast.train.recipe import Recipe
+
+_SMALLEST_RADIUS = 8.0  # pixels of the network's own resolution
+_COARSE_TILE = 128  # likewise
+_STATISTICS_UNTIL = 0.5
 
 
 def default_config(
@@ -29,8 +34,10 @@ def default_config(
     padding: str | None = None,
     norm: str | None = None,
     dropout: float | None = None,
+    downsample: int | None = None,
     recipe: Recipe | None = None,
     kind: str | None = None,
+    object_radius: float | None = None,
     **overrides: Any,
 ) -> TrainConfig:
     """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
@@ -38,7 +45,9 @@ def default_config(
     A GPU gets the paper's network (64 base channels, depth 4, valid convolutions, 572 -> 388 tiles). A CPU gets half its
     width, one level less, and same padding: a valid network of depth 4 computes (380 / 196)^2 = 3.8 times the pixels
     that it is scored on, which same padding spends on more steps. The context that same padding lacks at the rim of a
-    tile is there again at prediction, whose tiles overlap by the receptive field.
+    tile is there again at prediction, whose tiles overlap by the receptive field. Its convolutions are followed by batch
+    normalisation, which stands a learning rate of 3e-3 in place of 1e-3. Where the objects are large it works at a coarser
+    resolution, see :func:`downsampling`, on tiles of 128 px of that. docs/train.md says how these were chosen.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -47,11 +56,12 @@ def default_config(
         in_channels, num_classes: of the data. A network that its source reads through a sigmoid gets one output channel
             for two classes.
         minutes, steps: the budget, one of them; None: 30 minutes on a GPU, 10 on a CPU.
-        base_channels, depth, padding, norm, dropout: options of the network.
+        base_channels, depth, padding, norm, dropout, downsample: options of the network; "none" as ``norm`` for no normalisation.
         recipe: settings of a system of the literature, which take the place of the defaults, full width included.
         kind: of the labels: "mask", "classes" or "instances". A network that learns from instances, and by no recipe, learns
             rims and cores (``separate="cores"``) with all classes weighted alike, so that touching objects come apart and keep
             their size; it has three output channels.
+        object_radius: the median radius of the objects in pixels, see :func:`object_radius`; None: not known.
         overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``image_padding``, ...; see
             :class:`TrainConfig`, whose records inside one another they belong to.
 
@@ -69,12 +79,24 @@ def default_config(
     from_recipe = {} if recipe is None else recipe.settings()
     name = model or (recipe.model if recipe is not None else "unet")
     # weights of an encoder fit its full width only
-    options = _model_defaults(name, gpu, recipe is not None or "encoder_weights" in given)
+    separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
+    coarser = downsampling(object_radius) if separate == "cores" else 1  # a ridge is a pixel or two wide
+    options = _model_defaults(name, gpu, recipe is not None or "encoder_weights" in given, coarser)
     if recipe is not None and recipe.model == name:
         options.update(recipe.options)
-    wanted = {"base_channels": base_channels, "depth": depth, "padding": padding, "norm": norm, "dropout": dropout}
+    wanted = {
+        "base_channels": base_channels,
+        "depth": depth,
+        "padding": padding,
+        "norm": norm,
+        "dropout": dropout,
+        "downsample": downsample,
+    }
     options.update({key: value for key, value in wanted.items() if value is not None})
-    separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
+    if options.get("norm") == "none":
+        options["norm"] = None
+    if options.get("padding") == "valid" and downsample is None:
+        options.pop("downsample", None)
     if separate == "cores" and num_classes == 2:
         num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
@@ -85,14 +107,17 @@ def default_config(
         "steps": steps,
         "device": str(target),
         "batch_size": 4 if gpu else 1,
-        "learning_rate": 3e-4 if gpu else 1e-3,
+        "learning_rate": 3e-4 if gpu else 3e-3 if options.get("norm") == "batch" else 1e-3,
         **({"balance": False} if separate == "cores" else {}),
+        **({"statistics_until": _STATISTICS_UNTIL} if recipe is None and options.get("norm") == "batch" else {}),
         **from_recipe,
     }
     if "amp" not in given:  # which may have to be measured
         values["amp"] = fast_bfloat16(target)
     if "tile" not in given:
-        values["tile"] = legal_tile(network, values.get("tile", 388 if gpu else 192))
+        coarser = options.get("downsample", 1)
+        usual_tile = 388 if gpu else 192 if coarser == 1 else _COARSE_TILE * coarser
+        values["tile"] = legal_tile(network, values.get("tile", usual_tile))
     if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
         # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10
         values["learning_rate"] = 1e-4
@@ -109,15 +134,23 @@ def steps_for(epochs: float, images: int, batch_size: int) -> int:
     return max(1, math.ceil(epochs * images / batch_size))
 
 
-def _model_defaults(name: str, gpu: bool, full_width: bool) -> dict[str, Any]:
+def downsampling(object_radius: float | None) -> int:
+    """How much coarser the network is to work: the largest factor of 1, 2, 4, 8 that leaves objects a median radius of 8 px.
+
+    A network of depth 3 sees 44 px of its own resolution in each direction: enough to tell objects of that size apart, while the
+    same network at full resolution sees the texture of a cell that is 100 px wide, and not the cell.
+    """
+    if object_radius is None:
+        return 1
+    return max(factor for factor in DOWNSAMPLES if factor == 1 or object_radius / factor >= _SMALLEST_RADIUS)
+
+
+def _model_defaults(name: str, gpu: bool, full_width: bool, downsample: int) -> dict[str, Any]:
     if name == "unet" and not full_width:
-        return {
-            "base_channels": 64 if gpu else 32,
-            "depth": 4 if gpu else 3,
-            "padding": "valid" if gpu else "same",
-            "norm": None,
-            "dropout": 0.5 if gpu else 0.0,
-        }
+        if gpu:
+            return {"base_channels": 64, "depth": 4, "padding": "valid", "norm": None, "dropout": 0.5}
+        network = {"base_channels": 32, "depth": 3, "padding": "same", "norm": "batch", "dropout": 0.0}
+        return {**network, "downsample": downsample}
     width = models.defaults(name).get("base_channels")
     return {} if width is None else {"base_channels": width if gpu or full_width else width // 2}
 
@@ -134,6 +167,8 @@ def describe(config: TrainConfig, training: int, validation: int) -> str:
     details = [f"base {model['base_channels']}"] if "base_channels" in model else []
     details += [f"depth {model['depth']}"] if "depth" in model else []
     details += [str(model["padding"])] if "padding" in model else []
+    details += [f"{model['norm']} norm"] if model.get("norm") else []
+    details += [f"at 1/{model['downsample']} of the resolution"] if model.get("downsample", 1) > 1 else []
     return (
         f"training {model['name']}{' (' + ', '.join(details) + ')' if details else ''} on "
         f"{training} images, validating on {validation}, for {config.budget} on {config.device}: tiles of {config.tile} px, "

@@ -15,7 +15,7 @@ _FIXED = {
     "seed": "the random numbers continue where they stopped",
     "encoder_weights": "the weights continue where they stopped",
 }
-_NETWORK = ("model", "base_channels", "depth", "padding", "norm", "dropout")
+_NETWORK = ("model", "base_channels", "depth", "padding", "norm", "dropout", "downsample")
 _FLAGS = {"learning_rate": "--lr", "encoder_weights": "--weights"}
 
 
@@ -52,7 +52,7 @@ def changed(
     asked = {name: value for name, value in given.items() if value is not None}
     for name in _NETWORK:
         before = config.model.get("name" if name == "model" else name)
-        if name in asked and asked[name] != before:
+        if name in asked and asked[name] != (before if before is not None else "none"):
             raise _refused(name, asked[name], before, "the weights belong to one network", out)
     so_far = config.flat()
     for name, why in _FIXED.items():

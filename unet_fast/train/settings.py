@@ -27,6 +27,8 @@ class Optimizer(Record):
             (times ``decay`` every ``decay_steps`` steps) or ``constant``, after a linear warm-up over ``warmup`` of the
             budget.
         average_decay: decay of the running average of the weights that is validated and saved; 0 turns it off.
+        statistics_until: part of the budget in which batch normalisation takes the statistics of each batch. From then on those stand
+            that it has gathered, so that the network is trained as it will be applied: with a tile or a few a step the two differ.
     """
 
     name: str = setting("adam", "optimizer")
@@ -39,6 +41,7 @@ class Optimizer(Record):
     decay_steps: int = 500
     warmup: float = 0.02
     average_decay: float = 0.998
+    statistics_until: float = 1.0
 
     def check(self) -> None:  # noqa: D102
         checks.check_choice("optimizer", self.name, OPTIMIZERS)
@@ -46,6 +49,10 @@ class Optimizer(Record):
         self.check_positive("learning_rate", "decay", "decay_steps")
         self.check_not_negative("weight_decay")
         self.check_fractions("momentum", "average_decay", "warmup")
+        if not 0 < self.statistics_until <= 1:
+            raise InputError(
+                f"statistics_until is {self.statistics_until}, expected a part of the budget above 0, 1 at most"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas is {self.betas}, expected two numbers of at least 0 and below 1")
 

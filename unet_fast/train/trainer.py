@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from unet_fast import models, ops
 from unet_fast.augment import Augmenter
@@ -111,8 +112,9 @@ class Trainer:
         )
         self._sum: torch.Tensor | None = None  # float64, over the steps since take_losses
         self._summed = 0
-        several = f"{self.world.size} processes join their gradients" if self.world.size > 1 else None
-        self.run_step = GraphedStep(self.compute, self.device, [self.generator], several)
+        self.norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        self._fixed = False  # whether their statistics stand
+        self.run_step = self._graphed()
         self.step = 0
         self.learning_rate = 0.0  # of the last step
         self.best = float("inf")
@@ -120,6 +122,19 @@ class Trainer:
         self._started = time.monotonic()
         self.reserved = 0.0
         self._agreed: float | None = None  # the progress that all processes act on, where the clock decides
+
+    def _graphed(self) -> GraphedStep:
+        several = f"{self.world.size} processes join their gradients" if self.world.size > 1 else None
+        return GraphedStep(self.compute, self.device, [self.generator], several)
+
+    def _fix_statistics(self) -> None:
+        """From here on batch normalisation uses what it has gathered: of the running average, whose memory is longer, if there is one."""
+        self._fixed = True
+        if self.average is not None:
+            gathered = [module for module in self.average.module.modules() if isinstance(module, _BatchNorm)]
+            for norm, average in zip(self.norms, gathered, strict=True):
+                norm.load_state_dict({**norm.state_dict(), **dict(average.named_buffers())})
+        self.run_step = self._graphed()  # a graph replays what it captured
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         settings = self.config.optimizer
@@ -219,6 +234,9 @@ class Trainer:
         """
         images, classes, weights = self.batch()
         self.network.train()
+        if self._fixed:
+            for norm in self.norms:
+                norm.eval()
         with _fastest_algorithms(self.device):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
                 loss = self.loss.of_network(self.model, _channels_last(images), classes, weights, self._call)
@@ -245,6 +263,8 @@ class Trainer:
         """One optimizer step; returns the loss, a scalar that stays on the device. On a GPU nothing is waited for."""
         self.learning_rate = learning_rate(self.config.optimizer, self.progress(), self.step)
         self.rate.fill_(self.learning_rate)
+        if self.norms and not self._fixed and self.progress() >= self.config.optimizer.statistics_until:
+            self._fix_statistics()
         self.data.load(self.step)
         self.run_step()
         self.step += 1

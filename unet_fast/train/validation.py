@@ -89,7 +89,9 @@ def validate(
     if by_cores:
         apart = separate_touching(instances)
         width = rim_width(apart)
-        target = np.stack([rims_and_cores(image, width) for image in apart]).astype(np.int64)
+        target = np.stack(
+            [rims_and_cores(image, width, drawn > 0) for image, drawn in zip(apart, instances, strict=True)]
+        ).astype(np.int64)
     if pair.ignored is not None:
         target = np.where(pair.ignored, IGNORED, target)
         # background in both: neither a hit nor a miss to the scores, all of which are about the foreground

@@ -136,7 +136,7 @@ class Feed:
         label, ignored = item.label_window(start, size)
         maps = [shapes(label, self._kind, self._classes)]
         if self._rim is not None:
-            maps.append(cores.rims_and_cores(maps[0], self._rim))
+            maps.append(cores.rims_and_cores(maps[0], self._rim, label > 0))
         elif self._several:
             maps.append(label.astype(np.uint8 if self._classes <= 256 else np.int32))
         if self._ignoring:
@@ -159,7 +159,8 @@ def _survey_of_cores(pair: Pair) -> tuple[float, np.ndarray]:
     """Width of the rims, and pixels of background, rims and cores, of the objects of a pair."""
     objects = _apart(pair)
     width = cores.rim_width(objects)
-    counts = [count_classes(cores.rims_and_cores(image, width), cores.NUM_CLASSES) for image in objects]
+    classes = (cores.rims_and_cores(image, width, drawn > 0) for image, drawn in zip(objects, pair.labels, strict=True))
+    counts = [count_classes(each, cores.NUM_CLASSES) for each in classes]
     return width, np.sum(counts, axis=0)
 
 
@@ -209,6 +210,12 @@ def on_device(config: TrainConfig, training: Pair | Dataset) -> DeviceData:
 def sampled(training: Pair | Dataset) -> Pair:
     """The pair itself; of a data set at most 64 windows, evenly spaced over its images."""
     return held_out_windows(training) if isinstance(training, Dataset) else training
+
+
+def object_radius(training: Pair | Dataset) -> float | None:
+    """The median radius in pixels of the objects that labels number, see :func:`unet_fast.data.cores.median_radius`; None for
+    labels of another kind, or without objects."""
+    return cores.median_radius(_apart(sampled(training))) if training.kind == "instances" else None
 
 
 def windowed(dataset: Dataset, config: TrainConfig, device: torch.device) -> WindowData:
