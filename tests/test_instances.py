@@ -209,7 +209,7 @@ def test_a_run_on_instances_knows_how_its_objects_come_apart(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("radius", "factor"), [(None, 1), (2.0, 1), (15.9, 1), (16.0, 2), (45.0, 4), (64.0, 8), (999.0, 8)]
+    ("radius", "factor"), [(None, 1), (2.0, 1), (13.9, 1), (14.0, 2), (45.0, 4), (56.0, 8), (999.0, 8)]
 )
 def test_large_objects_are_seen_at_a_coarser_resolution(radius: float | None, factor: int) -> None:
     config = train.default_config("cpu", kind="instances", object_radius=radius, steps=1)

@@ -16,7 +16,7 @@ from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason,
 from unet_fast.train.losses import UNWEIGHTED, Loss
 from unet_fast.train.recipe import Recipe
 
-_SMALLEST_RADIUS = 8.0  # pixels of the network's own resolution
+_SMALLEST_RADIUS = 7.0  # pixels of the network's own resolution
 _COARSE_TILE = 128  # likewise
 _STATISTICS_UNTIL = 0.5
 
@@ -135,7 +135,7 @@ def steps_for(epochs: float, images: int, batch_size: int) -> int:
 
 
 def downsampling(object_radius: float | None) -> int:
-    """How much coarser the network is to work: the largest factor of 1, 2, 4, 8 that leaves objects a median radius of 8 px.
+    """How much coarser the network is to work: the largest factor of 1, 2, 4, 8 that leaves objects a median radius of 7 px.
 
     A network of depth 3 sees 44 px of its own resolution in each direction: enough to tell objects of that size apart, while the
     same network at full resolution sees the texture of a cell that is 100 px wide, and not the cell.
