@@ -59,7 +59,7 @@ def test_a_run_folder_of_a_version_with_flat_settings_loads(tmp_path):
 def test_every_setting_has_one_flat_name():
     names = flat_names(TrainConfig)
     assert len(set(names)) == len(names)
-    old, later = set(json.loads(FLAT)) - {"border"} | {"image_padding"}, {"separate", "min_size"}
+    old, later = set(json.loads(FLAT)) - {"border"} | {"image_padding"}, {"separate", "min_size", "statistics_until"}
     assert old | later == set(names), (
         "the flat names are those that people and old files know, and those of later settings"
     )
@@ -101,6 +101,22 @@ def test_unknown_devices():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="offers torch 0 CUDA devices"):
             default_config("cuda", steps=1)
+
+
+def test_the_network_of_a_cpu_grows_with_the_budget():
+    width = [default_config("cpu", **b).model["base_channels"] for b in ({}, {"minutes": 10.0}, {"steps": 4000})]
+    assert width == [32, 32, 32]
+    width = [default_config("cpu", **b).model["base_channels"] for b in ({"minutes": 9.9}, {"steps": 3999})]
+    assert width == [16, 16]
+    small = default_config("cpu", minutes=4.0)
+    assert (small.model["norm"], small.optimizer.learning_rate, small.optimizer.statistics_until) == (
+        "batch",
+        3e-3,
+        0.5,
+    )
+    plain = default_config("cpu", minutes=4.0, norm="none")
+    assert (plain.model["norm"], plain.optimizer.learning_rate, plain.optimizer.statistics_until) == (None, 1e-3, 1.0)
+    assert default_config("cpu", steps=1, recipe=recipes.get("keras")).model["base_channels"] == 64
 
 
 def test_schedules():
