@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_exactly(files: tuple[Path, Path], tmp_path: 
     for name, steps in (("whole", [6]), ("parts", [2, 6])):
         for number in steps:
             train(
-                small(steps=6 if number == 6 else 2, schedule="constant"),
+                small(steps=6 if number == 6 else 2, schedule="constant", statistics_until=1.0),
                 dataset.subset([1, 2]),
                 validation,
                 tmp_path / name,
