@@ -114,6 +114,12 @@ def test_the_network_of_a_cpu_grows_with_the_budget():
         3e-3,
         0.5,
     )
+    objects = default_config("cpu", minutes=4.0, kind="instances")
+    assert (objects.model["norm"], objects.optimizer.learning_rate, objects.optimizer.statistics_until) == (
+        "batch",
+        3e-3,
+        1.0,
+    )
     plain = default_config("cpu", minutes=4.0, norm="none")
     assert (plain.model["norm"], plain.optimizer.learning_rate, plain.optimizer.statistics_until) == (None, 1e-3, 1.0)
     assert default_config("cpu", steps=1, recipe=recipes.get("keras")).model["base_channels"] == 64

@@ -6,6 +6,7 @@ dispatches, which is played back without the Python code of the step, as a graph
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -128,11 +129,15 @@ def test_classes_and_ignored_pixels_wait_for_nothing(rng, as_on_a_gpu):
         ours.train_step()
 
 
+def averaged_norms(ours: Trainer) -> Iterator[torch.nn.BatchNorm2d]:
+    return (module for module in ours.average.module.modules() if isinstance(module, torch.nn.BatchNorm2d))
+
+
 def test_statistics_that_stand_are_those_that_were_gathered(stack):
     """Half of a run moves the running statistics; then those of the average stand, and what is trained is what is applied."""
     ours = trainer(stack, steps=8, base_channels=4)
     assert ours.config.optimizer.statistics_until == 0.5
-    norm, average = ours.norms[0], next(m for m in ours.average.module.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm, average = ours.norms[0], next(iter(averaged_norms(ours)))
     seen = []
     for _ in range(8):
         ours.train_step()
@@ -149,6 +154,15 @@ def test_statistics_that_stand_are_those_that_were_gathered(stack):
         for module in ours.norms:
             module.eval()
         torch.testing.assert_close(ours.model(images), ours.model.eval()(images), rtol=1e-3, atol=1e-3)
+    taken = trainer(stack, steps=8)
+    for _ in range(3):
+        taken.train_step()
+    assert not torch.equal(taken.norms[0].weight, next(iter(averaged_norms(taken))).weight)
+    taken._fix_statistics()  # weights and statistics that belong together
+    for value, average_value in zip(
+        taken.model.state_dict().values(), taken.average.module.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, average_value)
     whole = trainer(stack, steps=8, statistics_until=1.0)
     for _ in range(8):
         whole.train_step()

@@ -18,7 +18,7 @@ from unet_fast.train.recipe import Recipe
 
 _SMALLEST_RADIUS = 7.0  # pixels of the network's own resolution
 _COARSE_TILE = 128  # likewise
-_STATISTICS_UNTIL = 0.5
+_STATISTICS_UNTIL = 0.5  # where no objects are numbered, see docs/train.md
 # of a CPU: with less, half the width learns more, because it does three steps in the time of one
 _WIDE_MINUTES, _WIDE_STEPS = 10.0, 4000
 
@@ -104,15 +104,16 @@ def default_config(
         num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
     network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
+    by_batch = options.get("norm") == "batch"
     values: dict[str, Any] = {
         "model": network,
         "minutes": minutes,
         "steps": steps,
         "device": str(target),
         "batch_size": 4 if gpu else 1,
-        "learning_rate": 3e-4 if gpu else 3e-3 if options.get("norm") == "batch" else 1e-3,
+        "learning_rate": 3e-4 if gpu else 3e-3 if by_batch else 1e-3,
         **({"balance": False} if separate == "cores" else {}),
-        **({"statistics_until": _STATISTICS_UNTIL} if recipe is None and options.get("norm") == "batch" else {}),
+        **({"statistics_until": _STATISTICS_UNTIL} if recipe is None and separate == "ridge" and by_batch else {}),
         **from_recipe,
     }
     if "amp" not in given:  # which may have to be measured

@@ -27,8 +27,9 @@ class Optimizer(Record):
             (times ``decay`` every ``decay_steps`` steps) or ``constant``, after a linear warm-up over ``warmup`` of the
             budget.
         average_decay: decay of the running average of the weights that is validated and saved; 0 turns it off.
-        statistics_until: part of the budget in which batch normalisation takes the statistics of each batch. From then on those stand
-            that it has gathered, so that the network is trained as it will be applied: with a tile or a few a step the two differ.
+        statistics_until: part of the budget in which batch normalisation takes the statistics of each batch. Then the running average
+            takes over, whose statistics stand from there on, so that the network is trained as it will be applied: with a tile or
+            a few a step the two differ.
     """
 
     name: str = setting("adam", "optimizer")

@@ -128,12 +128,14 @@ class Trainer:
         return GraphedStep(self.compute, self.device, [self.generator], several)
 
     def _fix_statistics(self) -> None:
-        """From here on batch normalisation uses what it has gathered: of the running average, whose memory is longer, if there is one."""
+        """From here on batch normalisation uses what it has gathered, and the running average, if there is one, takes over.
+
+        Its weights and its statistics belong together and are those that would be validated now. The statistics of the network itself
+        are those of a few tiles, and those of the average belong to other weights than the network's.
+        """
         self._fixed = True
         if self.average is not None:
-            gathered = [module for module in self.average.module.modules() if isinstance(module, _BatchNorm)]
-            for norm, average in zip(self.norms, gathered, strict=True):
-                norm.load_state_dict({**norm.state_dict(), **dict(average.named_buffers())})
+            self.model.load_state_dict(self.average.module.state_dict())
         self.run_step = self._graphed()  # a graph replays what it captured
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -302,7 +304,13 @@ class Trainer:
             tensors["log.sum"] = self._sum
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        return tensors, {"step": self.step, "seconds": self.seconds, "best": self.best, "summed": self._summed}
+        return tensors, {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "summed": self._summed,
+            "fixed": self._fixed,
+        }
 
     def save(self, path: Any) -> None:
         """Write a checkpoint."""
@@ -327,6 +335,7 @@ class Trainer:
             self.step, self.best = int(state["step"]), float(state["best"])
             self._before = float(state["seconds"])
             self._summed = int(state.get("summed", 0))
+            self._fixed = bool(state.get("fixed", False))
             self._sum = tensors["log.sum"].to(self.device) if "log.sum" in tensors else None
             if self.step < 0 or not self._before >= 0 or self._summed < 0:
                 raise ValueError("its position is below 0")
