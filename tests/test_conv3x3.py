@@ -65,6 +65,7 @@ SHAPES = [
     (2, 1, 32, 21, 19, 0),
     (2, 2, 40, 18, 33, 1),
     (1, 4, 17, 20, 17, 1),
+    (1, 250, 190, 12, 9, 1),  # weights that are made on the way
 ]
 
 
@@ -88,14 +89,17 @@ def test_values_and_gradients(shape, activation, level, generator):
         assert rms(got.grad - want) < WINOGRAD_ERROR * scale(want)
 
 
-@pytest.mark.parametrize("channels", [(16, 16), (3, 20, 1), (32, 8)])
-def test_several_inputs_are_one_joined_map(channels, level, generator):
+@pytest.mark.parametrize(("channels", "outputs"), [((16, 16), 21), ((3, 20, 1), 21), ((32, 8), 21), ((130, 111), 200)])
+def test_several_inputs_are_one_joined_map(channels, outputs, level, generator):
     """Slices of larger maps in both layouts, read where they lie."""
     maps = [
         draw(generator, 2, c + 3, 17, 15, last=i % 2 == 0)[:, 2 : c + 2, 2:14, 1:12].requires_grad_()
         for i, c in enumerate(channels)
     ]
-    weight, bias = draw(generator, 21, sum(channels), 3, 3).requires_grad_(), draw(generator, 21).requires_grad_()
+    weight, bias = (
+        draw(generator, outputs, sum(channels), 3, 3).requires_grad_(),
+        draw(generator, outputs).requires_grad_(),
+    )
     leaves = (*maps, weight, bias)
     out = conv3x3(maps, weight, bias, padding=1, activation="relu")
     expected = F.relu(F.conv2d(torch.cat([m.double() for m in maps], 1), weight.double(), bias.double(), padding=1))
@@ -236,6 +240,14 @@ class TestKeptWeights:
     def test_are_not_kept_in_training(self, generator):
         layer = ConvReLU(16, 16, 3)
         layer(draw(generator, 1, 16, 10, 10)).sum().backward()
+        assert layer.weight not in _convolution._kept
+
+    def test_are_not_kept_of_the_widest_layers(self, generator):
+        x, layer = draw(generator, 1, 256, 10, 10), ConvReLU(256, 256, 3)
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                layer(x), F.relu(F.conv2d(x, layer.weight, layer.bias)), **CONVOLUTION[torch.float32]
+            )
         assert layer.weight not in _convolution._kept
 
     def test_of_another_instruction_set_are_made_anew(self, generator, monkeypatch):

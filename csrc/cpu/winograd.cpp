@@ -21,6 +21,8 @@ const Kernels& kernels_of(Level level) {
 
 int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
+int64_t tiles_along(int64_t pixels) { return (pixels + kOut - 1) / kOut; }
+
 int64_t sum_of(const std::vector<int64_t>& numbers) { return std::accumulate(numbers.begin(), numbers.end(), int64_t{0}); }
 
 int64_t filled_sum(const std::vector<int64_t>& channels, int64_t lanes) {
@@ -57,20 +59,36 @@ class Kept {
 
 constexpr int64_t kStreams = 1 << 19;   // bytes of an output that is written past the caches
 constexpr int64_t kMostKept = 1 << 24;  // floats of weights; more are given back
+// Transformed weights of at most so many floats are made as a whole; so are larger ones that many blocks of tiles read. Others
+// are made slice by slice in the cache, for blocks of so many tiles, since to read them from memory takes longer.
+constexpr int64_t kMostWhole = 3 << 19, kMostWholeOfMany = 1 << 23, kManyBlocks = 4, kTilesOfMade = 64;
 
 float* scratch(int64_t floats) {
   static thread_local Kept kept;
   return kept.get(floats);
 }
 
-Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t threads, int64_t out_bytes) {
-  // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read once
-  // a block, count for more, and few tiles are divided evenly
+// Panels of the output channels of all targets.
+std::vector<PanelChannels> panels_of(const std::vector<int64_t>& out_channels, int64_t lanes) {
+  std::vector<PanelChannels> panels;
+  int64_t first = 0;
+  for (const int64_t count : out_channels) {
+    for (int64_t c = 0; c < count; c += 2 * lanes)
+      panels.push_back({first + c, count - c, count - c > lanes ? 2 : 1});
+    first += count;
+  }
+  return panels;
+}
+
+Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t threads, int64_t out_bytes,
+                      bool makes_weights) {
+  // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read or made
+  // once a block, count for more, and few tiles are divided evenly
   const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
-  const bool few = depth > 192 && depth <= 512 && tiles <= 2 * most;
-  const int64_t wished = few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
+  const bool few = makes_weights || (depth > 192 && depth <= 512 && tiles <= 2 * most);
+  const int64_t wished = makes_weights ? kTilesOfMade : few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
   int64_t blocks = (tiles + wished - 1) / wished;
-  if (blocks < 4 * threads) blocks = std::min(tiles, up_to(blocks, threads));
+  if (blocks < 4 * threads && !(makes_weights && blocks == 1)) blocks = std::min(tiles, up_to(blocks, threads));
   const int64_t count = (tiles + blocks - 1) / blocks;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
@@ -136,76 +154,74 @@ Level best_level() {
 }
 
 int64_t weight_floats(Level level, const std::vector<int64_t>& in_channels, const std::vector<int64_t>& out_channels) {
-  const int64_t lanes = kernels_of(level).lanes;
-  return kPoints * filled_sum(in_channels, lanes) * filled_sum(out_channels, lanes);
+  const int64_t lanes = kernels_of(level).lanes, depth = filled_sum(in_channels, lanes);
+  int64_t floats = 0;
+  for (const PanelChannels& panel : panels_of(out_channels, lanes)) floats += panel_floats(depth, panel.vectors * lanes);
+  return floats;
 }
 
 void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>& in_channels,
                        const std::vector<int64_t>& out_channels, float* out, const Parallel& parallel) {
   const Kernels& kernels = kernels_of(level);
   const int64_t lanes = kernels.lanes, depth = filled_sum(in_channels, lanes);
-  struct Unit {  // a panel of a group of output channels
-    int64_t first, channel, count, width;
-    float* to;
-  };
-  std::vector<Unit> units;
-  int64_t first = 0;
-  constexpr int64_t kStreams = 1 << 21;  // more floats than the caches hold
-  const bool streams = weight_floats(level, in_channels, out_channels) > kStreams;
-  for (const int64_t count : out_channels) {
-    for (int64_t c = 0; c < count; c += 2 * lanes) {
-      units.push_back({first, c, count, std::min(2 * lanes, up_to(count - c, lanes)), out});
-      out += kPoints * depth * units.back().width;
-    }
-    first += count;
-  }
-  parallel(static_cast<int64_t>(units.size()), std::max<int64_t>(1, 256 / depth), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Unit& unit = units[static_cast<size_t>(i)];
-      Taps source = taps;
-      source.data += unit.first * taps.out_step;
-      float* to = unit.to;
-      for (const int64_t count : in_channels) {
-        kernels.weights(source, count, unit.channel, unit.count, static_cast<int>(unit.width / lanes), to,
-                        depth * unit.width, streams);
-        source.data += count * taps.in_step;
-        to += up_to(count, lanes) * unit.width;
-      }
+  const std::vector<PanelChannels> panels = panels_of(out_channels, lanes);
+  parallel(static_cast<int64_t>(panels.size()), std::max<int64_t>(1, 256 / (depth + 1)), [&](int64_t begin, int64_t end) {
+    // all panels in front of it have two vectors, or are the last of their target
+    float* to = out;
+    for (int64_t p = 0; p < end; ++p) {
+      const PanelChannels& panel = panels[static_cast<size_t>(p)];
+      const int64_t width = panel.vectors * lanes;
+      for (int64_t first = 0; p >= begin && first < depth; first += kSlice)
+        kernels.weights(taps, in_channels, first, std::min(depth, first + kSlice), panel, to + panel_floats(first, width));
+      to += panel_floats(depth, width);
     }
   });
 }
 
-void convolve(Level level, const Convolution& work, const float* weights, const Parallel& parallel) {
-  const Kernels& kernels = kernels_of(level);
-  const int64_t lanes = kernels.lanes, depth = filled_sum(channels_of(work.sources), lanes);
-  Run run = {&work, nullptr, {}, depth, (work.out_height() + kOut - 1) / kOut, (work.out_width() + kOut - 1) / kOut};
+namespace {
+
+// `weights` are transformed, or null: then they are made of the taps for each block of tiles.
+void convolve(const Kernels& kernels, const Convolution& work, const float* weights, const Taps* taps,
+              const Parallel& parallel) {
+  const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
+  const int64_t lanes = kernels.lanes, depth = filled_sum(in_channels, lanes), channels = sum_of(out_channels);
+  Run run = {&work, nullptr, {}, depth, tiles_along(work.out_height()), tiles_along(work.out_width()),
+             weights ? nullptr : taps, &in_channels};
   const int64_t tiles = work.batch * run.tiles_y * run.tiles_x;
   std::vector<Panel> panels;
-  int64_t channels = 0;
-  for (const Target& target : work.targets) {
-    for (int64_t c = 0; c < target.channels; c += 2 * lanes) {
-      const int64_t width = std::min(2 * lanes, up_to(target.channels - c, lanes));
-      panels.push_back({&target, c, weights, work.bias ? work.bias + channels + c : nullptr, static_cast<int>(width / lanes)});
-      weights += kPoints * depth * width;
-    }
-    channels += target.channels;
+  auto target = work.targets.begin();
+  int64_t before = 0;  // channels of the targets in front of this one
+  for (const PanelChannels& panel : panels_of(out_channels, lanes)) {
+    for (; panel.first >= before + target->channels; ++target) before += target->channels;
+    panels.push_back({panel, &*target, panel.first - before, weights, work.bias ? work.bias + panel.first : nullptr});
+    if (weights) weights += panel_floats(depth, panel.vectors * lanes);
   }
   if (tiles == 0 || panels.empty()) return;
   run.panels = panels.data();
   const auto count = static_cast<int64_t>(panels.size());
   run.blocking = blocking_for(kernels, depth, tiles, parallel.threads(),
-                              work.batch * channels * work.out_height() * work.out_width() * 4);
+                              work.batch * channels * work.out_height() * work.out_width() * 4, run.taps);
   // where there are fewer blocks than threads, several threads share one, each with panels of its own
   const int64_t blocks = (tiles + run.blocking.tiles - 1) / run.blocking.tiles;
   const int64_t shares = std::clamp<int64_t>(parallel.threads() / blocks, 1, count);
   parallel(blocks * shares, 1, [&](int64_t begin, int64_t end) {
     float* memory = scratch(run.scratch(kernels.lanes));
+    if (shares == 1) {
+      kernels.convolve(run, begin * run.blocking.tiles, std::min(tiles, end * run.blocking.tiles), 0, count, memory);
+      return;
+    }
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = unit / shares, share = unit % shares;
       kernels.convolve(run, block * run.blocking.tiles, std::min(tiles, (block + 1) * run.blocking.tiles),
                        count * share / shares, count * (share + 1) / shares, memory);
     }
   });
+}
+
+}  // namespace
+
+void convolve(Level level, const Convolution& work, const float* weights, const Parallel& parallel) {
+  convolve(kernels_of(level), work, weights, nullptr, parallel);
 }
 
 bool is_thin(const Convolution& work) {
@@ -219,11 +235,16 @@ void convolve(Level level, const Convolution& work, const Taps& taps, const Para
     convolve_thin(kernels_of(level), work, taps, parallel);
     return;
   }
-  static thread_local Kept kept;
-  Kept once;
   const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
   const int64_t floats = weight_floats(level, in_channels, out_channels);
-  float* weights = (floats > kMostKept ? once : kept).get(floats);
+  const int64_t tiles = work.batch * tiles_along(work.out_height()) * tiles_along(work.out_width());
+  if (floats > (tiles > kManyBlocks * kTilesOfMade ? kMostWholeOfMany : kMostWhole)) {
+    convolve(kernels_of(level), work, nullptr, &taps, parallel);
+    return;
+  }
+  static thread_local Kept kept;
+  Kept once;
+  float* weights = (floats > kMostWhole ? once : kept).get(floats);
   transform_weights(level, taps, in_channels, out_channels, weights, parallel);
   convolve(level, work, weights, parallel);
 }
@@ -239,8 +260,8 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
   run.work = &work;
   run.depth = filled_sum(channels_of(work.sources), lanes);
   run.width = up_to(work.gradient.channels, lanes);
-  run.tiles_y = (out_height + kOut - 1) / kOut;
-  run.tiles_x = (out_width + kOut - 1) / kOut;
+  run.tiles_y = tiles_along(out_height);
+  run.tiles_x = tiles_along(out_width);
   const int64_t tiles = work.batch * run.tiles_y * run.tiles_x, chunks = (tiles + kChunk - 1) / kChunk;
   if (tiles == 0) {
     // the gradient of nothing; steps of a dense tensor, so its numbers are one after the other
@@ -252,7 +273,7 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
     thin_tap_gradient(kernels, work, parallel);
     return;
   }
-  const int64_t blocks = run.depth / kernels.tap_rows * ((run.width + 2 * lanes - 1) / (2 * lanes));
+  const int64_t blocks = run.width / kernels.tap_rows * ((run.depth + 2 * lanes - 1) / (2 * lanes));
   const int64_t block_floats = kPoints * kernels.tap_rows * 2 * lanes;
 
   constexpr int64_t kPart = 1 << 17, kWhole = 3 << 20;  // floats

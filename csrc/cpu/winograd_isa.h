@@ -6,8 +6,8 @@
 //     output (4x4) = A^T [ sum over channels of (G g G^T) . (B^T D B) ] A
 // which takes 36 multiplications where the direct form takes 144. Between the transforms stand 36 matrix products over the
 // channels, (tiles x in) (in x out), whose operands are kept so that all accesses are consecutive:
-//     transformed inputs   [point][group of rows][input vector][row][lane]
-//     transformed weights  [panel][point][input channel][output channel of the panel]
+//     transformed inputs   [slice of input channels][point][group of rows][input vector][row][lane]
+//     transformed weights  [panel][slice][point][input channel][output channel of the panel]
 //     products of a panel  [point][tile][output channel]
 // Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016), with the points of `Points`.
 #include "cpu/winograd/forward.h"

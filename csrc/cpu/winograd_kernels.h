@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/winograd.h"
 
@@ -9,14 +10,29 @@ namespace uf::winograd {
 
 constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;  // pixels along a side of a tile: of the output, of the input
 
+constexpr int64_t kSlice = 64;  // input channels that one sum in registers runs over, which keeps long sums exact
+
 // Up to two vectors of output channels of one target, which are computed together.
-struct Panel {
-  const Target* target;
-  int64_t channel;  // the first, of the target
-  const float* weights;
-  const float* bias;  // null: 0
+struct PanelChannels {
+  int64_t first, count;  // among the output channels of all targets; those of this target from there on
   int vectors;
 };
+
+struct Panel : PanelChannels {
+  const Target* target;
+  int64_t channel;       // the first, of the target
+  const float* weights;  // transformed, or null: they are made on the way
+  const float* bias;     // null: 0
+};
+
+// Floats from one of the 36 points of a panel's weights for a slice of input channels to the next: a line of the cache more than
+// there are, since powers of two share a set of the cache.
+inline int64_t weight_step(int64_t depth, int64_t width) { return depth * width + 16; }
+
+// Floats of a panel's weights for slices up to `depth` input channels.
+inline int64_t panel_floats(int64_t depth, int64_t width) {
+  return kPoints * (depth * width + (depth + kSlice - 1) / kSlice * 16);
+}
 
 // A block of tiles is transformed, multiplied with one panel after the other, and transformed back, all in the second-level
 // cache. Rows are tiles that the inner product keeps in registers.
@@ -31,16 +47,22 @@ struct Run {
   Blocking blocking;
   int64_t depth;  // input channels, each source's filled up to whole vectors
   int64_t tiles_y, tiles_x;
+  const Taps* taps;                          // null where every panel has its weights
+  const std::vector<int64_t>* in_channels;   // of the sources
 
   int64_t padded_tiles() const { return (blocking.tiles + blocking.rows - 1) / blocking.rows * blocking.rows; }
   // floats from one of the 36 points to the next; not a multiple of 4096 bytes, so that they share no cache set
-  int64_t in_step() const { return padded_tiles() * depth + 16; }
+  int64_t in_step(int64_t slice) const { return padded_tiles() * slice + 16; }
+  int64_t in_floats(int64_t channels) const {  // of the slices in front of this channel, and of all at the end
+    return kPoints * (padded_tiles() * channels + (channels + kSlice - 1) / kSlice * 16);
+  }
   int64_t out_step(int lanes) const { return padded_tiles() * 2 * lanes + 16; }
-  int64_t scratch(int lanes) const { return kPoints * (in_step() + out_step(lanes)); }
+  int64_t made_floats(int lanes) const { return taps ? panel_floats(kSlice, 2 * lanes) : 0; }
+  int64_t scratch(int lanes) const { return in_floats(depth) + kPoints * out_step(lanes) + made_floats(lanes); }
 };
 
-// A part of the gradient of the taps, which is computed in blocks of `tap_rows` input channels times a panel of two vectors of
-// output channels: see tap_gradient in winograd.cpp.
+// A part of the gradient of the taps, which is computed in blocks of `tap_rows` output channels times a panel of two vectors of
+// input channels, in whose order the taps of most networks lie: see tap_gradient in winograd.cpp.
 struct TapRun {
   const TapGradient* work;
   int64_t depth, width;  // input and output channels, filled up to whole vectors
@@ -61,9 +83,9 @@ struct Kernels {
   int lanes;     // floats of a vector
   int max_rows;  // tiles of the inner product
   int64_t tap_rows;
-  // weights of a panel, from channel `out` of its group on, for all inputs of one source
-  void (*weights)(const Taps& taps, int64_t count_in, int64_t out, int64_t count_out, int vectors, float* to,
-                  int64_t point_step, bool streams);
+  // the transformed weights of a panel for the filled input channels [begin, end): [point][input channel][output channel]
+  void (*weights)(const Taps& taps, const std::vector<int64_t>& in_channels, int64_t begin, int64_t end,
+                  const PanelChannels& out, float* to);
   void (*convolve)(const Run& run, int64_t first_tile, int64_t end_tile, int64_t first_panel, int64_t end_panel,
                    float* scratch);
   // transforms the tiles of these chunks

@@ -31,6 +31,7 @@ TILE = 4  # output pixels along a side of a tile
 LEAST_CHANNELS = 16
 LEAST_TILES = 4
 THIN = 4
+MOST_KEPT = 3 << 17  # a quarter of kMostWhole in csrc/cpu/winograd.cpp
 
 _wish = os.environ.get("UNET_FAST_CONVOLUTION", "auto")
 
@@ -114,11 +115,12 @@ def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor |
 
     None while gradients are recorded, as the weights then change with every step, inside of a compiled or exported
     graph, and where there is nothing to transform, for inputs of few channels. They take four times the memory of the
-    weights, and go when the parameter goes or is written to. What no version counts, such as writing through ``.data``,
+    weights; so those of the widest layers (``MOST_KEPT``) are not kept either: the operator makes them piece by piece
+    in the cache, which takes little longer than to read them. Kept ones go when the parameter goes or is written to. What no version counts, such as writing through ``.data``,
     the operator finds by the numbers themselves (up to 64 of them): it goes without what is kept, and says so in its
     header, so that the next call gets new ones.
     """
-    if sum(channels) <= THIN or (torch.is_grad_enabled() and weight.requires_grad):
+    if sum(channels) <= THIN or weight.numel() > MOST_KEPT or (torch.is_grad_enabled() and weight.requires_grad):
         return None
     versions = versions_of((weight,))
     if versions is None:

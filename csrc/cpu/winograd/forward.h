@@ -2,66 +2,155 @@
 #pragma once
 
 #include "cpu/winograd/tiles.h"
+#include "cpu/winograd/weights.h"
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
-// The transformed input of `count` tiles.
-UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float* to) {
+// Tiles next to each other, of one row of tiles.
+struct Segment {
+  Tile tile;  // the first
+  int64_t count;
+};
+
+UF_PART Segment segment_at(const Run& run, int64_t first, int64_t end) {
+  return {tile_at(first, run.tiles_y, run.tiles_x), std::min(end - first, run.tiles_x - first % run.tiles_x)};
+}
+
+// A vector of the channels of all tiles of a segment, the first of which is row `row` of its block.
+template <bool kMask>
+UF_PART void segment_inputs(const Run& run, const Source& source, const Segment& segment, int64_t row, int64_t c, float* to,
+                            int64_t slice) {
   const Convolution& work = *run.work;
-  const int64_t rows = run.blocking.rows;
-  for (int64_t t = 0; t < count; ++t) {
-    const Tile tile = tile_at(first + t, run.tiles_y, run.tiles_x);
-    float* place = to + t / rows * rows * run.depth + t % rows * kLanes;
-    for (const Source& source : work.sources) {
-      const Square<6> s =
-          square_of<6>(source, tile.image, tile.y - work.padding, tile.x - work.padding, work.height, work.width);
-      if (source.mask)
-        transform_channels<true>(s, source.channels, work.mask_slope, place, rows * kLanes, run.in_step());
-      else
-        transform_channels<false>(s, source.channels, 0, place, rows * kLanes, run.in_step());
-      place += filled(source.channels) * rows;
-    }
+  const int64_t rows = run.blocking.rows, step = run.in_step(slice), width = work.width;
+  const int lanes = static_cast<int>(std::min<int64_t>(kLanes, source.channels - c));
+  int64_t x = segment.tile.x - work.padding;
+  Square<6> s = square_of<6>(source, segment.tile.image, segment.tile.y - work.padding, x, work.height, width);
+  for (int64_t t = row; t < row + segment.count; ++t, x += kOut) {
+    float* place = to + t / rows * rows * slice + t % rows * kLanes;
+    s.in_columns = inside(x, width, kIn);
+    if (s.whole() && lanes == kLanes)
+      transform<true, kMask, false>(s, c, lanes, work.mask_slope, place, step);
+    else
+      transform<false, kMask, false>(s, c, lanes, work.mask_slope, place, step);
+    s.first += kOut * source.columns;
+    if (kMask) s.mask += kOut * source.columns;
   }
 }
 
+// The transformed input of a block of tiles.
+UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float* to) {
+  const int64_t rows = run.blocking.rows;
+  for (int64_t t = 0; t < count;) {
+    const Segment segment = segment_at(run, first + t, first + count);
+    int64_t at = 0;  // the channel among those of all sources
+    for (const Source& source : run.work->sources)
+      for (int64_t c = 0; c < source.channels; c += kLanes, at += kLanes) {
+        const int64_t begin = at / kSlice * kSlice, slice = std::min(kSlice, run.depth - begin);
+        float* place = to + run.in_floats(begin) + (at - begin) * rows;
+        if (source.mask)
+          segment_inputs<true>(run, source, segment, t, c, place, slice);
+        else
+          segment_inputs<false>(run, source, segment, t, c, place, slice);
+      }
+    t += segment.count;
+  }
+}
+
+// Asks for the input of the next block of tiles while this one is multiplied, which leaves the memory idle: row by row, and not
+// long before it is needed, as the weights stream through the same cache.
+class Ahead {
+ public:
+  UF_PART Ahead(const Run& run, int64_t first, int64_t end, int64_t parts)
+      : run_(run), next_(first), end_(end), rows_(run.work->sources.size() * 2 * kIn), row_(rows_) {
+    for (int64_t t = first; t < end;) {
+      const int64_t count = segment_at(run, t, end).count;
+      lines_ += kIn * (kOut * count + kIn - kOut) * run.depth / kLine;
+      t += count;
+    }
+    for (const Source& source : run.work->sources)
+      if (source.mask) lines_ += lines_ * filled(source.channels) / run.depth;
+    parts_ = std::min(parts, (lines_ + kLinesAtOnce - 1) / kLinesAtOnce);
+    wait_ = parts - parts_;
+  }
+
+  // After a part of the work.
+  UF_PART void go_on() {
+    if (wait_-- > 0) return;
+    for (int64_t lines = lines_ / std::max<int64_t>(1, parts_) + 1; lines > 0;) {
+      if (left_ <= 0 && !next_row()) return;
+      const int64_t count = std::min(lines, left_);
+      for (int64_t i = 0; i < count; ++i, at_ += kLine) __builtin_prefetch(at_);
+      left_ -= count;
+      lines -= count;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 16, kLinesAtOnce = 16;  // floats of a line of the cache
+
+  // The next row of pixels, unless other channels than the source's lie between them; false after the last one.
+  UF_PART bool next_row() {
+    const Convolution& work = *run_.work;
+    while (true) {
+      if (row_ == rows_) {
+        if (next_ >= end_) return false;
+        segment_ = segment_at(run_, next_, end_);
+        next_ += segment_.count;
+        row_ = 0;
+      }
+      const Source& source = work.sources[row_ / (2 * kIn)];
+      const float* data = row_ % (2 * kIn) < kIn ? source.data : source.mask;
+      const int64_t y = segment_.tile.y - work.padding + static_cast<int64_t>(row_++ % kIn);
+      if (!data || y < 0 || y >= work.height || source.columns > 2 * source.channels) continue;
+      const int64_t x = std::max<int64_t>(0, segment_.tile.x - work.padding);
+      const int64_t end = std::min(work.width, segment_.tile.x - work.padding + kOut * segment_.count + kIn - kOut);
+      at_ = data + segment_.tile.image * source.batch + y * source.rows + x * source.columns;
+      left_ = ((end - x) * source.columns + kLine - 1) / kLine;
+      return true;
+    }
+  }
+
+  const Run& run_;
+  int64_t next_, end_, lines_ = 0, parts_ = 0, wait_ = 0, left_ = 0;
+  size_t rows_, row_;
+  const float* at_ = nullptr;
+  Segment segment_ = {};
+};
+
 // ---- the inner product
 
-constexpr int64_t kSumDepth = 64;  // channels that one sum in registers runs over, which keeps long sums exact
-
-// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes)
+// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes), or added to it; of a slice
 template <int kVectors>
 struct Product {
   template <int kRows>
-  static void run(const float* in, const float* weights, float* product, int64_t depth);
+  static void run(const float* in, const float* weights, float* product, int64_t depth, bool adds);
 };
 
 template <int kVectors>
 template <int kRows>
-UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, float* product, int64_t depth) {
-  for (int64_t first = 0; first < depth; first += kSumDepth) {
-    Vector sum[kRows][kVectors] = {};
-    for (int64_t c = first; c < std::min(depth, first + kSumDepth); c += kLanes) {
+UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, float* product, int64_t depth, bool adds) {
+  Vector sum[kRows][kVectors] = {};
+  for (int64_t c = 0; c < depth; c += kLanes) {
 #pragma GCC unroll 16
-      for (int k = 0; k < kLanes; ++k) {
-        Vector w[kVectors];
+    for (int k = 0; k < kLanes; ++k) {
+      Vector w[kVectors];
 #pragma GCC unroll 2
-        for (int n = 0; n < kVectors; ++n) w[n] = load(weights + (k * kVectors + n) * kLanes);
+      for (int n = 0; n < kVectors; ++n) w[n] = load(weights + (k * kVectors + n) * kLanes);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r)
+      for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-          for (int n = 0; n < kVectors; ++n) sum[r][n] += w[n] * in[r * kLanes + k];
-      }
-      in += kRows * kLanes;
-      weights += kVectors * kLanes * kLanes;
+        for (int n = 0; n < kVectors; ++n) sum[r][n] += w[n] * in[r * kLanes + k];
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 2
-      for (int n = 0; n < kVectors; ++n) {
-        float* p = product + r * kPanel + n * kLanes;
-        store(p, first ? load(p) + sum[r][n] : sum[r][n]);
-      }
+    in += kRows * kLanes;
+    weights += kVectors * kLanes * kLanes;
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int n = 0; n < kVectors; ++n) {
+      float* p = product + r * kPanel + n * kLanes;
+      store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
+    }
 }
 
 // ---- the output of a tile
@@ -198,24 +287,37 @@ using Outputs = void (*)(const Run& run, const Panel& panel, int64_t first, int6
 UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_tile, int64_t first_panel,
                                int64_t end_panel, float* scratch) {
   const Blocking& by = run.blocking;
-  const int64_t in_step = run.in_step(), out_step = run.out_step(kLanes);
-  float *in = scratch, *products = scratch + kPoints * in_step;
+  const int64_t out_step = run.out_step(kLanes), slices = (run.depth + kSlice - 1) / kSlice;
+  float* in = scratch;
+  float* products = in + run.in_floats(run.depth);
+  float* made = products + kPoints * out_step;
   const Outputs write = run.work->pool                                 ? &pooled_outputs
-                        : run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
-                        : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
-                                                                     : &outputs<Activation::kNone>;
+                            : run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
+                            : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
+                                                                         : &outputs<Activation::kNone>;
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
-    const int64_t count = std::min(by.tiles, end_tile - tile);
+    const int64_t count = std::min(by.tiles, end_tile - tile), parts = (end_panel - first_panel) * slices * kPoints;
     inputs(run, tile, count, in);
+    Ahead ahead(run, tile + count, std::min(end_tile, tile + count + by.tiles), parts);
     for (int64_t p = first_panel; p < end_panel; ++p) {
       const Panel& panel = run.panels[p];
+      const int64_t width = panel.vectors * kLanes;
       const auto multiply_rows = panel.vectors == 2 ? by_rows<Product<2>>(by.rows) : by_rows<Product<1>>(by.rows);
-      for (int point = 0; point < kPoints; ++point) {
-        const float* panel_weights = panel.weights + point * run.depth * panel.vectors * kLanes;
-        // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks
-        for (int64_t t = 0; t < count; t += by.rows)
-          multiply_rows(in + point * in_step + t * run.depth, panel_weights, products + point * out_step + t * kPanel,
-                        run.depth);
+      for (int64_t begin = 0; begin < run.depth; begin += kSlice) {
+        const int64_t slice = std::min(kSlice, run.depth - begin), in_step = run.in_step(slice);
+        const float* panel_weights = panel.weights + panel_floats(begin, width);
+        if (run.taps) {
+          weights(*run.taps, *run.in_channels, begin, begin + slice, panel, made);
+          panel_weights = made;
+        }
+        for (int point = 0; point < kPoints; ++point) {
+          const float* x = in + run.in_floats(begin) + point * in_step;
+          // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks
+          for (int64_t t = 0; t < count; t += by.rows)
+            multiply_rows(x + t * slice, panel_weights + point * weight_step(slice, width),
+                          products + point * out_step + t * kPanel, slice, begin > 0);
+          ahead.go_on();
+        }
       }
       write(run, panel, tile, count, products);
     }

@@ -5,6 +5,17 @@
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
+UF_PART void transform_channels(const Square<6>& s, int64_t channels, float* to, int64_t vector_step, int64_t step) {
+  const bool whole = s.whole();
+  for (int64_t c = 0; c < channels; c += kLanes, to += vector_step) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
+    if (whole && lanes == kLanes)
+      transform<true, false, true>(s, c, lanes, 0, to, step);
+    else
+      transform<false, false, true>(s, c, lanes, 0, to, step);
+  }
+}
+
 template <bool kMask>
 UF_PART void gradient_channels(const Square<4>& s, int64_t channels, float slope, float* to, int64_t vector_step,
                                int64_t step, float* sums) {
@@ -13,9 +24,9 @@ UF_PART void gradient_channels(const Square<4>& s, int64_t channels, float slope
     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
     Vector sum;
     if (whole && lanes == kLanes)
-      sum = transform<true, kMask>(s, c, lanes, slope, to, step);
+      sum = transform<true, kMask, true>(s, c, lanes, slope, to, step);
     else
-      sum = transform<false, kMask>(s, c, lanes, slope, to, step);
+      sum = transform<false, kMask, true>(s, c, lanes, slope, to, step);
     if (sums) store(sums + c, load(sums + c) + sum);
   }
 }
@@ -29,7 +40,7 @@ UF_KERNEL inline void tap_inputs(const TapRun& run, int64_t first_chunk, int64_t
     for (const Source& source : work.sources) {
       const Square<6> s =
           square_of<6>(source, tile.image, tile.y - work.padding, tile.x - work.padding, work.height, work.width);
-      transform_channels<false>(s, source.channels, 0, place, vector_step, run.in_step());
+      transform_channels(s, source.channels, place, vector_step, run.in_step());
       place += filled(source.channels) / kLanes * vector_step;
     }
     const Square<4> s = square_of<4>(work.gradient, tile.image, tile.y, tile.x, work.height + 2 * work.padding - 2,
@@ -43,20 +54,21 @@ UF_KERNEL inline void tap_inputs(const TapRun& run, int64_t first_chunk, int64_t
   }
 }
 
-// sums (kTapRows, kVectors * kLanes), to which it adds or which it sets, of products over `count` tiles
+// sums (kTapRows, kVectors * kLanes), to which it adds or which it sets, of products over `count` tiles: of the output's gradient,
+// from a channel on, and vectors of the input
 template <int kVectors>
 UF_KERNEL void multiply_tiles(const float* in, const float* out, int64_t vector_step, int64_t count, bool adds,
                               float* sums) {
   Vector sum[kTapRows][kVectors] = {};
 #pragma GCC unroll 2
   for (int64_t t = 0; t < count; ++t, in += kLanes, out += kLanes) {
-    Vector z[kVectors];
+    Vector x[kVectors];
 #pragma GCC unroll 2
-    for (int n = 0; n < kVectors; ++n) z[n] = load(out + n * vector_step);
+    for (int n = 0; n < kVectors; ++n) x[n] = load(in + n * vector_step);
 #pragma GCC unroll 8
     for (int r = 0; r < kTapRows; ++r)
 #pragma GCC unroll 2
-      for (int n = 0; n < kVectors; ++n) sum[r][n] += z[n] * in[r];
+      for (int n = 0; n < kVectors; ++n) sum[r][n] += x[n] * out[r];
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kTapRows; ++r)
@@ -71,20 +83,20 @@ constexpr int64_t kBlockSums = kTapRows * kPanel;  // of a block at one point
 
 struct TapBlock {
   int64_t in, out;  // first channels
-  int vectors;      // of output channels
+  int vectors;      // of input channels
 };
 
 UF_PART TapBlock tap_block(const TapRun& run, int64_t block) {
-  const int64_t groups = run.depth / kTapRows, out = block / groups * kPanel;
-  return {block % groups * kTapRows, out, run.width - out > kLanes ? 2 : 1};
+  const int64_t groups = run.width / kTapRows, in = block / groups * kPanel;
+  return {in, block % groups * kTapRows, run.depth - in > kLanes ? 2 : 1};
 }
 
 UF_PART void tap_points_of_block(const TapRun& run, int64_t block, int first_point, int end_point, float* sums) {
   const TapBlock b = tap_block(run, block);
   const int64_t vector_step = run.room * kLanes;
   for (int point = first_point; point < end_point; ++point) {
-    const float* in = run.in + point * run.in_step() + b.in / kLanes * vector_step + b.in % kLanes;
-    const float* out = run.out + point * run.out_step() + b.out / kLanes * vector_step;
+    const float* in = run.in + point * run.in_step() + b.in / kLanes * vector_step;
+    const float* out = run.out + point * run.out_step() + b.out / kLanes * vector_step + b.out % kLanes;
     bool adds = run.adds;
     for (int64_t t = 0; t < run.count; t += kChunk, adds = true) {
       const int64_t count = std::min(kChunk, run.count - t);
@@ -97,20 +109,37 @@ UF_PART void tap_points_of_block(const TapRun& run, int64_t block, int first_poi
   }
 }
 
+// The nine taps of a vector of input channels, the first of which is `to`.
+UF_PART void write_taps(const TapGradient& work, const Vector g[9], int lanes, float* to) {
+  if (work.in_step == 1) {
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) store_lanes(to + k / 3 * work.y_step + k % 3 * work.x_step, g[k], lanes);
+    return;
+  }
+  alignas(64) float taps[9 * kLanes];
+#pragma GCC unroll 9
+  for (int k = 0; k < 9; ++k) store(taps + k * kLanes, g[k]);
+  for (int lane = 0; lane < lanes; ++lane, to += work.in_step)
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) to[k / 3 * work.y_step + k % 3 * work.x_step] = taps[k * kLanes + lane];
+}
+
 // The gradient of the taps of a block from its sums.
 UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums) {
   const TapGradient& work = *run.work;
   const TapBlock b = tap_block(run, block);
+  const int64_t rows = std::min<int64_t>(kTapRows, work.gradient.channels - b.out);
   int64_t first = 0, channel = 0;  // of the source, as they are filled up and as they are
   size_t source = 0;
-  while (b.in >= first + filled(work.sources[source].channels)) {
-    first += filled(work.sources[source].channels);
-    channel += work.sources[source++].channels;
-  }
-  for (int r = 0; r < kTapRows; ++r) {
-    const int64_t in = b.in + r - first;
-    if (in >= work.sources[source].channels) return;
-    for (int n = 0; n < b.vectors; ++n) {
+  for (int n = 0; n < b.vectors; ++n) {
+    const int64_t in = b.in + n * kLanes;
+    while (in >= first + filled(work.sources[source].channels)) {
+      first += filled(work.sources[source].channels);
+      channel += work.sources[source++].channels;
+    }
+    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, work.sources[source].channels - (in - first)));
+    float* to = work.taps + b.out * work.out_step + (channel + in - first) * work.in_step;
+    for (int64_t r = 0; r < rows; ++r, to += work.out_step) {
       const float* p = sums + r * kPanel + n * kLanes;
       Vector t[3][6], g[9];
 #pragma GCC unroll 6
@@ -124,15 +153,7 @@ UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums) {
       }
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) taps_of(t[i], g + 3 * i);
-      alignas(64) float taps[9 * kLanes];
-#pragma GCC unroll 9
-      for (int k = 0; k < 9; ++k) store(taps + k * kLanes, g[k]);
-      const int64_t out = b.out + n * kLanes, lanes = std::min<int64_t>(kLanes, work.gradient.channels - out);
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        float* to = work.taps + (out + lane) * work.out_step + (channel + in) * work.in_step;
-#pragma GCC unroll 9
-        for (int k = 0; k < 9; ++k) to[k / 3 * work.y_step + k % 3 * work.x_step] = taps[k * kLanes + lane];
-      }
+      write_taps(work, g, lanes, to);
     }
   }
 }

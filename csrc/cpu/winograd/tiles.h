@@ -65,15 +65,15 @@ UF_PART Vector pixel(const Square<kSide>& s, int i, int j, int64_t at, int lanes
   return v;
 }
 
-// A column of pixels. The hardware follows six rows of a map badly, so that the tile after the next is asked for in time; the
-// first kSide - kOut columns of it were asked for with the one before.
-template <bool kWhole, bool kMask, int kSide>
+// A column of pixels. With kAhead the tile after the next is asked for in time, as the hardware follows six rows of a map badly;
+// the first kSide - kOut columns of it were asked for with the one before.
+template <bool kWhole, bool kMask, bool kAhead, int kSide>
 UF_PART void column(const Square<kSide>& s, int j, int64_t at, int lanes, float slope, Vector d[kSide]) {
   const int64_t ahead = at + 2 * kOut * s.columns;
 #pragma GCC unroll 6
   for (int i = 0; i < kSide; ++i) {
     d[i] = pixel<kWhole, kMask>(s, i, j, at, lanes, slope);
-    if (kWhole && j >= kSide - kOut) {
+    if (kAhead && kWhole && j >= kSide - kOut) {
       __builtin_prefetch(s.first + i * s.rows + ahead);
       if constexpr (kMask) __builtin_prefetch(s.mask + i * s.rows + ahead);
     }
@@ -93,14 +93,14 @@ UF_PART void to_points(const Vector d[kSide], Vector o[6]) {
 }
 
 // The transform of a tile of either to `to` [point], `step` apart; returns the sum of a gradient's pixels.
-template <bool kWhole, bool kMask, int kSide>
+template <bool kWhole, bool kMask, bool kAhead, int kSide>
 UF_PART Vector transform(const Square<kSide>& s, int64_t c, int lanes, float slope, float* to, int64_t step) {
   Vector t[6][kSide], sum = zero();
 #pragma GCC unroll 6
   for (int j = 0; j < kSide; ++j, c += s.columns) {
     hide(c);
     Vector d[kSide], o[6];
-    column<kWhole, kMask>(s, j, c, lanes, slope, d);
+    column<kWhole, kMask, kAhead>(s, j, c, lanes, slope, d);
     if constexpr (kSide == 4) sum += (d[0] + d[1]) + (d[2] + d[3]);
     to_points<kSide>(d, o);
 #pragma GCC unroll 6
@@ -116,19 +116,6 @@ UF_PART Vector transform(const Square<kSide>& s, int64_t c, int lanes, float slo
     for (int j = 0; j < 6; ++j) store(to + j * step + at, o[j]);
   }
   return sum;
-}
-
-template <bool kMask>
-UF_PART void transform_channels(const Square<6>& s, int64_t channels, float slope, float* to, int64_t vector_step,
-                                int64_t step) {
-  const bool whole = s.whole();
-  for (int64_t c = 0; c < channels; c += kLanes, to += vector_step) {
-    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, channels - c));
-    if (whole && lanes == kLanes)
-      transform<true, kMask>(s, c, lanes, slope, to, step);
-    else
-      transform<false, kMask>(s, c, lanes, slope, to, step);
-  }
 }
 
 UF_PART int64_t filled(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }

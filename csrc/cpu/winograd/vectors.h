@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "common/macros.h"
 #include "cpu/winograd_kernels.h"
@@ -92,6 +93,32 @@ UF_PART void store_lanes(float* p, Vector v, int lanes) {
 }
 
 UF_PART Vector load_lanes(const float* p, int lanes) { return lanes == kLanes ? load(p) : load_some(p, lanes); }
+
+// ---- the transpose of a square of kLanes x kLanes numbers
+
+// Lanes whose number has the bit kBit from the other vector, kBit lanes further down (kUpper: a, from b further up).
+template <int kBit, bool kUpper, int... kLane>
+UF_PART Vector exchanged(Vector a, Vector b, std::integer_sequence<int, kLane...>) {
+  if constexpr (kUpper)
+    return __builtin_shufflevector(a, b, ((kLane & kBit) ? kLanes + kLane : kLane + kBit)...);
+  else
+    return __builtin_shufflevector(a, b, ((kLane & kBit) ? kLanes + kLane - kBit : kLane)...);
+}
+
+template <int kBit = 1>
+UF_PART void transpose(Vector v[kLanes]) {
+  if constexpr (kBit < kLanes) {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & kBit)) {
+        const Vector a = v[i], b = v[i + kBit];
+        v[i] = exchanged<kBit, false>(a, b, lanes);
+        v[i + kBit] = exchanged<kBit, true>(a, b, lanes);
+      }
+    transpose<2 * kBit>(v);
+  }
+}
 
 // ---- products of a few rows of pixels with a panel, two vectors of output channels
 

@@ -5,56 +5,79 @@
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
-// A panel of `vectors` vectors of output channels, from `out` on, of a group of count_out, for all inputs of a source of
-// count_in channels, those that fill its last vector included (0). Several inputs at a time are made in the first-level
-// cache: the 36 points lie so far apart that single lines written to them would drive each other out of it.
-UF_KERNEL inline void weights(const Taps& taps, int64_t count_in, int64_t out, int64_t count_out, int vectors, float* to,
-                              int64_t point_step, bool streams) {
-  constexpr int kInputs = 4;
-  alignas(64) float gathered[9 * kLanes] = {}, made[kPoints][kInputs * kPanel];
-  const int64_t width = vectors * kLanes;
-  for (int64_t first = 0; first < filled(count_in); first += kInputs) {
-    for (int n = 0; n < vectors; ++n) {
-      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, count_out - out - n * kLanes));
-      std::memset(gathered, 0, sizeof gathered);
-      for (int i = 0; i < kInputs; ++i) {
-        Vector g[9], t[6][3];
-        if (first + i < count_in) {
-          const float* p = taps.data + (out + n * kLanes) * taps.out_step + (first + i) * taps.in_step;
-          for (int lane = 0; lane < lanes; ++lane, p += taps.out_step)
+// The nine taps of up to kLanes input channels to as many output channels, kLanes of them in a vector; what there is no channel
+// for is 0. to: [tap][input][lane].
+UF_PART void gather_taps(const Taps& taps, const float* first, int ins, int outs, float* to) {
+  if (taps.out_step == 1) {
+    for (int i = 0; i < ins; ++i)
 #pragma GCC unroll 9
-            for (int k = 0; k < 9; ++k) gathered[k * kLanes + lane] = p[k / 3 * taps.y_step + k % 3 * taps.x_step];
-        } else {
-          std::memset(gathered, 0, sizeof gathered);
-        }
+      for (int k = 0; k < 9; ++k)
+        store(to + (k * kLanes + i) * kLanes,
+              load_lanes(first + i * taps.in_step + k / 3 * taps.y_step + k % 3 * taps.x_step, outs));
+  } else if (taps.in_step == 1) {
+    for (int k = 0; k < 9; ++k) {
+      const float* p = first + k / 3 * taps.y_step + k % 3 * taps.x_step;
+      Vector v[kLanes];
+#pragma GCC unroll 16
+      for (int lane = 0; lane < kLanes; ++lane) {
+        v[lane] = lane < outs ? load_lanes(p + lane * taps.out_step, ins) : zero();
+        if (lane < outs) __builtin_prefetch(p + lane * taps.out_step + kLanes);  // rows far apart, for the next inputs
+      }
+      transpose(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(to + (k * kLanes + i) * kLanes, v[i]);
+    }
+  } else {
+    for (int lane = 0; lane < outs; ++lane)
+      for (int i = 0; i < ins; ++i) {
+        const float* p = first + lane * taps.out_step + i * taps.in_step;
 #pragma GCC unroll 9
-        for (int k = 0; k < 9; ++k) g[k] = load(gathered + k * kLanes);
+        for (int k = 0; k < 9; ++k) to[(k * kLanes + i) * kLanes + lane] = p[k / 3 * taps.y_step + k % 3 * taps.x_step];
+      }
+  }
+}
+
+// G g G^T of one input channel; the points lie `step` apart.
+UF_PART void transform_taps(const float* taps, float* to, int64_t step) {
+  Vector t[6][3];
 #pragma GCC unroll 3
-        for (int j = 0; j < 3; ++j) {
-          Vector o[6];
-          tap_points(g[j], g[3 + j], g[6 + j], o);
+  for (int j = 0; j < 3; ++j) {
+    Vector o[6];
+    tap_points(load(taps + j * kLanes * kLanes), load(taps + (3 + j) * kLanes * kLanes),
+               load(taps + (6 + j) * kLanes * kLanes), o);
 #pragma GCC unroll 6
-          for (int k = 0; k < 6; ++k) t[k][j] = o[k];
-        }
+    for (int k = 0; k < 6; ++k) t[k][j] = o[k];
+  }
+  int64_t at = 0;
 #pragma GCC unroll 6
-        for (int k = 0; k < 6; ++k) {
-          Vector o[6];
-          tap_points(t[k][0], t[k][1], t[k][2], o);
+  for (int k = 0; k < 6; ++k, at += 6 * step) {
+    hide(at);
+    Vector o[6];
+    tap_points(t[k][0], t[k][1], t[k][2], o);
 #pragma GCC unroll 6
-          for (int j = 0; j < 6; ++j) store(made[6 * k + j] + i * width + n * kLanes, o[j]);
-        }
+    for (int j = 0; j < 6; ++j) store(to + j * step + at, o[j]);
+  }
+}
+
+// A panel's weights for the input channels [begin, end), counted as the sources' are filled up to whole vectors.
+UF_KERNEL inline void weights(const Taps& taps, const std::vector<int64_t>& in_channels, int64_t begin, int64_t end,
+                              const PanelChannels& out, float* to) {
+  alignas(64) float gathered[9 * kLanes * kLanes] = {};
+  const int64_t width = out.vectors * kLanes, step = weight_step(end - begin, width);
+  int64_t first = 0, channel = 0;  // of the source, as they are filled up and as they are
+  for (const int64_t count : in_channels) {
+    for (int64_t c = std::max(begin, first); c < std::min(end, first + filled(count)); c += kLanes) {
+      const int ins = static_cast<int>(std::min<int64_t>(kLanes, count - (c - first)));
+      for (int n = 0; n < out.vectors; ++n) {
+        const int outs = static_cast<int>(std::min<int64_t>(kLanes, out.count - n * kLanes));
+        if (ins < kLanes || outs < kLanes) std::memset(gathered, 0, sizeof gathered);
+        gather_taps(taps, taps.data + (out.first + n * kLanes) * taps.out_step + (channel + c - first) * taps.in_step, ins,
+                    outs, gathered);
+        for (int i = 0; i < kLanes; ++i) transform_taps(gathered + i * kLanes, to + (c - begin + i) * width + n * kLanes, step);
       }
     }
-    for (int point = 0; point < kPoints; ++point) {
-      float* p = to + point * point_step + first * width;
-      const bool past = streams && reinterpret_cast<uintptr_t>(p) % sizeof(Vector) == 0;
-      for (int64_t at = 0; at < kInputs * width; at += kLanes) {
-        if (past)
-          stream(p + at, load(made[point] + at));
-        else
-          store(p + at, load(made[point] + at));
-      }
-    }
+    first += filled(count);
+    channel += count;
   }
 }
 
