@@ -48,6 +48,17 @@ def test_report_says_what_was_done(net: Milesial, image: torch.Tensor) -> None:
     assert 0 <= report.largest_difference <= 1e-4 * report.scale
 
 
+def test_first_layers_run_by_the_same_operator(image: torch.Tensor) -> None:
+    """Of one to four channels, in a row or alone; the report does not say that torch's own is the way."""
+    report = uf.accelerate(Milesial(), image)
+    assert not [one for one in report.left if one.kind == "Conv2d" and one.why.startswith("3x3")], str(report)
+    alone = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1))
+    report = uf.accelerate(alone, torch.randn(1, 3, 20, 20))
+    assert [one.path for one in report.replaced] == ["0"] and not report.left
+    few = uf.accelerate(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)), torch.randn(1, 8, 20, 20))
+    assert not few.replaced and "8 to 16 channels, stride 1, 1 groups: torch's own is the way" in str(few)
+
+
 def test_without_an_example_one_is_made(net: Milesial, image: torch.Tensor) -> None:
     truth = net(image)
     report = uf.accelerate(net)

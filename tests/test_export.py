@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unet_fast as uf
+from tests import peers
 from tests.networks import lively, small_networks  # noqa: F401
 from tests.tolerances import NETWORK_FLOAT32
 
@@ -99,3 +100,46 @@ def test_the_other_networks_compile_without_graph_breaks(name, rng, generator):
     ]
     for got, want in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want, **NETWORK_FLOAT32)
+
+
+class Observed(torch.fx.Interpreter):
+    """Runs an exported graph as a quantiser's observers do: the range of every result, at the moment that it is made."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__(program.module())
+        self.ranges: dict[torch.fx.Node, tuple[float, float]] = {}
+        self.quantises = False
+
+    def run_node(self, node: torch.fx.Node) -> object:
+        result = super().run_node(node)
+        if node.op != "call_function" or not isinstance(result, torch.Tensor) or not result.is_floating_point():
+            return result
+        if not self.quantises:
+            self.ranges[node] = (min(result.min().item(), 0.0), max(result.max().item(), 0.0))
+            return result
+        low, high = self.ranges[node]
+        scale = max(high - low, 1e-6) / 255
+        return torch.fake_quantize_per_tensor_affine(result, scale, round(-low / scale), 0, 255)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_int8_by_export_is_calibrated_with_what_is_computed(accelerated, rng, generator):
+    """No buffer is filled behind the quantiser's back: what it sees of a map is what the next layer reads."""
+    x = torch.randn(1, 2, 44, 52, generator=generator)
+    if accelerated:
+        net = torch.nn.Sequential(peers.Milesial(in_channels=2, base=16, depth=1)).eval()
+        x = x[:, :, :40, :48]
+        uf.accelerate(net, x)
+    else:
+        net = build("unet", rng)
+    observed = Observed(torch.export.export(net, (x,)))
+    with torch.no_grad():
+        truth = net(x)
+        plain = observed.run(x)
+        observed.quantises = True
+        got = observed.run(x)
+    (plain,), (got,) = ((one,) if isinstance(one, torch.Tensor) else one for one in (plain, got))
+    torch.testing.assert_close(plain, truth, **NETWORK_FLOAT32)
+    assert len(observed.ranges) > 8
+    off = (got - truth).square().mean().sqrt() / truth.std()
+    assert 0 < off < 0.1, off

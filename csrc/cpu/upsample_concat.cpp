@@ -209,17 +209,28 @@ void copy_row(const UpsampleConcatShape& s, const U* from, U* to) {
   std::fill_n(to + start + up, s.out_width - start - up, zeros ? U(0) : to[start + up - 1]);
 }
 
-// A row of pixels of all channels.
+// `count` pixels of `bytes`, each `factor` times.
+UF_MULTIVERSION void run_pixels(const char* from, int64_t pitch, int64_t bytes, int64_t count, int64_t factor, char* to,
+                                int64_t out_pitch) {
+  for (int64_t repeat = 0; repeat < factor; ++repeat)
+    copy_rows(to + repeat * out_pitch, factor * out_pitch, from, pitch, bytes, count);
+}
+
+// A row of pixels of all channels: those inside, and the border.
 template <class U>
 void copy_pixels(const UpsampleConcatShape& s, const U* from, int64_t pixel_pitch, int64_t out_pitch, U* to) {
-  const size_t bytes = static_cast<size_t>(s.channels) * sizeof(U);
+  const auto size = static_cast<int64_t>(sizeof(U)), bytes = s.channels * size;
+  const int64_t up = s.width * s.factor(), start = s.border == Border::kCrop ? 0 : crop_start(s.out_width, up);
+  run_pixels(reinterpret_cast<const char*>(from), pixel_pitch * size, bytes, s.width, s.factor(),
+             reinterpret_cast<char*>(to + start * out_pitch), out_pitch * size);
+  const bool zeros = s.border == Border::kZeros;
   for (int64_t i = 0; i < s.out_width; ++i) {
-    const int64_t at = inside(s, i, s.out_width, s.width * s.factor());
-    if (at < 0)
-      std::memset(to + i * out_pitch, 0, bytes);
+    if (i == start) i = std::min(start + up, s.out_width);
+    if (i == s.out_width) break;
+    if (zeros)
+      std::memset(to + i * out_pitch, 0, static_cast<size_t>(bytes));
     else
-      copy_rows(reinterpret_cast<char*>(to + i * out_pitch), 0, reinterpret_cast<const char*>(from + at / s.factor() * pixel_pitch),
-                0, static_cast<int64_t>(bytes), 1);
+      std::memcpy(to + i * out_pitch, to + (i < start ? start : start + up - 1) * out_pitch, static_cast<size_t>(bytes));
   }
 }
 
@@ -237,9 +248,9 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
         const int64_t n = unit / height, y = unit % height;
         U* row = out + unit * width * all;
         if (c1 > 0)
-          copy_rows(reinterpret_cast<char*>(row + skip_at), all * size,
-                    reinterpret_cast<const char*>(skip + n * s.skip_stride[0] + (y + top) * s.skip_stride[2] + left * s.skip_stride[3]),
-                    s.skip_stride[3] * size, c1 * size, width);
+          run_pixels(
+              reinterpret_cast<const char*>(skip + n * s.skip_stride[0] + (y + top) * s.skip_stride[2] + left * s.skip_stride[3]),
+              s.skip_stride[3] * size, c1 * size, width, 1, reinterpret_cast<char*>(row + skip_at), all * size);
         if (c2 > 0) row_of(x + n * s.x_stride[0], y, row + up_at);
       }
     });

@@ -10,7 +10,7 @@ from torch import nn
 from unet_fast.accelerate import blocks, flow, layers
 from unet_fast.accelerate.inference import Predicting
 from unet_fast.accelerate.patch import Patch, patch_of
-from unet_fast.ops._convolution import LEAST_CHANNELS
+from unet_fast.ops._convolution import suit
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -68,8 +68,8 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
 def patch_for(module: nn.Module) -> Patch | None:
     """The patch that makes ``module`` faster, or None; raises :class:`~unet_fast.accelerate.flow.Unreadable`."""
     if isinstance(module, nn.Conv2d):
-        wide = min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
-        return flow.LayerPatch(module) if type(module) is nn.Conv2d and layers.is_fast(module) and wide else None
+        fast = type(module) is nn.Conv2d and layers.is_fast(module) and suit(module.out_channels, module.in_channels)
+        return flow.LayerPatch(module) if fast else None
     if type(module).forward is nn.Sequential.forward:
         return flow.RowPatch(module) if joins(list(module.children())) else None
     kind = blocks.known(module)

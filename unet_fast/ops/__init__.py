@@ -11,6 +11,7 @@ from unet_fast.ops.crop_concat import crop_concat
 from unet_fast.ops.dice_cross_entropy import dice_cross_entropy
 from unet_fast.ops.distance_transform import distance_transform
 from unet_fast.ops.elastic_warp import elastic_warp
+from unet_fast.ops.fill_buffer import fill_buffer
 from unet_fast.ops.head_cross_entropy import head_cross_entropy
 from unet_fast.ops.nearest_two import nearest_two
 from unet_fast.ops.norm_activation import norm_activation
@@ -29,6 +30,7 @@ __all__ = [
     "dice_cross_entropy",
     "distance_transform",
     "elastic_warp",
+    "fill_buffer",
     "head_cross_entropy",
     "nearest_two",
     "norm_activation",

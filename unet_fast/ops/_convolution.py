@@ -74,13 +74,18 @@ def by_winograd(inputs: Sequence[torch.Tensor], weight: torch.Tensor, padding: i
         return False
     if _wish == "winograd":
         return True
-    if weight.shape[0] < LEAST_CHANNELS or THIN < weight.shape[1] < LEAST_CHANNELS:
+    if not suit(weight.shape[0], weight.shape[1]):
         return False
     batch, _, height, width = first.shape
     if torch.compiler.is_compiling() or not type(batch) is type(height) is type(width) is int:
         return True  # a graph serves sizes that nobody knows yet
     edge = 2 * padding - 2 + TILE - 1
     return batch * ((height + edge) // TILE) * ((width + edge) // TILE) >= LEAST_TILES
+
+
+def suit(out_channels: int, in_channels: int) -> bool:
+    """Whether "auto" has a form for a convolution of these channels: Winograd's, or the direct one of a first layer."""
+    return out_channels >= LEAST_CHANNELS and (in_channels >= LEAST_CHANNELS or in_channels <= THIN)
 
 
 # parameter -> (its versions and the channels of the inputs, transformed weights, their header), as long as the parameter lives
