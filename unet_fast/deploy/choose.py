@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -151,7 +150,10 @@ def measure(
     device: str,
     shape: tuple[int, int],
 ) -> dict[str, float]:
-    """Seconds a call, medians of interleaved rounds, of the engines ``names``; those near to the best get more rounds."""
+    """Seconds a call of the engines ``names``: the least of interleaved rounds, since other work on the machine only adds to it.
+
+    Those near to the best get more rounds.
+    """
     batch, side = shape
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, int(description.model["in_channels"]), side, side, generator=generator).to(device)
@@ -168,15 +170,14 @@ def measure(
     contenders, began = list(names), time.monotonic()
     for turn in range(ROUNDS + MORE_ROUNDS):
         if turn >= ROUNDS:
-            medians = {name: statistics.median(times[name]) for name in contenders}
-            least = min(medians.values())
-            contenders = [name for name in contenders if medians[name] <= (1 + CLOSE) * least]
+            least = min(min(times[name]) for name in contenders)
+            contenders = [name for name in contenders if min(times[name]) <= (1 + CLOSE) * least]
             if len(contenders) == 1 or time.monotonic() - began > MORE_SECONDS:
                 break
         first = turn % len(contenders)
         for name in contenders[first:] + contenders[:first]:
             times[name].append(timed(made[name], images))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
 def timed(network: Engine, images: torch.Tensor) -> float:
