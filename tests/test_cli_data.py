@@ -194,3 +194,25 @@ def test_what_training_says_that_it_wrote_is_there(drive, tmp_path):
     wrote = said.strip().splitlines()[-1].partition(f"wrote {tmp_path / 'run'}: ")[2].split(", ")
     assert set(wrote) == {path.name for path in (tmp_path / "run").iterdir()} - {"checkpoint.safetensors"}
     assert "model.safetensors" in wrote and "overlay.png" not in wrote
+
+
+def test_a_run_does_not_land_among_the_images_that_it_trains_on(bowl, tmp_path, rng):
+    """Its pictures would be counted with them when it is resumed."""
+    for folder in ("images", "labels"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for number in range(2):
+            grey = rng.integers(0, 2, (32, 32)).astype(np.uint8) * 255
+            Image.fromarray(grey).save(tmp_path / "set" / folder / f"{number}.png")
+    root = tmp_path / "set"
+    (tmp_path / "link").symlink_to(root / "labels")
+    given = ("--images", root / "images", "--labels", root / "labels")
+    options = ("--steps", "1", "--base-channels", "2", "--depth", "1", "--tile", "16", "--device", "cpu")
+    for verb in (("train",), ("compare", "--models", "unet", "--val", "0")):
+        for source in (given, ("--data", root)):
+            for out in (root / "images", tmp_path / "link"):
+                said = run(*verb, *source, "--out", out, *options, fails=True)
+                assert "holds the images or labels of this training" in said
+    assert sorted(path.name for path in (root / "images").iterdir()) == ["0.png", "1.png"]
+    # beside them it may
+    run("train", "--data", root, "--out", root, *options)
+    assert (root / "model.safetensors").exists()

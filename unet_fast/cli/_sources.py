@@ -44,6 +44,22 @@ class Source:
             self.described = {"images": str(images), "labels": str(labels)}
         self.described["kind"] = self.dataset.kind
         self._named = folder is not None
+        self._given = [path for path in (folder, images, labels) if path is not None]
+
+    def refuse_as_output(self, out: Path) -> None:
+        """Raise ``InputError`` when ``out`` is a folder whose files are the images or labels: a run's pictures would be some, too."""
+        if not out.is_dir():
+            return
+        folders = {file.parent for file in self.dataset.files}
+        given = [path for path in self._given if path.is_dir()]
+        # files of a data set that lie in its own folder are known by their names, others are all that a folder holds
+        listed = {path for path in folders if not path.samefile(given[0])} if self._named else given
+        for folder in listed:
+            if out.samefile(folder):
+                raise InputError(
+                    f"--out {out} holds the images or labels of this training, among which its pictures would be counted the next "
+                    "time; choose another --out"
+                )
 
     def __len__(self) -> int:
         return len(self.dataset)

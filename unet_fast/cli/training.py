@@ -143,6 +143,7 @@ def train(
         resumed = config is not None
         kind = label_kind_of(label_kind) or (None if config is None else config.data.get("kind"))
         source = Source(data, images, labels, kind, num_classes, ignore_index)
+        source.refuse_as_output(out)
         network: dict[str, Any] = {
             "model": model,
             "base_channels": base_channels,
@@ -323,6 +324,7 @@ def compare(
     from unet_fast.train.windows import describe, too_large
 
     source = Source(data, images, labels, label_kind_of(label_kind), num_classes, ignore_index)
+    source.refuse_as_output(out)
     reason = too_large(source.dataset, resolve_device(device))
     say(source.describe(windows=reason is not None))
     validation, test = source.held_out(val, None)
