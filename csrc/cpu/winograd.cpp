@@ -61,7 +61,7 @@ constexpr int64_t kStreams = 1 << 19;   // bytes of an output that is written pa
 constexpr int64_t kMostKept = 1 << 24;  // floats of weights; more are given back
 // Transformed weights of at most so many floats are made as a whole; so are larger ones that many blocks of tiles read. Others
 // are made slice by slice in the cache, for blocks of so many tiles, since to read them from memory takes longer.
-constexpr int64_t kMostWhole = 3 << 19, kMostWholeOfMany = 1 << 23, kManyBlocks = 4, kTilesOfMade = 64;
+constexpr int64_t kMostWhole = 3 << 19, kMostWholeOfMany = 1 << 23, kManyBlocks = 2, kTilesOfMade = 112;
 
 float* scratch(int64_t floats) {
   static thread_local Kept kept;

@@ -317,6 +317,12 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
             multiply_rows(x + t * slice, panel_weights + point * weight_step(slice, width),
                           products + point * out_step + t * kPanel, slice, begin > 0);
           ahead.go_on();
+          if (run.taps) {
+            if (begin + kSlice < run.depth)
+              ask_for_taps(*run.taps, *run.in_channels, begin + kSlice, panel, point);
+            else if (p + 1 < end_panel)
+              ask_for_taps(*run.taps, *run.in_channels, 0, run.panels[p + 1], point);
+          }
         }
       }
       write(run, panel, tile, count, products);

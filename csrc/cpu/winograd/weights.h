@@ -19,10 +19,7 @@ UF_PART void gather_taps(const Taps& taps, const float* first, int ins, int outs
       const float* p = first + k / 3 * taps.y_step + k % 3 * taps.x_step;
       Vector v[kLanes];
 #pragma GCC unroll 16
-      for (int lane = 0; lane < kLanes; ++lane) {
-        v[lane] = lane < outs ? load_lanes(p + lane * taps.out_step, ins) : zero();
-        if (lane < outs) __builtin_prefetch(p + lane * taps.out_step + kLanes);  // rows far apart, for the next inputs
-      }
+      for (int lane = 0; lane < kLanes; ++lane) v[lane] = lane < outs ? load_lanes(p + lane * taps.out_step, ins) : zero();
       transpose(v);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(to + (k * kLanes + i) * kLanes, v[i]);
@@ -78,6 +75,26 @@ UF_KERNEL inline void weights(const Taps& taps, const std::vector<int64_t>& in_c
     }
     first += filled(count);
     channel += count;
+  }
+}
+
+// Asks for a 36th of the taps that the panel's weights from input channel `begin` on will be made of, before they are needed: they
+// lie in short pieces, far apart.
+UF_PART void ask_for_taps(const Taps& taps, const std::vector<int64_t>& in_channels, int64_t begin, const PanelChannels& out,
+                          int point) {
+  int64_t channel = begin, first = 0;  // of the source, as they are filled up
+  for (const int64_t count : in_channels) {
+    first += filled(count);
+    if (begin >= first) channel -= filled(count) - count;
+  }
+  const bool by_outputs = taps.in_step == 1;
+  const int64_t rows = by_outputs ? std::min<int64_t>(kPanel, out.count) : kSlice, length = by_outputs ? kSlice : kPanel;
+  const int64_t step = by_outputs ? taps.out_step : taps.in_step;
+  const float* base = taps.data + out.first * taps.out_step + channel * taps.in_step;
+  for (int64_t i = 9 * rows * point / kPoints; i < 9 * rows * (point + 1) / kPoints; ++i) {
+    const int64_t tap = i / rows;
+    const float* p = base + i % rows * step + tap / 3 * taps.y_step + tap % 3 * taps.x_step;
+    for (int64_t c = 0; c < length; c += 16) __builtin_prefetch(p + c);
   }
 }
 
