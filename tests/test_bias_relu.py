@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.compiled import check_compiled_gradients
 from tests.devices import DEVICES
 from tests.places import needs
 from tests.tolerances import CHANNEL_SUM, CONVOLUTION, EXACT
@@ -122,12 +123,9 @@ def test_compiles_without_a_graph_break(generator):
     def step(x, weight, bias):
         return bias_relu(conv_bias_relu(x, weight, bias, padding=1) - 0.5, bias).square().sum()
 
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
-    weight, bias = draw(generator, 4, 3, 3, 3).requires_grad_(), draw(generator, 4).requires_grad_()
-    for size in ((6, 7), (9, 5)):
-        x = draw(generator, 2, 3, *size)
-        expected = torch.autograd.grad(step(x, weight, bias), (weight, bias))
-        torch.testing.assert_close(torch.autograd.grad(compiled(x, weight, bias), (weight, bias)), expected)
+    parameters = draw(generator, 4, 3, 3, 3).requires_grad_(), draw(generator, 4).requires_grad_()
+    inputs = [draw(generator, 2, 3, *size) for size in ((6, 7), (9, 5))]
+    check_compiled_gradients(step, parameters, inputs)
 
 
 @pytest.mark.parametrize("wants", [(True, True, True), (True, False, False), (False, True, True), (False, False, True)])

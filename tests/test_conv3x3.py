@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import unet_fast as uf
+from tests.compiled import check_compiled_gradients
 from tests.places import needs
 from tests.tolerances import CONVOLUTION, WINOGRAD_ERROR
 from unet_fast import reference
@@ -339,12 +340,9 @@ def test_compiles_without_a_graph_break(generator):
     def step(x, weight, bias):
         return conv3x3([x, x * 2], weight, bias, padding=1, activation="leaky_relu").square().sum()
 
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
-    weight, bias = draw(generator, 16, 32, 3, 3).requires_grad_(), draw(generator, 16).requires_grad_()
-    for size in ((16, 17), (19, 15)):
-        x = draw(generator, 2, 16, *size)
-        expected = torch.autograd.grad(step(x, weight, bias), (weight, bias))
-        torch.testing.assert_close(torch.autograd.grad(compiled(x, weight, bias), (weight, bias)), expected)
+    parameters = draw(generator, 16, 32, 3, 3).requires_grad_(), draw(generator, 16).requires_grad_()
+    inputs = [draw(generator, 2, 16, *size) for size in ((16, 17), (19, 15))]
+    check_compiled_gradients(step, parameters, inputs)
 
 
 def test_empty_batch(generator):

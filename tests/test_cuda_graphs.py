@@ -5,6 +5,8 @@ A kernel that waits for the device, allocates outside of torch or launches on th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +26,14 @@ def backend(request: pytest.FixtureRequest) -> str:
     return request.param[1]
 
 
+@pytest.fixture(params=OPS)
+def op(request: pytest.FixtureRequest, backend: str) -> Iterator[Op]:
+    """Every operator that the backend has a kernel for, which it runs on."""
+    skip_without_kernel(request.param, backend)
+    with use_backend(backend):
+        yield OPS[request.param]
+
+
 def skip_without_kernel(op: str, backend: str) -> None:
     reason = _backends.why_not(backend, op, "cuda") or (backend == "cuda" and _library.CUDA.error)
     if reason:
@@ -36,50 +46,42 @@ def drawn(op: Op) -> list[Tensor]:
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", OPS)
-def test_captured_and_replayed_with_other_numbers(name, backend):
-    skip_without_kernel(name, backend)
-    op = OPS[name]
+def test_captured_and_replayed_with_other_numbers(op):
     static, other = drawn(op), drawn(op)
-    with use_backend(backend):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                op.results(static)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            captured = op.results(static)
-        with torch.no_grad():
-            for target, source in zip(static, other, strict=True):
-                target.copy_(source)
-        graph.replay()
-        torch.cuda.synchronize()
-        expected = op.results(other)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            op.results(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = op.results(static)
+    with torch.no_grad():
+        for target, source in zip(static, other, strict=True):
+            target.copy_(source)
+    graph.replay()
+    torch.cuda.synchronize()
+    expected = op.results(other)
     for got, want in zip(captured, expected, strict=True):
         torch.testing.assert_close(got, want, equal_nan=True)
 
 
 @needs_gpu
-@pytest.mark.parametrize("name", OPS)
-def test_on_a_stream_of_its_own(name, backend):
+def test_on_a_stream_of_its_own(op):
     """The inputs are written late on that stream: a launch on another one reads what was there before."""
-    skip_without_kernel(name, backend)
-    op = OPS[name]
     tensors, static = drawn(op), drawn(op)
-    with use_backend(backend):
-        expected = op.results(tensors)
-        op.results(static)
-        torch.cuda.synchronize()
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            torch.cuda._sleep(20_000_000)
-            with torch.no_grad():
-                for target, source in zip(static, tensors, strict=True):
-                    target.copy_(source)
-            got = op.results(static)
-        stream.synchronize()
+    expected = op.results(tensors)
+    op.results(static)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        with torch.no_grad():
+            for target, source in zip(static, tensors, strict=True):
+                target.copy_(source)
+        got = op.results(static)
+    stream.synchronize()
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
 

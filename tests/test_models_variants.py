@@ -47,6 +47,15 @@ class Plain:
         layer = next(self.ups)
         return F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=padding)
 
+    def contract(self, x: Tensor, depth: int, padding: int) -> tuple[Tensor, list[Tensor]]:
+        """The output of the lowest level, and the skips."""
+        skips = []
+        for _ in range(depth):
+            x = self.block(x, padding)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        return self.block(x, padding), skips
+
 
 def centre(x: Tensor, size: torch.Size) -> Tensor:
     top, left = (x.shape[2] - size[2]) // 2, (x.shape[3] - size[3]) // 2
@@ -60,12 +69,8 @@ def test_the_released_network_equals_plain_pytorch(rng: np.random.Generator, dep
     net = copy.deepcopy(single).double()
     size = net.geometry.smallest_input + 2 * net.geometry.step
     x = draw(rng, 2, 2, size, size + net.geometry.step).double().requires_grad_()
-    plain, y, skips = Plain(net), x, []
-    for _ in range(depth):
-        y = plain.block(y, 0)
-        skips.append(y)
-        y = F.max_pool2d(y, 2)
-    y = plain.block(y, 0)
+    plain = Plain(net)
+    y, skips = plain.contract(x, depth, 0)
     for _ in range(depth):
         y = F.relu(plain.up(y))
         y = plain.block(torch.cat([y, centre(skips.pop(), y.shape)], 1), 0)
@@ -114,13 +119,8 @@ def test_em_equals_the_zero_padded_network_without_its_margin(rng: np.random.Gen
     net = lively(uf.models.UNetEM(base_channels=4, depth=depth), rng)
     size = net.geometry.smallest_input
     x = draw(rng, 1, 1, size + net.geometry.step, size).requires_grad_()
-    plain, skips = Plain(net), []
-    y = F.pad(x, (2, 2, 2, 2))
-    for _ in range(depth):
-        y = plain.block(y, 1)
-        skips.append(y)
-        y = F.max_pool2d(y, 2)
-    y = plain.block(y, 1)
+    plain = Plain(net)
+    y, skips = plain.contract(F.pad(x, (2, 2, 2, 2)), depth, 1)
     for _ in range(depth):
         y = plain.up(y)
         y = plain.block(torch.cat([skips.pop(), y], 1), 1)

@@ -6,17 +6,17 @@ from torch import Tensor, nn
 
 from unet_fast.models import reach
 from unet_fast.models.arguments import check_counts
-from unet_fast.models.base import SingleHeadModel
-from unet_fast.models.blocks import ConvBlock, Down, Up, contract, init_he, level_widths
-from unet_fast.models.fusion import Fused
+from unet_fast.models.blocks import ConvBlock, Down, Up, init_he, level_widths
+from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import Geometry, unet_geometry, unet_reach
 from unet_fast.models.registry import register
+from unet_fast.models.u_shape import UShape
 
 _EXTRA_CONVOLUTIONS = 2
 
 
 @register("unet-em")
-class UNetEM(SingleHeadModel):
+class UNetEM(UShape):
     """A U-Net with zero-padded convolutions, two more 3x3 convolutions before the last layer, and one sigmoid channel.
 
     Images (N, in_channels, H, W) -> logits (N, num_classes, H - 188, W - 188) at depth 4: 700 -> 512, 16k + 188 -> 16k.
@@ -57,14 +57,8 @@ class UNetEM(SingleHeadModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
-        self.check_input(x)
-        fusion = self.fusion(x)
-        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
-        x = self.bottom(x, fusion)
-        for up in self.up:
-            x = up(x, skips.pop(), fusion)
+    def finish(self, x: Tensor, fusion: Fusion) -> Tensor:
+        """See the base class."""
         return self.extra(x, fusion)
 
 

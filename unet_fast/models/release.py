@@ -6,15 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.models.arguments import check_counts, check_probability
-from unet_fast.models.base import SingleHeadModel
-from unet_fast.models.blocks import ConvBlock, Down, JoinConv2d, SkipBuffer, Up, contract, init_he, level_widths
+from unet_fast.models.blocks import ConvBlock, Down, JoinConv2d, SkipBuffer, Up, init_he, level_widths
 from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
+from unet_fast.models.u_shape import UShape
 
 
 @register("unet-2015-release")
-class UNet2015Release(SingleHeadModel):
+class UNet2015Release(UShape):
     """The network that Ronneberger, Fischer and Brox released with "U-Net", 2015.
 
     Sizes and widths are those of :class:`~unet_fast.models.UNet` (572 -> 388), with these differences: a ReLU after
@@ -62,15 +62,9 @@ class UNet2015Release(SingleHeadModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
-        self.check_input(x)
-        fusion = self.fusion(x)
-        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
-        x = self.dropout(self.bottom(x, fusion))
-        for up in self.up:
-            x = up(x, skips.pop(), fusion)
-        return x
+    def turn(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        return self.dropout(x)
 
 
 class _ReleasedUp(Up):
