@@ -282,7 +282,7 @@ def test_networks_write_no_joined_map(name, train, generator):
             out = net(x)
         net.fused = False
         expected = net(x)
-    assert not {"aten::cat", "unet_fast::crop_concat", "unet_fast::up_conv_crop_concat"} & set(calls.names)
+    assert not [name for name in calls.names if name.endswith(("cat", "concat"))]
     convolutions = [layer for layer in net.modules() if type(layer) is torch.nn.Conv2d and layer.kernel_size == (3, 3)]
     wide = sum(layer.out_channels >= 16 for layer in convolutions)
     assert sum(call in ("unet_fast::conv3x3", "unet_fast::conv3x3_pool") for call in calls.names) == wide

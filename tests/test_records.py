@@ -14,8 +14,13 @@ pytestmark = [pytest.mark.kernels, pytest.mark.core]
 each_op = pytest.mark.parametrize("name", OPS)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last], ids=["planar", "channels_last"])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    # without speed half of them: every dtype, in both layouts
+    [pytest.param(form, dtype, marks=needs("speed") if (i + j) % 2 else ())
+     for i, form in enumerate((torch.contiguous_format, torch.channels_last)) for j, dtype in enumerate(FLOATS)],
+    ids=[f"{form}-{str(dtype).removeprefix('torch.')}" for form in ("planar", "channels_last") for dtype in FLOATS],
+)  # fmt: skip
 @each_op
 def test_samples_agree_with_the_reference(name, form, dtype, place, generator):
     """What the tests of registration and the check of a GPU begin with: usual, smallest and empty batches."""
