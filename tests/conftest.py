@@ -86,6 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 _left_out: dict[str, int] = {}
 
+# files with tests of ten seconds and more: they go first, so that no process works on one while the others have nothing left
+LONG = ("test_gpu_check", "test_packaging", "test_cuda_compile", "test_torture", "test_train_distributed", "test_cluster")
+
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Files without kernels are not even imported where kernels alone are asked: what they import takes longer than many tests."""
@@ -100,6 +103,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what runs on the device that matters here, and leave out what the place cannot do."""
     mark_device(items)
+    items.sort(key=lambda item: item.path.stem not in LONG)
     kept: list[pytest.Item] = []
     for item in items:
         reason = places.left_out(item)
