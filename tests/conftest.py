@@ -87,7 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
 _left_out: dict[str, int] = {}
 
 # files with tests of ten seconds and more: they go first, so that no process works on one while the others have nothing left
-LONG = ("test_gpu_check", "test_packaging", "test_cuda_compile", "test_torture", "test_train_distributed", "test_cluster")
+LONG = (
+    "test_gpu_check",
+    "test_packaging",
+    "test_cuda_compile",
+    "test_torture",
+    "test_train_distributed",
+    "test_cluster",
+)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -17,13 +17,19 @@ CONVOLVED = (torch.float32, torch.float64, torch.bfloat16)
 channel_counts = st.integers(1, 20) | st.sampled_from((32, 33, 64, 65))
 
 
-@dataclass(frozen=True)
-class BiasRelu(drawing.Run):
-    shape: tuple[int, ...]
+@dataclass(frozen=True, kw_only=True)
+class Junction(drawing.Run):
+    """What the maps of every junction are: ``layouts`` of each map and gradient."""
+
     dtype: torch.dtype
     bias: bool
     values: str
-    layouts: tuple[str, str]
+    layouts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BiasRelu(Junction):
+    shape: tuple[int, ...]
 
 
 @st.composite
@@ -73,14 +79,10 @@ def _check_bias_gradient(got: torch.Tensor, grad: torch.Tensor, dtype: torch.dty
 
 
 @dataclass(frozen=True)
-class ReluPoolSkip(drawing.Run):
+class ReluPoolSkip(Junction):
     shape: tuple[int, int, int, int]
     skip_size: tuple[int, int]
     up_channels: int
-    dtype: torch.dtype
-    bias: bool
-    values: str
-    layouts: tuple[str, str, str]
     used: str
 
 
@@ -136,15 +138,11 @@ def check_relu_pool_skip(case: ReluPoolSkip, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Convolution(drawing.Run):
+class Convolution(Junction):
     shape: tuple[int, int, int, int]
     out_channels: int
     kernel: tuple[int, int]
     padding: int
-    dtype: torch.dtype
-    bias: bool
-    values: str
-    layouts: tuple[str, str, str]
 
 
 @st.composite
@@ -200,15 +198,11 @@ def _relative(dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True)
-class UpConvolution(drawing.Run):
+class UpConvolution(Junction):
     n: int
     channels: tuple[int, int, int]  # in, out, of the skip
     size: tuple[int, int]
     extra: tuple[int, int]
-    dtype: torch.dtype
-    bias: bool
-    values: str
-    layouts: tuple[str, str, str, str]
     fresh: bool
 
 

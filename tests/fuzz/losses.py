@@ -92,23 +92,34 @@ def close(got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype, weight: to
     drawing.close(got.double(), truth, CROSS_ENTROPY[dtype], "loss")
 
 
-@dataclass(frozen=True)
-class Loss(drawing.Run):
-    shape: tuple[int, ...]  # without the classes
+@dataclass(frozen=True, kw_only=True)
+class Pixels(drawing.Run):
+    """A target, and what is beside it at each pixel."""
+
+    shape: tuple[int, ...]  # without the classes or channels
     target: Target
     dtype: torch.dtype
-    scale: float
     values: str
     layout: str
     reduction: str
 
 
 @st.composite
-def weighted_cross_entropy_cases(draw: st.DrawFn) -> Loss:
+def pixel_shapes(draw: st.DrawFn) -> tuple[int, ...]:
     dims = draw(st.integers(1, 3))
     shape = st.tuples(st.integers(1, 3), *[drawing.sides((40, 9, 5)[dims - 1])] * dims)
+    return draw(drawing.sometimes_empty(shape))
+
+
+@dataclass(frozen=True)
+class Loss(Pixels):
+    scale: float
+
+
+@st.composite
+def weighted_cross_entropy_cases(draw: st.DrawFn) -> Loss:
     return Loss(
-        shape=draw(drawing.sometimes_empty(shape)),
+        shape=draw(pixel_shapes()),
         target=draw(targets(draw(st.sampled_from((4, 12, 40))))),
         dtype=draw(drawing.floats),
         scale=draw(st.sampled_from((0.01, 1.0, 1.0, 30.0))),
@@ -150,26 +161,18 @@ def check_weighted_cross_entropy(case: Loss, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Head(drawing.Run):
-    shape: tuple[int, ...]
+class Head(Pixels):
     channels: int
-    target: Target
-    dtype: torch.dtype
-    values: str
-    layout: str
     relu: bool
     feature_bias: bool
     bias: bool
-    reduction: str
 
 
 @st.composite
 def head_cross_entropy_cases(draw: st.DrawFn) -> Head:
-    dims = draw(st.integers(1, 3))
-    shape = st.tuples(st.integers(1, 3), *[drawing.sides((40, 9, 5)[dims - 1])] * dims)
     relu = draw(st.booleans())
     return Head(
-        shape=draw(drawing.sometimes_empty(shape)),
+        shape=draw(pixel_shapes()),
         channels=draw(st.integers(1, 20) | st.sampled_from((32, 64, 65))),
         target=draw(targets(9)),
         dtype=draw(drawing.floats),
