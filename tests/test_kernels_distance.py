@@ -142,7 +142,7 @@ def few_cells(shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
 
 @only("emulated")
 @pytest.mark.parametrize("spacing", [1.0, 0.7])
-@pytest.mark.parametrize("shape", [(2, 9, 300), (1, 40, 129), (2, 2, 130, 132)])
+@pytest.mark.parametrize("shape", [(2, 9, 300), (1, 40, 129), (1, 2, 130, 132)])
 def test_few_cells_in_long_lines(shape, spacing, kernels, rng):
     """Blocks of columns, or of rows in the middle pass of a volume, are passed over; nothing that matters is."""
     steps = [spacing, *[1.0] * (len(shape) - 2)]
