@@ -18,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 CLOSED = -1  # in place of a stream
+_AT_FIRST = dict(os.environ)  # before a test changes it
 MOST_BYTES = 1 << 17  # of an order
 
 
@@ -115,7 +118,8 @@ def _server() -> socket.socket:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                cwd=ROOT,
+                env={**_AT_FIRST, "OMP_NUM_THREADS": "1"},
             )
         )
     return mine
