@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unet_fast.triton import _lines
+from unet_fast.triton import _grid, _lines
 from unet_fast.triton._lines import far_of, further, load_cost, look_at, square
 
 KEPT = tl.constexpr(32)  # pixels of a block
@@ -167,5 +167,5 @@ def keep(
         return (None,) * len(dtypes)
     count = planes[0].numel() // length * triton.cdiv(length, KEPT.value)
     kept = tuple(torch.empty(count, dtype=dtype, device=planes[0].device) for dtype in dtypes)
-    kernel[(triton.cdiv(count, _lines.BLOCK),)](*planes, *kept, count, length, stride, **options)
+    kernel[(triton.cdiv(count, _grid.BLOCK),)](*planes, *kept, count, length, stride, **options)
     return kept

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unet_fast.ops import _record
-from unet_fast.triton import _blocks, _lines
+from unet_fast.triton import _blocks, _grid, _lines
 from unet_fast.triton._blocks import look_at_least
 from unet_fast.triton._lines import further, load_cost, pixels_of_program, square, store_distance
 
@@ -59,7 +59,7 @@ def distance_transform(mask: Tensor, spacing: list[float]) -> Tensor:
     scan then lie in the memory of the result); for the summaries of the segments a quarter of a byte a pixel or less.
     """
     mask = mask.contiguous()
-    grid = _lines.grid_of(mask, spacing)
+    grid = _grid.grid_of(mask, spacing)
     out = _record.allocate("distance_transform", mask, spacing)
     if not mask.numel():
         return out
@@ -70,7 +70,7 @@ def distance_transform(mask: Tensor, spacing: list[float]) -> Tensor:
     steps = out.view(torch.int32) if volume else torch.empty(mask.shape, dtype=torch.int32, device=mask.device)
     cost = _lines.zero_steps(grid, mask.view(_INTEGERS[mask.element_size()]), significant, steps)
     pixels = mask.numel()
-    blocks = (triton.cdiv(pixels, _lines.BLOCK),)
+    blocks = (triton.cdiv(pixels, _grid.BLOCK),)
     options = grid.options
 
     def run(plane: Tensor, target: Tensor, length: int, stride: int, last: bool) -> None:

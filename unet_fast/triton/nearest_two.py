@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unet_fast.ops import _instances, _record, _tensors
-from unet_fast.triton import _blocks, _lines
+from unet_fast.triton import _blocks, _grid, _lines
 from unet_fast.triton._blocks import look_at_blocks
 from unet_fast.triton._lines import look_both_ways, pixels_of_program, store_distance
 
@@ -52,7 +52,7 @@ def nearest_two(instances: Tensor, spacing: list[float]) -> tuple[Tensor, Tensor
     if instances.device.type == "cpu":  # interpreted; a GPU would have to be waited for
         _instances.check_labels(instances)
     labels = instances.contiguous()
-    grid = _lines.grid_of(labels, spacing)
+    grid = _grid.grid_of(labels, spacing)
     d1, d2 = _record.allocate("nearest_two", labels, spacing)
     new = functools.partial(_tensors.new, labels, labels.shape)
     if not labels.numel():
@@ -61,7 +61,7 @@ def nearest_two(instances: Tensor, spacing: list[float]) -> tuple[Tensor, Tensor
     steps = (d1.view(torch.int32), d2.view(torch.int32)) if volume else (new(torch.int32), new(torch.int32))
     label, cost1, cost2 = _lines.label_planes(grid, labels, *steps)
     pixels = labels.numel()
-    blocks = (triton.cdiv(pixels, _lines.BLOCK),)
+    blocks = (triton.cdiv(pixels, _grid.BLOCK),)
     options = grid.options
 
     def run(planes: tuple[Tensor, ...], out: tuple[Tensor, ...], length: int, stride: int, last: bool) -> None:

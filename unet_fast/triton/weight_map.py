@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unet_fast.ops import _instances, _record
-from unet_fast.triton import _lines
+from unet_fast.triton import _grid, _lines
 from unet_fast.triton._lines import far_of, look_both_ways, pixels_of_program
 
 # d1 + d2 beyond this many sigma makes the border term less than 1e-7 w0 (csrc/common/border_weight.h)
@@ -53,7 +53,7 @@ def weight_map(
     if instances.device.type == "cpu":  # interpreted; a GPU would have to be waited for
         _instances.check_labels(instances)
     labels = instances.contiguous()
-    grid = _lines.grid_of(labels, [1.0, 1.0])
+    grid = _grid.grid_of(labels, [1.0, 1.0])
     out = _record.allocate("weight_map", labels, w0, sigma, class_weights, balanced, inside)
     if not labels.numel():
         return out
@@ -64,12 +64,12 @@ def weight_map(
     reach = _BORDER_REACH * sigma
     # d1 <= d2: once half the reach has been searched, pixels without a cell that near are done
     restrict = reach * reach / 4 < _LARGEST
-    weigh_rows[(triton.cdiv(labels.numel(), _lines.BLOCK),)](
+    weigh_rows[(triton.cdiv(labels.numel(), _grid.BLOCK),)](
         steps1, steps2, label, out if weights is None else weights, out, labels.numel(), grid.last, grid.pixels,
         math.floor(min(reach + 1, _lines.NO_LIMIT)), math.floor(reach / 2) if restrict else _LARGEST,
         math.floor(reach * reach / 4) if restrict else _LARGEST, 2 if balanced else 0, w0, -0.5 / (sigma * sigma),
         CLASSES=weights is not None, INSIDE=inside, COST=tl.int32 if grid.integral else tl.float64,
-        BLOCK=_lines.BLOCK, num_warps=_lines.BLOCK // 32,
+        BLOCK=_grid.BLOCK, num_warps=_grid.BLOCK // 32,
     )  # fmt: skip
     return out
 
