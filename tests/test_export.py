@@ -48,10 +48,9 @@ def test_an_exported_network_is_saved_and_loaded(name, size, options, rng, gener
     net = build(name, rng, **options)
     x = torch.randn(1, 2, size, size + 8, generator=generator)
     program = torch.export.export(net, (x,))
-    found = FUSED_IN_EVAL - ({"conv_bias_relu"} if "norm" in options else set())
-    if (
-        name == "unet-2015-release"
-    ):  # whose up-sampled map passes a ReLU before it is joined, by torch.cat: nothing is cut off
+    found = FUSED_IN_EVAL - {"conv_bias_relu"} | {"norm_activation"} if "norm" in options else FUSED_IN_EVAL
+    if name == "unet-2015-release":
+        # its up-sampled map passes a ReLU before it is joined, by torch.cat: nothing is cut off
         found = {name for name in found if "concat" not in name}
     assert operators(program) == found
     with torch.no_grad():

@@ -42,6 +42,14 @@ def test_tiles_equal_the_whole_mirrored_image(
         np.testing.assert_allclose(result, whole_image(net, image), **NETWORK_FLOAT32)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_tiles_of_a_coarser_network_equal_the_whole_image(rng: np.random.Generator, factor: int) -> None:
+    net = lively(uf.UNet(1, 3, base_channels=4, depth=1, padding="same", norm="batch", downsample=factor), rng)
+    for tile in (20, 61):
+        image = grey(rng, 1, 1, *(int(size) for size in rng.integers(40, 120, 2)))
+        np.testing.assert_allclose(OverlapTile(net, tile=tile)(image), whole_image(net, image), **NETWORK_FLOAT32)
+
+
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (2, 3), (7, 95), (40, 4)])
 def test_context_larger_than_the_image_repeats(rng: np.random.Generator, size: tuple[int, int], padding: str) -> None:
