@@ -177,8 +177,18 @@ def norm_activation(run: Callable[..., Any]) -> None:
         run("norm_activation_backward", x, x, *channels, mean, var, *options, False)
 
 
+def upsample_concat(run: Callable[..., Any]) -> None:
+    for form in FORMATS:
+        for dtype, mode, border in zip(FLOATS, (2, 3, 1, 3), (0, 2, 1, 2), strict=True):
+            skip, x = (torch.zeros(2, 32, *size, dtype=dtype).to(memory_format=form) for size in ((41, 50), (20, 24)))
+            out = run("upsample_concat", skip, x, mode, mode == 3, border)
+            run("upsample_concat_backward", out[:, :32], [20, 24], mode, border)
+        run("upsample_concat", skip, torch.zeros(2, 3, 41, 50, dtype=dtype), 0, True, 1)
+
+
 CASES = (
     norm_activation,
+    upsample_concat,
     crop_concat,
     weighted_cross_entropy,
     nearest_two,
