@@ -142,3 +142,19 @@ def test_mistakes_are_one_line_each(files, trained, tmp_path):
     )
     assert "expected auto, cpu" in run("predict", trained, "--images", images, "--out", tmp_path / "p.tif",
                                         "--device", "tpu", fails=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--images", "--out"])
+def test_an_empty_argument_is_not_the_present_folder(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"--images": "a.tif", "--out": "b.tif", option: ""}
+    said = run("predict", "RUN", *(part for pair in given.items() for part in pair), fails=True)
+    assert said.startswith("error: an argument is empty")
+
+
+def test_evaluate_writes_no_file_over_a_folder(tmp_path):
+    tifffile.imwrite(tmp_path / "l.tif", np.eye(8, dtype=np.uint8), photometric="minisblack")
+    said = run(
+        "evaluate", "--prediction", tmp_path / "l.tif", "--labels", tmp_path / "l.tif", "--out", tmp_path, fails=True
+    )
+    assert "name the JSON file to write" in said and [path.name for path in tmp_path.iterdir()] == ["l.tif"]

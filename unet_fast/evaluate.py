@@ -191,6 +191,8 @@ def _stacked(pages: list[NDArray[Any]], names: Sequence[str]) -> NDArray[Any]:
 def _check_outputs(out: PathLike | None, inputs: list[Path]) -> None:
     """Refuse to write scores or picture onto a file that is read, before anything is."""
     picture = _picture_beside(out)
+    if out is not None and Path(out).is_dir():
+        raise InputError(f"out is the folder {out}; name the JSON file to write, such as {Path(out) / 'metrics.json'}")
     if out is not None and picture is not None:
         refuse_overwrite([Path(out), picture], inputs)
 

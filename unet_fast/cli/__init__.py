@@ -21,6 +21,8 @@ def main() -> None:
     """Run the command line; bad input, and a lack of memory, end in one line and exit code 2."""
     sturdy_streams()
     keep_freed_memory()
+    if "" in sys.argv[1:]:  # a path without a name would be the present folder
+        _fail("an argument is empty, as a variable that is not set leaves it; give a value, or leave the option out")
     try:
         with protecting_inputs():
             app()
