@@ -27,7 +27,7 @@ class Item:
 def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False) -> list[Item]:
     """What runs on this kind of device; ``architecture`` is that of the GPU at hand, such as 9.0.
 
-    ``tiny``: the same on small images, to see that all of it runs; the operators in one process, which starts once.
+    ``tiny``: the same on small images, to see that all of it runs; most of it in one process, which starts once.
     """
     python = sys.executable
     scale = ("--device", device, *(("--tiny",) if tiny else ("--quick",)))
@@ -39,18 +39,19 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     def batch(images: int) -> tuple[str, ...]:
         return () if tiny else ("--batches", str(images))
 
+    several = (python, "-m", "benchmarks", "train", "junctions", *OPERATORS, *scale)
+    together = [Item("together", several, 17)] if tiny else []
     sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
         bench("unet", 25, "--peers", "eager", *batch(8)),
-        bench("train", 50),
-        bench("unet", 25, "--peers", "eager", *batch(1), label="unet_1"),
+        *([] if tiny else [bench("train", 50)]),
+        *([] if tiny else [bench("unet", 25, "--peers", "eager", *batch(1), label="unet_1")]),
         bench("unet", 40, "--peers", "compiled", label="unet_compiled"),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
-        bench("junctions", 35),
-        *(bench(name, 17, *sweep) for name in OPERATORS if not tiny),
-        *([Item("operators", (python, "-m", "benchmarks", *OPERATORS, *scale), 17)] if tiny else []),
+        *([] if tiny else [bench("junctions", 35), *(bench(name, 17, *sweep) for name in OPERATORS)]),
+        *together,
         *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 60),
     ]
     if not tiny:  # where the caller is such a test itself
