@@ -32,10 +32,16 @@ def test_config_round_trip(tmp_path):
     written = config(sigma=4.0, data={"images": "a.tif"})
     written.save(tmp_path / "config.json")
     assert TrainConfig.load(tmp_path / "config.json") == written
-    assert json.loads((tmp_path / "config.json").read_text())["loss"]["sigma"] == 4.0
+    assert json.loads((tmp_path / "config.json").read_text())["sigma"] == 4.0
 
 
-# what a version with flat settings wrote, line breaks aside
+def test_a_config_of_a_version_that_wrote_records_inside_loads(tmp_path):
+    written = config(sigma=4.0, learning_rate=0.5, elastic_grid=(4, 5), image_padding="zeros")
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(written)))
+    assert TrainConfig.load(tmp_path / "config.json") == written
+
+
+# what the first versions wrote, line breaks aside
 FLAT = """{"model": {"name": "unet-dental", "in_channels": 1, "num_classes": 2, "base_channels": 2, "depth": 2}, "minutes": null,
  "steps": 12, "batch_size": 1, "processes": 1, "tile": 384, "loss": "weighted_cross_entropy", "loss_options": {},
  "head_weights": [1.0, 0.5, 0.25], "encoder_weights": null, "optimizer": "sgd", "learning_rate": 0.0001, "momentum": 0.99,
@@ -46,7 +52,7 @@ FLAT = """{"model": {"name": "unet-dental", "in_channels": 1, "num_classes": 2, 
  "validations": 8, "checkpoint_seconds": 60.0, "checkpoint_steps": 7, "data": {}}"""
 
 
-def test_a_run_folder_of_a_version_with_flat_settings_loads(tmp_path):
+def test_a_run_folder_of_the_first_versions_loads(tmp_path):
     (tmp_path / "config.json").write_text(FLAT)
     loaded = TrainConfig.load(tmp_path / "config.json")
     expected = config(

@@ -106,13 +106,13 @@ class TrainConfig(Record):
         return self.augmentation.padding
 
     def save(self, path: Path) -> None:
-        """Write the record as JSON."""
+        """Write the record as JSON, every setting under its flat name, that of :func:`default_config`."""
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+            temporary.write_text(json.dumps(self.flat(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what :meth:`save` wrote, or what a version did whose settings were flat.
+        """Read what :meth:`save` wrote, or what a version did that wrote the records inside as records.
 
         Raises:
             InputError: the file is not such a record.
