@@ -13,7 +13,7 @@ import torch
 import unet_fast as uf
 from benchmarks.common import RESULTS, Options, commit, machine_name
 
-# network, options, tiles; the first is what training takes on a CPU by default, the second the paper's
+# network, options, tiles; the second is the paper's
 NETWORKS = (
     ("unet", {"base_channels": 32, "depth": 3, "padding": "same"}, (256, 512)),
     ("unet", {"base_channels": 64, "depth": 4, "padding": "valid"}, (388,)),

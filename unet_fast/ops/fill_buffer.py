@@ -18,8 +18,8 @@ from unet_fast.ops import _protocol
 def fill_buffer(buffer: torch.Tensor, up: torch.Tensor, *, fresh: bool = False) -> torch.Tensor:
     """Let the last channels of ``buffer``, as :func:`relu_pool_skip` leaves it, be ``up``; for up-samplings of your own.
 
-    An assignment to ``buffer[:, -C2:]`` does the same at three times the cost of a training step, since autograd keeps and copies
-    the whole map for it. For a transposed convolution with a 2x2 kernel, :func:`up_conv_into` writes there itself.
+    An assignment to ``buffer[:, -C2:]`` does the same, but autograd copies the whole map for it: pooling and joining took 1.7 to 1.9
+    times as long in channels-last then, forward and backward, and up to 1.2 times contiguous. For a transposed convolution with a 2x2 kernel, :func:`up_conv_into` writes there itself.
 
     Args:
         buffer: (N, C, H, W), any dtype and layout. Its last C2 channels are overwritten, whatever they held, and it is not to be
