@@ -22,7 +22,7 @@ from benchmarks.common import Candidate, Options, Suite, one_thread, run
 from benchmarks.peers import optional
 from tools.peers import Milesial, let_torchvision_load
 
-ORDERS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
+ORDERS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 
 
 def networks(tiny: bool) -> dict[str, Callable[[], nn.Module]]:
