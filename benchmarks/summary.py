@@ -43,10 +43,12 @@ def comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
 
 
 def conditions(results: list[dict[str, Any]]) -> str:
-    """Commits, machine and versions of the results, as one sentence."""
-    commits = ", ".join(sorted({result["commit"] for result in results}))
-    last = results[-1]
-    return f"Commit {commits}, {machine(last)}, torch {last['torch']}, Python {last['python']}."
+    """Commits, machines and versions of the results: a sentence a machine."""
+    commits: dict[str, set[str]] = {}
+    for one in results:
+        place = f"{machine(one)}, torch {one['torch']}, Python {one['python']}"
+        commits.setdefault(place, set()).add(one["commit"])
+    return "\n".join(f"Commit {', '.join(sorted(of))}, {place}." for place, of in commits.items())
 
 
 def table(folder: Path) -> str:
@@ -87,6 +89,6 @@ def draw(folder: Path) -> Path:
     speeds = [c.theirs / c.ours for c in found]
     axes.set_xlim(0.7 * min(1, *speeds), 14 * max(speeds))
     axes.set_xlabel("times as fast as the fastest peer, which is named behind the bar")
-    axes.set_title(conditions(results), size=9)
+    axes.set_title(conditions(results), size=9, loc="right")
     axes.spines[["top", "right"]].set_visible(False)
     return save(figure, folder / "summary.png")
