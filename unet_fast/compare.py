@@ -22,6 +22,7 @@ from unet_fast.errors import InputError
 from unet_fast.files import atomic_path, ensure_folder
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import prepare
+from unet_fast.train.defaults import NETWORK_OPTIONS
 from unet_fast.train.run_folder import CONFIG
 from unet_fast.train.trainer import Trainer
 from unet_fast.train.validation import predict_pair
@@ -128,11 +129,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
     recipe = recipes.get(name.removeprefix(_RECIPE)) if name.startswith(_RECIPE) else None
     network = name if recipe is None else recipe.model
     known = models.defaults(network)
-    fitting = {
-        key: value
-        for key, value in settings.items()
-        if key not in ("tile", "base_channels", "depth", "padding", "norm", "dropout", "downsample") or key in known
-    }
+    fitting = {key: value for key, value in settings.items() if key not in ("tile", *NETWORK_OPTIONS) or key in known}
     config = train.default_config(
         device,
         model=network,

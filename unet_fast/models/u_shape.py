@@ -19,12 +19,17 @@ class UShape(SingleHeadModel):
     def features(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin)."""
         self.check_input(x)
+        x = self.enter(x)
         fusion = self.fusion(x)
         skips, x = contract(self.down, self.bottom, self.up, x, fusion)
         x = self.turn(self.bottom(x, fusion))
         for up in self.up:
             x = up(x, skips.pop(), fusion)
         return self.finish(x, fusion)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """What the finest level gets of images whose size is legal."""
+        return x
 
     def turn(self, x: Tensor) -> Tensor:
         """What becomes of the lowest level's output before it goes up."""

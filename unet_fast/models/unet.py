@@ -8,26 +8,25 @@ from torch import Tensor, nn
 from unet_fast.checks import check_choice
 from unet_fast.errors import InputError
 from unet_fast.models.arguments import check_counts, check_norm, check_probability
-from unet_fast.models.base import SingleHeadModel
 from unet_fast.models.blocks import (
     CONVOLUTIONS_PER_BLOCK,
     PADDINGS,
     ConvBlock,
     Down,
     Up,
-    contract,
     init_he,
     level_widths,
 )
 from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
+from unet_fast.models.u_shape import UShape
 
 DOWNSAMPLES = (1, 2, 4, 8)
 
 
 @register("unet")
-class UNet(SingleHeadModel):
+class UNet(UShape):
     """Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", 2015.
 
     Images (N, in_channels, H, W) -> logits (N, num_classes, h, w), both floating; the dtype of the weights, or
@@ -112,16 +111,12 @@ class UNet(SingleHeadModel):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
         init_he(self)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> (N, base_channels, H - 2 * margin, W - 2 * margin), or of 1 / downsample of the size."""
-        self.check_input(x)
+    def enter(self, x: Tensor) -> Tensor:
+        """See the base class; the means of squares of ``downsample`` pixels a side."""
         if self._batch_norm:
             self.check_batch_statistics(x, self._halvings)
-        if self.downsample > 1:
-            x = F.avg_pool2d(x, self.downsample)
-        fusion = self.fusion(x)
-        skips, x = contract(self.down, self.bottom, self.up, x, fusion)
-        x = self.dropout(self.bottom(x, fusion))
-        for up in self.up:
-            x = up(x, skips.pop(), fusion)
-        return x
+        return F.avg_pool2d(x, self.downsample) if self.downsample > 1 else x
+
+    def turn(self, x: Tensor) -> Tensor:
+        """See the base class."""
+        return self.dropout(x)

@@ -16,6 +16,8 @@ from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason,
 from unet_fast.train.losses import UNWEIGHTED, Loss
 from unet_fast.train.recipe import Recipe
 
+NETWORK_OPTIONS = ("base_channels", "depth", "padding", "norm", "dropout", "downsample")  # that have a default here
+
 _SMALLEST_RADIUS = 7.0  # pixels of the network's own resolution
 _COARSE_TILE = 128  # likewise
 _STATISTICS_UNTIL = 0.5  # where no objects are numbered, see docs/train.md
@@ -47,9 +49,10 @@ def default_config(
     A GPU gets the paper's network (64 base channels, depth 4, valid convolutions, 572 -> 388 tiles). A CPU gets half its
     width, or a quarter for less than 10 minutes or 4,000 steps, one level less, and same padding: a valid network of
     depth 4 computes (380 / 196)^2 = 3.8 times the pixels that it is scored on, which same padding spends on more steps. The
-    context that same padding lacks at the rim of a tile is there again at prediction, whose tiles overlap by the receptive field. Its convolutions are followed by batch
-    normalisation, which stands a learning rate of 3e-3 in place of 1e-3. Where the objects are large it works at a coarser
-    resolution, see :func:`downsampling`, on tiles of 128 px of that. docs/train.md says how these were chosen.
+    context that same padding lacks at the rim of a tile is there again at prediction, whose tiles overlap by the receptive
+    field. Its convolutions are followed by batch normalisation, which stands a learning rate of 3e-3 in place of 1e-3. Where
+    the objects are large it works at a coarser resolution, see :func:`downsampling`, on tiles of 128 px of that.
+    docs/train.md says how these were chosen.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -80,22 +83,15 @@ def default_config(
         raise InputError(f"unknown setting {', '.join(unknown)}")
     from_recipe = {} if recipe is None else recipe.settings()
     name = model or (recipe.model if recipe is not None else "unet")
-    # weights of an encoder fit its full width only
     separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
     coarser = downsampling(object_radius) if separate == "cores" else 1  # a ridge is a pixel or two wide
     wide = minutes >= _WIDE_MINUTES if minutes is not None else steps is not None and steps >= _WIDE_STEPS
+    # weights of an encoder fit its full width only
     options = _model_defaults(name, gpu, recipe is not None or "encoder_weights" in given, coarser, wide)
     if recipe is not None and recipe.model == name:
         options.update(recipe.options)
-    wanted = {
-        "base_channels": base_channels,
-        "depth": depth,
-        "padding": padding,
-        "norm": norm,
-        "dropout": dropout,
-        "downsample": downsample,
-    }
-    options.update({key: value for key, value in wanted.items() if value is not None})
+    wanted = zip(NETWORK_OPTIONS, (base_channels, depth, padding, norm, dropout, downsample), strict=True)
+    options.update({key: value for key, value in wanted if value is not None})
     if options.get("norm") == "none":
         options["norm"] = None
     if options.get("padding") == "valid" and downsample is None:
@@ -119,8 +115,8 @@ def default_config(
     if "amp" not in given:  # which may have to be measured
         values["amp"] = fast_bfloat16(target)
     if "tile" not in given:
-        coarser = options.get("downsample", 1)
-        usual_tile = 388 if gpu else 192 if coarser == 1 else _COARSE_TILE * coarser
+        factor = options.get("downsample", 1)
+        usual_tile = 388 if gpu else 192 if factor == 1 else _COARSE_TILE * factor
         values["tile"] = legal_tile(network, values.get("tile", usual_tile))
     if recipe is None and given.get("optimizer") == "sgd" and "learning_rate" not in given:
         # momentum 0.99 adds up a hundred gradients: the paper names none, 1e-3 diverges with weights of up to 10

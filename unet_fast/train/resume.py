@@ -7,6 +7,7 @@ from typing import Any
 
 from unet_fast.errors import InputError
 from unet_fast.train.config import TrainConfig
+from unet_fast.train.defaults import NETWORK_OPTIONS
 from unet_fast.train.losses import UNWEIGHTED, Loss
 
 _FIXED = {
@@ -15,7 +16,7 @@ _FIXED = {
     "seed": "the random numbers continue where they stopped",
     "encoder_weights": "the weights continue where they stopped",
 }
-_NETWORK = ("model", "base_channels", "depth", "padding", "norm", "dropout", "downsample")
+_NETWORK = ("model", *NETWORK_OPTIONS)
 _FLAGS = {"learning_rate": "--lr", "encoder_weights": "--weights"}
 
 
