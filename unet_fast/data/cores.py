@@ -36,6 +36,13 @@ def rim_width(instances: np.ndarray) -> float:
     return max(_LEAST_RIM, _RIM_SHARE * (median_radius(instances) or 0.0))
 
 
+def classes_of(instances: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, float]:
+    """:func:`rims_and_cores` of a stack (N, H, W), with its :func:`rim_width`; ``drawn`` are the labels as they were, 0 = background."""
+    width = rim_width(instances)
+    classes = [rims_and_cores(image, width, labels > 0) for image, labels in zip(instances, drawn, strict=True)]
+    return np.stack(classes), width
+
+
 def rims_and_cores(instances: np.ndarray, width: float, foreground: np.ndarray) -> np.ndarray:
     """Classes (H, W) uint8 of instances (H, W), 0 = background, of which none touch; ``foreground`` (H, W) bool are the objects as
     they were drawn. What a ridge between touching ones took is rim, so that what grows out of the cores is as large as what was drawn.

@@ -105,13 +105,7 @@ def prepare(pair: data.Pair, device: torch.device, *, balance: bool, separate: s
         instances.put(index, image)
     class_maps = pair.labels if several else instances.array
     if by_cores:
-        width = cores.rim_width(instances.array)
-        class_maps = np.stack(
-            [
-                cores.rims_and_cores(image, width, labels > 0)
-                for image, labels in zip(instances.array, pair.labels, strict=True)
-            ]
-        )
+        class_maps, _ = cores.classes_of(instances.array, pair.labels)
     for index, classes in enumerate(class_maps):
         classes = classes if several or by_cores else classes > 0
         counted = classes if ignored is None else classes[~ignored[index]]

@@ -263,9 +263,10 @@ class Trainer:
 
     def train_step(self) -> torch.Tensor:
         """One optimizer step; returns the loss, a scalar that stays on the device. On a GPU nothing is waited for."""
-        self.learning_rate = learning_rate(self.config.optimizer, self.progress(), self.step)
+        progress = self.progress()
+        self.learning_rate = learning_rate(self.config.optimizer, progress, self.step)
         self.rate.fill_(self.learning_rate)
-        if self.norms and not self._fixed and self.progress() >= self.config.optimizer.statistics_until:
+        if self.norms and not self._fixed and progress >= self.config.optimizer.statistics_until:
             self._fix_statistics()
         self.data.load(self.step)
         self.run_step()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from unet_fast import data, metrics
-from unet_fast.data.cores import rim_width, rims_and_cores
+from unet_fast.data.cores import classes_of
 from unet_fast.data.touching import separate_touching
 from unet_fast.labels import IGNORED
 from unet_fast.predict.cores import core_instances, levels_of
@@ -87,11 +87,7 @@ def validate(
     instances = data.to_instances(pair.labels, pair.kind)
     target = classes
     if by_cores:
-        apart = separate_touching(instances)
-        width = rim_width(apart)
-        target = np.stack(
-            [rims_and_cores(image, width, drawn > 0) for image, drawn in zip(apart, instances, strict=True)]
-        ).astype(np.int64)
+        target = classes_of(separate_touching(instances), instances)[0].astype(np.int64)
     if pair.ignored is not None:
         target = np.where(pair.ignored, IGNORED, target)
         # background in both: neither a hit nor a miss to the scores, all of which are about the foreground

@@ -157,11 +157,8 @@ def _apart(pair: Pair) -> np.ndarray:
 
 def _survey_of_cores(pair: Pair) -> tuple[float, np.ndarray]:
     """Width of the rims, and pixels of background, rims and cores, of the objects of a pair."""
-    objects = _apart(pair)
-    width = cores.rim_width(objects)
-    classes = (cores.rims_and_cores(image, width, drawn > 0) for image, drawn in zip(objects, pair.labels, strict=True))
-    counts = [count_classes(each, cores.NUM_CLASSES) for each in classes]
-    return width, np.sum(counts, axis=0)
+    classes, width = cores.classes_of(_apart(pair), pair.labels)
+    return width, count_classes(classes, cores.NUM_CLASSES)
 
 
 @dataclass(frozen=True)
