@@ -82,15 +82,24 @@ def _batched(name: str, array: np.ndarray, max_dims: int, layout: str) -> np.nda
     return array[None] if array.ndim == 2 else array
 
 
+def _from_the_end(axis: int, rank: int) -> int:
+    return axis - rank if axis >= 0 else axis
+
+
 def _channels_first(name: str, array: np.ndarray, axis: int) -> np.ndarray:
     """A view (..., C, H, W) of an array whose channels are the third axis from the end, or the last."""
-    place = axis - array.ndim if axis >= 0 else axis
+    place = _from_the_end(axis, array.ndim)
     if array.ndim not in (3, 4) or place not in (-3, -1):
         raise InputError(
             f"{name} has shape {array.shape} and channel_axis is {axis}; expected the axis of C in (C, H, W), (H, W, C), "
             "(N, C, H, W) or (N, H, W, C)"
         )
     return np.moveaxis(array, place, -3)
+
+
+def _channels_back(array: np.ndarray, axis: int) -> np.ndarray:
+    """What :func:`_channels_first` moved, where it was."""
+    return np.ascontiguousarray(np.moveaxis(array, -3, _from_the_end(axis, array.ndim)))
 
 
 def _by_channel(name: str, array: np.ndarray, axis: int | None) -> np.ndarray:
@@ -105,9 +114,8 @@ def _as_given(out: np.ndarray, array: np.ndarray, axis: int | None) -> np.ndarra
     """What was computed for :func:`_by_channel` in the shape of ``array``."""
     if axis is None:
         return out.reshape(array.shape)
-    place = axis - array.ndim if axis >= 0 else axis
-    moved = np.moveaxis(array, place, -3)
-    return np.ascontiguousarray(np.moveaxis(out.reshape(moved.shape), -3, place))
+    moved = np.moveaxis(array, axis, -3)
+    return _channels_back(out.reshape(moved.shape), axis)
 
 
 def _labels(value: object) -> np.ndarray:
@@ -311,8 +319,7 @@ def _warped_back(output: np.ndarray, rank: int, single: bool, axis: int) -> np.n
     output = output[0] if single else output
     if rank < output.ndim:
         return output[0] if single else output[:, 0]
-    place = axis - rank if axis >= 0 else axis
-    return np.ascontiguousarray(np.moveaxis(output, -3, place))
+    return _channels_back(output, axis)
 
 
 def _range(dtype: np.dtype) -> tuple[int, int]:

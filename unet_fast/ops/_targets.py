@@ -36,6 +36,16 @@ def of_pixels(name: str, value: torch.Tensor, pixels: tuple[int, ...], more: str
     )
 
 
+def weight_of_pixels(
+    name: str, weight: torch.Tensor | None, of: str, maps: torch.Tensor, pixels: tuple[int, ...]
+) -> torch.Tensor | None:
+    """The checked weight of each pixel, a constant, as (N, *S), for a loss of ``maps``, whose name is ``of``."""
+    if weight is None:
+        return None
+    checks.check_weight(name, weight, of, maps)
+    return of_pixels(name, weight, pixels, "that of the target").detach()
+
+
 def from_one_hot(target: torch.Tensor, classes: int, pixels: tuple[int, ...]) -> torch.Tensor:
     """A class map (N, *S) from one-hot integers or bools (N, K, *S); another target as it is.
 

@@ -52,9 +52,7 @@ def crop_concat(
     if _needs_no_crop(skip, up):  # first, and without the checks below, which take as long as the join of small maps
         checks.check_choice("order", order, ORDERS)
         check_padding(padding)
-        _backends.choose(
-            "crop_concat", skip.device.type
-        )  # which raises where the backend that was asked for is not there
+        _backends.choose("crop_concat", skip.device.type)  # raises where a backend was asked for that is not there
         return torch.cat([skip, up] if order == "skip_first" else [up, skip], 1)
     checks.check_tensor("skip", skip)
     checks.check_tensor("up", up)
@@ -96,10 +94,8 @@ def _needs_no_crop(skip: torch.Tensor, up: torch.Tensor) -> bool:
         return False
     if skip.dtype != up.dtype or skip.device != up.device or skip.device.type != "cpu":
         return False
-    elements = skip.numel() + up.numel()
-    return (
-        type(elements) is not int or elements * up.element_size() < _FRESH_MEMORY
-    )  # sizes of a graph are known to nobody yet
+    elements = skip.numel() + up.numel()  # which nobody knows of the sizes of a graph
+    return type(elements) is not int or elements * up.element_size() < _FRESH_MEMORY
 
 
 def _other_join(skip: torch.Tensor, up: torch.Tensor, order: str, padding: str | None) -> torch.Tensor:

@@ -178,7 +178,7 @@ def prepare(
     checks.check_tensor("target", target)
     checks.check_dtype("logits", logits, checks.FLOATING)
     checks.check_rank("logits", logits, (3, 4, 5), "(N, K, H, W), or one or three spatial dimensions")
-    checks.check_dtype("target", target, (*checks.INTEGRAL, torch.bool, *checks.FLOATING))
+    checks.check_dtype("target", target, (*_targets.DTYPES, *checks.FLOATING))
     checks.check_same_device("logits", logits, "target", target)
     checks.check_ignore_index(ignore_index)
     if activation is not None:

@@ -136,10 +136,7 @@ def _checked(
     target = _targets.class_map(
         target, weight.shape[0], pixels, f"that of the features {tuple(features.shape)} without the channels"
     )
-    if pixel_weight is not None:
-        checks.check_weight("pixel_weight", pixel_weight, "features", features)
-        pixel_weight = _targets.of_pixels("pixel_weight", pixel_weight, pixels, "that of the target").detach()
-    return target, pixel_weight
+    return target, _targets.weight_of_pixels("pixel_weight", pixel_weight, "features", features, pixels)
 
 
 _DIFFERENTIABLE = (0, 1, 3, 4)  # of the operator's arguments: features, feature_bias, weight, bias

@@ -93,10 +93,7 @@ def _checked(
     target = _targets.class_map(
         target, logits.shape[1], pixels, f"that of the logits {tuple(logits.shape)} without the classes"
     )
-    if weight is not None:
-        checks.check_weight("weight", weight, "logits", logits)
-        weight = _targets.of_pixels("weight", weight, pixels, "that of the target").detach()
-    return target, weight
+    return target, _targets.weight_of_pixels("weight", weight, "logits", logits, pixels)
 
 
 def _fake(
