@@ -50,10 +50,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     _refuse_protected(target)
     ensure_folder(target.parent)
     remove_leftovers(target.parent)
-    temporary: Path | None = None
+    temporary = _temporary(target)
     try:
-        # the suffix stays the same because writers choose the format by it
-        temporary = target.parent / f"{_MARK}{secrets.token_hex(6)}{target.suffix}"
         try:
             mode: int | None = stat.S_IMODE(target.stat().st_mode)
         except FileNotFoundError:
@@ -71,8 +69,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise _not_written(target, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -85,9 +82,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     refuse_replacing(target)
     ensure_folder(target.parent)
     remove_leftovers(target.parent)
-    work: Path | None = None
+    work = _temporary(target)
     try:
-        work, handle = _create_locked_folder(target)
+        handle = _create_locked_folder(work)
         try:
             yield work
             refuse_replacing(target)
@@ -97,8 +94,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise _not_written(target, error) from error
     finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _put_in_place(work: Path, target: Path) -> None:
@@ -117,6 +113,11 @@ def _put_in_place(work: Path, target: Path) -> None:
         old.unlink()
     else:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside ``target``; the suffix stays the same because writers choose the format by it."""
+    return target.parent / f"{_MARK}{secrets.token_hex(6)}{target.suffix}"
 
 
 def _not_written(target: Path, error: OSError) -> OSError:
@@ -152,39 +153,38 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
             os.close(handle)
 
 
-def _create_locked_folder(target: Path) -> tuple[Path, int]:
-    """A new folder beside ``target``, and the handle that locks it, see :func:`_create_locked`."""
+def _create_locked_folder(path: Path) -> int:
+    """:func:`_create_locked` for a folder."""
     while True:
-        path = target.parent / f"{_MARK}{secrets.token_hex(6)}{target.suffix}"
         path.mkdir()
         try:
             handle = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # remove_leftovers was there
-        if fcntl is None:
-            return path, handle
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            return path, handle
-        if path.exists():
-            return path, handle
-        os.close(handle)
+            continue  # remove_leftovers was there between the creation and the opening
+        if _locked(handle, path):
+            return handle
 
 
 def _create_locked(path: Path, mode: int) -> int:
     """Create a file that must not exist and lock it: as long as its handle is open, nobody takes it for a leftover."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
-        if fcntl is None:
+        if _locked(handle, path):
             return handle
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            return handle  # a file system without locks: leftovers stay there
-        if os.fstat(handle).st_nlink:
-            return handle
-        os.close(handle)  # remove_leftovers was there between the creation and the lock
+
+
+def _locked(handle: int, path: Path) -> bool:
+    """Whether what was just created is ours; closed where remove_leftovers was there between the creation and the lock."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:
+        return True  # a file system without locks: leftovers stay there
+    if path.exists():
+        return True
+    os.close(handle)
+    return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
