@@ -163,9 +163,8 @@ class OverlapTile:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """The state in which :meth:`predict` is to be called: eval mode, without gradients."""
-        mode = (
-            evaluating(self.model) if isinstance(self.model, nn.Module) else nullcontext()
-        )  # an engine knows no other
+        # an engine knows no other mode
+        mode = evaluating(self.model) if isinstance(self.model, nn.Module) else nullcontext()
         with mode, torch.inference_mode():
             yield
 

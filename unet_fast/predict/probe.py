@@ -57,8 +57,7 @@ def probe(model: nn.Module) -> Stated:
     if weight is None:
         raise InputError(f"{type(model).__name__} has no parameters, so it is no network whose sizes could be found")
     # algorithms that transform whole tiles would spread a NaN to pixels that do not depend on it
-    plainly = use_convolution("direct"), torch.backends.cudnn.flags(enabled=False)
-    with evaluating(model), torch.no_grad(), plainly[0], plainly[1]:
+    with evaluating(model), torch.no_grad(), use_convolution("direct"), torch.backends.cudnn.flags(enabled=False):
         shapes = _Shapes(model, weight)
         channels, base = _first_size(model, shapes)
         step = _step(shapes, channels, base)
