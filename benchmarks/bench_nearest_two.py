@@ -5,6 +5,7 @@ python -m benchmarks.bench_nearest_two
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -30,6 +31,20 @@ def by_opencv(labels: np.ndarray) -> np.ndarray:
 
 def by_scipy(labels: np.ndarray) -> list[np.ndarray]:
     return [distance_transform_edt(labels != label) for label in np.unique(labels[labels != 0])]
+
+
+def edt_of_each_cell(
+    opencv: Callable[[np.ndarray], Any], scipy: Callable[[np.ndarray], Any], labels: np.ndarray
+) -> dict[str, Candidate]:
+    """The usual recipe as a peer, with the transform of each library."""
+    recipes = {"an OpenCV EDT for each cell": opencv, "a SciPy EDT for each cell": scipy}
+    return {name: Candidate(lambda recipe=recipe: recipe(labels), host=True) for name, recipe in recipes.items()}
+
+
+def crowded(rng: np.random.Generator, batch: int, side: int, device: str) -> tuple[np.ndarray, torch.Tensor]:
+    """An image of cells, one in 64 x 64 pixels, and a batch of it on the device."""
+    cells = crowded_cells(rng, (side, side), side * side // 4096, 4.0)
+    return cells, torch.from_numpy(cells).expand(batch, -1, -1).contiguous().to(device)
 
 
 def far_corners(side: int) -> torch.Tensor:
@@ -69,16 +84,14 @@ def main(options: Options) -> None:
         f"{small}x{small}, 60 cells",
         {
             **options.ours("nearest_two", lambda: nearest_two(tensors[0])),
-            "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),
-            "a SciPy EDT for each cell": Candidate(lambda: by_scipy(few), host=True),
+            **edt_of_each_cell(by_opencv, by_scipy, few),
         },
         rounds=3,
     )
     suite.finish()
 
     def sizes(batch: int, side: int) -> tuple[dict[str, Any], float]:
-        cells = crowded_cells(rng, (side, side), side * side // 4096, 4.0)
-        labels = torch.from_numpy(cells).expand(batch, -1, -1).contiguous().to(options.device)
+        cells, labels = crowded(rng, batch, side, options.device)
         binary = (cells != 0).astype(np.uint8)
         opencv = Candidate(lambda: [opencv_edt(binary) for _ in range(batch)], host=True)
         ours = options.ours("nearest_two", lambda: nearest_two(labels))

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 import unet_fast.numpy
 from benchmarks import peers
 from benchmarks.bench_distance_transform import by_cupy
-from benchmarks.bench_nearest_two import opencv_edt
+from benchmarks.bench_nearest_two import crowded, edt_of_each_cell, opencv_edt
 from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import weight_map
@@ -92,8 +92,7 @@ def main(options: Options) -> None:
         f"{side}x{side}, 60 cells",
         {
             **options.ours("weight_map", lambda: weight_map(tensors[0])),
-            "an OpenCV EDT for each cell": Candidate(lambda: by_opencv(few), host=True),
-            "a SciPy EDT for each cell": Candidate(lambda: by_scipy(few), host=True),
+            **edt_of_each_cell(by_opencv, by_scipy, few),
             **by_cupy_cells(tensors[0][0]),
         },
         rounds=3,
@@ -101,8 +100,7 @@ def main(options: Options) -> None:
     suite.finish()
 
     def sizes(n: int, side: int) -> tuple[dict[str, Any], float]:
-        cells = crowded_cells(rng, (side, side), side * side // 4096, 4.0)
-        labels = torch.from_numpy(cells).expand(n, -1, -1).contiguous().to(options.device)
+        cells, labels = crowded(rng, n, side, options.device)
         binary = (cells == 0).astype(np.uint8)
         return {
             "one binary OpenCV EDT an image": Candidate(lambda: [opencv_edt(binary) for _ in range(n)], host=True),

@@ -17,6 +17,11 @@ def draw(name: str, result: dict[str, Any], path: Path) -> Path:
     return (_sweep if rows and all(row.get("side") for row in rows) else _bars)(name, result, path)
 
 
+def heading(axes: Any, position: float, text: str, size: float) -> None:
+    """The name of a group of bars, at the left end of its row."""
+    axes.text(0.0, position, f" {text}", transform=axes.get_yaxis_transform(), va="center", weight="bold", size=size)
+
+
 def _caption(result: dict[str, Any]) -> str:
     return f"commit {result['commit']}, {machine(result)}, torch {result['torch']}"
 
@@ -29,7 +34,7 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
     axes = figure.add_subplot()
     position, ticks, labels = 0.0, [], []
     for case in cases:
-        axes.text(0.0, position, f" {case}", transform=axes.get_yaxis_transform(), va="center", weight="bold", size=8)
+        heading(axes, position, case, size=8)
         position += 1
         for row in (r for r in rows if r["case"] == case):
             spread = [[max(row["median"] - row["low"], 0)], [max(row["high"] - row["median"], 0)]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plots import heading
 from benchmarks.record import machine, milliseconds
 from unet_fast.plots._canvas import BLUE, VERMILLION, new_figure, save
 
@@ -72,7 +73,7 @@ def draw(folder: Path) -> Path:
     axes = figure.add_subplot()
     position, ticks, labels = 0.0, [], []
     for name in names:
-        axes.text(0.0, position, f" {name}", transform=axes.get_yaxis_transform(), va="center", weight="bold", size=9)
+        heading(axes, position, name, size=9)
         position += 1.1
         for c in (c for c in found if c.benchmark == name):
             speed = c.theirs / c.ours

@@ -25,7 +25,10 @@ from unet_fast.metrics._inputs import check_same_shape
 from unet_fast.report import Report, SliceScores, print_report
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from unet_fast.data import Labels, Pair
+    from unet_fast.data.label_codes import LabelOptions
     from unet_fast.data.labels import Kind
     from unet_fast.data.stacks import PathLike
 
@@ -124,10 +127,8 @@ def evaluate_dataset(
     *,
     slices: str | None = None,
     out: PathLike | None = None,
-    kind: Kind | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
     tolerance: float | None = None,
+    **options: Unpack[LabelOptions],
 ) -> Report:
     """:func:`evaluate` of a prediction of a data set's images, in the order in which training counts them.
 
@@ -136,7 +137,7 @@ def evaluate_dataset(
             ``unet-fast predict --data`` writes them; files that are named as it names them may be in any order.
         folder: of the data set, see :func:`unet_fast.data.read_dataset`; a field of view of its (DRIVE) is applied.
         slices: the images that were predicted, such as ``"20:25"`` or ``"sequence:02"``; default: all.
-        out, kind, num_classes, ignore_index, tolerance: as for :func:`evaluate_files`.
+        out, tolerance, and kind, num_classes, ignore_index in ``options``: as for :func:`evaluate_files`.
 
     Raises:
         InputError, OSError: as :func:`evaluate_files` and :func:`unet_fast.data.read_dataset`.
@@ -147,7 +148,7 @@ def evaluate_dataset(
 
     files = list_images(prediction)
     _check_outputs(out, files)
-    dataset = read_dataset(folder, kind=kind, num_classes=num_classes, ignore_index=ignore_index)
+    dataset = read_dataset(folder, **options)
     _check_outputs(out, dataset.files)
     chosen = dataset.choose(slices)
     by_name, names = {file.stem: file for file in files}, [file_name(dataset.items[n].name) for n in chosen]

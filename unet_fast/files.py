@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,11 +46,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     one line that names the file and the cause (permission, no space left) when writing fails, and
     :class:`InputError` when ``path`` is a file that this command has read (see :func:`protecting_inputs`).
     """
-    target = Path(path)
-    _refuse_protected(target)
-    ensure_folder(target.parent)
-    remove_leftovers(target.parent)
-    temporary = _temporary(target)
+    target, temporary = _prepare(path, _refuse_protected)
     try:
         try:
             mode: int | None = stat.S_IMODE(target.stat().st_mode)
@@ -78,11 +74,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises ``OSError`` and :class:`InputError` likewise, the latter also when something inside ``path`` has been read.
     """
-    target = Path(path)
-    refuse_replacing(target)
-    ensure_folder(target.parent)
-    remove_leftovers(target.parent)
-    work = _temporary(target)
+    target, work = _prepare(path, refuse_replacing)
     try:
         handle = _create_locked_folder(work)
         try:
@@ -95,6 +87,15 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _not_written(target, error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _prepare(path: str | os.PathLike[str], refuse: Callable[[Path], None]) -> tuple[Path, Path]:
+    """``path`` and a temporary name beside it, in a folder that is there and holds nothing of a killed process."""
+    target = Path(path)
+    refuse(target)
+    ensure_folder(target.parent)
+    remove_leftovers(target.parent)
+    return target, _temporary(target)
 
 
 def _put_in_place(work: Path, target: Path) -> None:

@@ -75,12 +75,9 @@ void scan_mask(const DistanceGrid& grid, int64_t images, const char* mask, const
 }
 
 template <class Cost>
-struct Volume {
+struct Volume : GridAxes<Cost> {
   int32_t* steps;
   Cost* cost;  // after the middle axis; null for images
-  Axis<Cost> scan, middle, last;
-  int64_t middle_length, last_length;
-  double scale;
 };
 
 constexpr int32_t kWindow = 32;        // columns that a block looks at, to each side
@@ -222,14 +219,9 @@ void run(const DistanceGrid& grid, const char* mask, const MaskElement& element,
   const bool volume = grid.middle > 1;
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels();
   const auto costs = fresh_array<Cost>(volume ? at_once * pixels : 0);
-  Volume<Cost> v{nullptr,
-                 volume ? costs.get() : nullptr,
-                 Axis<Cost>(grid.scan_weight()),
-                 Axis<Cost>(grid.middle_weight()),
-                 Axis<Cost>(grid.last_weight()),
-                 grid.middle,
-                 grid.last,
-                 grid.scale()};
+  Volume<Cost> v{GridAxes<Cost>(grid),
+                 nullptr,
+                 volume ? costs.get() : nullptr};
   const auto pieces = [&](int64_t lines) { return Pieces(lines, parallel.threads()); };
   const int64_t count = pieces(at_once * grid.scan * std::max(grid.last, grid.middle)).count;
   const int64_t longest = std::max(grid.middle, grid.last);

@@ -73,6 +73,12 @@ UF_INLINE void start_state(int64_t width, int32_t position, int32_t* state) {
   }
 }
 
+// The planes from one line on; images have no second label.
+template <bool kLabels>
+UF_INLINE LabelPlanes line_at(const LabelPlanes& planes, int64_t offset) {
+  return {planes.label1 + offset, planes.steps1 + offset, planes.steps2 + offset, kLabels ? planes.label2 + offset : nullptr};
+}
+
 template <bool kLabels>
 UF_INLINE BadLabel scan_strip(const Strip& s, int32_t* state) {
   const int64_t width = s.width;
@@ -88,35 +94,29 @@ UF_INLINE BadLabel scan_strip(const Strip& s, int32_t* state) {
     if (!load_labels(s.labels, s.type, offset - s.offset, width, state + kRow * width)) {
       return first_bad_label(s.labels, s.type, offset - s.offset, width);
     }
-    int32_t* __restrict label1 = s.planes.label1 + offset;
-    int32_t* __restrict steps1 = s.planes.steps1 + offset;
-    int32_t* __restrict steps2 = s.planes.steps2 + offset;
-    int32_t* __restrict label2 = kLabels ? s.planes.label2 + offset : nullptr;
+    const LabelPlanes line = line_at<kLabels>(s.planes, offset);
     const int32_t here = static_cast<int32_t>(y);
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
       LabelScan scan{l1[i], p1[i], kLabels ? l2[i] : 0, p2[i]};
       scan.meet(row[i], here);
-      l1[i] = label1[i] = scan.label1;
+      l1[i] = line.label1[i] = scan.label1;
       p1[i] = scan.position1;
       p2[i] = scan.position2;
-      steps1[i] = here - scan.position1;
-      steps2[i] = here - scan.position2;
-      if (kLabels) l2[i] = label2[i] = scan.label2;
+      line.steps1[i] = here - scan.position1;
+      line.steps2[i] = here - scan.position2;
+      if (kLabels) l2[i] = line.label2[i] = scan.label2;
     }
   }
 
   start_state<kLabels>(width, kNoSteps + static_cast<int32_t>(s.length), state);
   for (int64_t y = s.length - 1; y >= 0; --y) {
     const int64_t offset = s.offset + y * s.stride;
-    int32_t* __restrict label1 = s.planes.label1 + offset;
-    int32_t* __restrict steps1 = s.planes.steps1 + offset;
-    int32_t* __restrict steps2 = s.planes.steps2 + offset;
-    int32_t* __restrict label2 = kLabels ? s.planes.label2 + offset : nullptr;
+    const LabelPlanes line = line_at<kLabels>(s.planes, offset);
     const int32_t here = static_cast<int32_t>(y);
 #pragma GCC ivdep
     for (int64_t i = 0; i < width; ++i) {
-      const TwoLabels above{label1[i], steps1[i], kLabels ? label2[i] : 0, steps2[i]};
+      const TwoLabels above{line.label1[i], line.steps1[i], kLabels ? line.label2[i] : 0, line.steps2[i]};
       LabelScan scan{l1[i], p1[i], kLabels ? l2[i] : 0, p2[i]};
       const int32_t own = above.label1 & -int32_t{above.steps1 == 0};  // the label of this very pixel
       scan.meet(own, here);
@@ -126,10 +126,10 @@ UF_INLINE BadLabel scan_strip(const Strip& s, int32_t* state) {
       if (kLabels) l2[i] = scan.label2;
       const TwoLabels below{scan.label1, scan.position1 - here, scan.label2, scan.position2 - here};
       const TwoLabels both = merge(above, below);
-      label1[i] = both.label1;
-      steps1[i] = both.steps1;
-      steps2[i] = both.steps2;
-      if (kLabels) label2[i] = both.label2;
+      line.label1[i] = both.label1;
+      line.steps1[i] = both.steps1;
+      line.steps2[i] = both.steps2;
+      if (kLabels) line.label2[i] = both.label2;
     }
   }
   return {};

@@ -1,12 +1,30 @@
-// The buffers of one thread that works on lines: costs in, squared distances out, envelopes between.
+// What the passes along lines share: the axes, and the buffers of one thread (costs in, squared distances out, envelopes
+// between).
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
+#include "common/distance_grid.h"
 #include "common/parabola.h"
 
 namespace uf {
+
+// The axes of a grid in the order of the passes, the first of which is the scan.
+template <class Cost>
+struct GridAxes {
+  Axis<Cost> scan, middle, last;
+  int64_t middle_length, last_length;
+  double scale;
+
+  explicit GridAxes(const DistanceGrid& grid)
+      : scan(grid.scan_weight()),
+        middle(grid.middle_weight()),
+        last(grid.last_weight()),
+        middle_length(grid.middle),
+        last_length(grid.last),
+        scale(grid.scale()) {}
+};
 
 template <class Cost>
 struct LineScratch {

@@ -14,12 +14,9 @@ namespace {
 
 // What the passes along lines read and write. cost1, cost2 exist only for volumes, after the middle pass.
 template <class Cost>
-struct Volume {
+struct Volume : GridAxes<Cost> {
   LabelPlanes planes;
   Cost *cost1, *cost2;
-  Axis<Cost> scan, middle, last;
-  int64_t middle_length, last_length;
-  double scale;
 };
 
 // The lines of one (middle x last) plane along its middle axis, from steps of the scan to costs.
@@ -88,16 +85,11 @@ BadLabel run(const DistanceGrid& grid, const void* labels, DType type, float* d1
   const int64_t at_once = images_at_once(grid), pixels = grid.pixels(), count = at_once * pixels;
   const auto planes = fresh_array<int32_t>(count * (volume ? 4 : 3));
   const auto costs = fresh_array<Cost>(volume ? 2 * count : 0);
-  Volume<Cost> v{LabelPlanes{planes.get(), planes.get() + count, planes.get() + 2 * count,
+  Volume<Cost> v{GridAxes<Cost>(grid),
+                 LabelPlanes{planes.get(), planes.get() + count, planes.get() + 2 * count,
                              volume ? planes.get() + 3 * count : nullptr},
                  volume ? costs.get() : nullptr,
-                 volume ? costs.get() + count : nullptr,
-                 Axis<Cost>(grid.scan_weight()),
-                 Axis<Cost>(grid.middle_weight()),
-                 Axis<Cost>(grid.last_weight()),
-                 grid.middle,
-                 grid.last,
-                 grid.scale()};
+                 volume ? costs.get() + count : nullptr};
   const Pieces middle_pieces(volume ? at_once * grid.scan * grid.last : 0, parallel.threads());
   const Pieces last_pieces(at_once * grid.scan * grid.middle, parallel.threads());
   const LineScratches<Cost> scratch(std::max(middle_pieces.count, last_pieces.count),

@@ -8,19 +8,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet_fast.data.datasets_layouts import LAYOUTS, Layout
 from unet_fast.data.items import Item, LabelBands, Source, cut, items_of
-from unet_fast.data.label_codes import Coding, decide
+from unet_fast.data.label_codes import Coding, LabelOptions, decide
 from unet_fast.data.label_kinds import Kind
 from unet_fast.data.limits import check_decoded
 from unet_fast.data.pages import Windows
 from unet_fast.data.pairs import Pair, paired_pages
 from unet_fast.data.stacks import PathLike, images_differ, parse_slices
 from unet_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Dataset", "Item", "read_dataset"]
 
@@ -240,7 +243,8 @@ def read_dataset(
         FileNotFoundError: no such folder.
     """
     layout, found, items = find_items(path)
-    return of_items(layout.name, items, found, kind or layout.kind, num_classes, ignore_index)
+    kind = kind or layout.kind
+    return of_items(layout.name, items, found, kind=kind, num_classes=num_classes, ignore_index=ignore_index)
 
 
 def find_items(path: PathLike) -> tuple[Layout, Path, list[Item]]:
@@ -263,14 +267,7 @@ def find_items(path: PathLike) -> tuple[Layout, Path, list[Item]]:
     raise InputError(f"{root} {what}; use --images and --labels, or arrange the files as one of\n{trees}")
 
 
-def read_matching(
-    images_path: PathLike,
-    labels_path: PathLike,
-    *,
-    kind: Kind | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
-) -> Dataset:
+def read_matching(images_path: PathLike, labels_path: PathLike, **options: Unpack[LabelOptions]) -> Dataset:
     """Images and labels of one size that belong together; arguments and errors as of :func:`unet_fast.data.read_pair`."""
     images, labels = paired_pages(images_path, labels_path)
     for index in range(len(images)):
@@ -285,24 +282,22 @@ def read_matching(
                 f"images and labels differ in size: {shapes}; crop or resize them to the same height and width"
             )
     items = items_of(images, labels)
-    return of_items("images and labels", items, labels_path, kind, num_classes, ignore_index, images.shape(0)[0])
+    return of_items("images and labels", items, labels_path, images.shape(0)[0], **options)
 
 
 def of_items(
     layout: str,
     items: Sequence[Item],
     path: PathLike,
-    kind: Kind | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
     channels: int | None = None,
+    **options: Unpack[LabelOptions],
 ) -> Dataset:
     """A data set of ``items``: what the numbers of their labels mean is decided from all of them, which are read once for it.
 
     ``channels``: those of every image, where that is known; else colour images are looked at, see :meth:`Dataset.pair`.
     """
     labels = LabelBands(items)
-    coding = decide([labels], labels.names, path, kind, num_classes, ignore_index)
+    coding = decide([labels], labels.names, path, **options)
     channels = channels or _one_colour(items)
     items = [replace(item, coding=coding, channels=channels) for item in items]
     return Dataset(layout, items, coding.kind, coding.num_classes, coding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -69,12 +70,20 @@ class Coding:
         return mask if bool(mask.any()) else None
 
 
+class LabelOptions(TypedDict, total=False):
+    """What a user may say of label files; :func:`unet_fast.data.read_labels` says what it means."""
+
+    kind: Kind | None
+    num_classes: int | None
+    ignore_index: int | None
+
+
 def decide(
     stacks: Sequence[Slices],
     names: Sequence[str],
     path: object,
-    kind: Kind | None,
-    num_classes: int | None,
+    kind: Kind | None = None,
+    num_classes: int | None = None,
     ignore_index: int | None = None,
 ) -> Coding:
     """How to read these stacks, each a sequence of ``(H, W)`` whole numbers; ``names`` has one a slice of them all, for errors.

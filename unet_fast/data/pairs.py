@@ -6,17 +6,20 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unet_fast.data.formats import natural_key, split_digits
-from unet_fast.data.label_codes import Coding
+from unet_fast.data.label_codes import Coding, LabelOptions
 from unet_fast.data.labels import Kind
 from unet_fast.data.pages import Pages
 from unet_fast.data.stacks import PathLike, file_name, list_images
 from unet_fast.errors import InputError
 from unet_fast.notes import note
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # words that tell an image file from its label file, at either end of a name: cell7_img.png and cell7_mask.png
 _ROLE_WORDS = frozenset(
@@ -73,14 +76,7 @@ class Pair:
         )
 
 
-def read_pair(
-    images_path: PathLike,
-    labels_path: PathLike,
-    *,
-    kind: Kind | None = None,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
-) -> Pair:
+def read_pair(images_path: PathLike, labels_path: PathLike, **options: Unpack[LabelOptions]) -> Pair:
     """Read images and labels that belong together; each path is a TIFF stack, a PNG, or a folder of such files.
 
     Files of two folders are matched by :func:`match_files`, and each must hold as many pages as its partner; pages of two
@@ -92,7 +88,7 @@ def read_pair(
     """
     from unet_fast.data.datasets import read_matching  # which makes pairs
 
-    return read_matching(images_path, labels_path, kind=kind, num_classes=num_classes, ignore_index=ignore_index).pair()
+    return read_matching(images_path, labels_path, **options).pair()
 
 
 def paired_pages(images_path: PathLike, labels_path: PathLike) -> tuple[Pages, Pages]:

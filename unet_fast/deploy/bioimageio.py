@@ -177,6 +177,13 @@ def _described(
         architecture=architecture,
         pytorch_version=spec.Version(torch.__version__.split("+")[0]),
     )
+
+    def tested_by(file: str) -> dict[str, Any]:
+        return {
+            "test_tensor": spec.FileDescr(source=work / file),
+            "data": spec.IntervalOrRatioDataDescr(type="float32"),
+        }
+
     return spec.ModelDescr(
         name=name,
         description=f"{model.name} for segmentation, trained with unet_fast. {_about(description)}"[:1024],
@@ -191,8 +198,7 @@ def _described(
             spec.InputTensorDescr(
                 id=source,
                 axes=[spec.BatchAxis(), channels("channel", model.in_channels), *axes],
-                test_tensor=spec.FileDescr(source=work / "test_input.npy"),
-                data=spec.IntervalOrRatioDataDescr(type="float32"),
+                **tested_by("test_input.npy"),
                 preprocessing=preprocessing,
             )
         ],
@@ -200,8 +206,7 @@ def _described(
             spec.OutputTensorDescr(
                 id=result,
                 axes=[spec.BatchAxis(), channels("class", model.num_classes), *outputs],
-                test_tensor=spec.FileDescr(source=work / "test_output.npy"),
-                data=spec.IntervalOrRatioDataDescr(type="float32"),
+                **tested_by("test_output.npy"),
             )
         ],
         weights=spec.WeightsDescr(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,14 @@ from unet_fast.metrics._inputs import (
     is_mask,
     label_stack,
 )
+
+
+class ClassOptions(TypedDict, total=False):
+    """Keywords of the scores of classes; :func:`unet_fast.metrics.dice` says what they mean and their defaults."""
+
+    num_classes: int | None
+    ignore_index: int | None
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,11 @@ def _mask_to_classes(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def count_classes(
-    prediction: ArrayLike, truth: ArrayLike, num_classes: int | None, ignore_index: int | None, threshold: float
+    prediction: ArrayLike,
+    truth: ArrayLike,
+    num_classes: int | None = None,
+    ignore_index: int | None = None,
+    threshold: float = 0.5,
 ) -> ClassCounts:
     """Count pixels by class; a boolean or 0/255 mask on either side holds the classes 0 and 1."""
     predicted = class_map("prediction", prediction, threshold)

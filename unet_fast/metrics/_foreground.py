@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,15 @@ from unet_fast.metrics._inputs import check_thresholds
 from unet_fast.metrics._instances import instance_pair, overlaps
 from unet_fast.metrics._scan import STEP_TENTHS, best_index, scan_slices
 from unet_fast.numpy import distance_transform, kernels
+
+
+class ForegroundOptions(TypedDict, total=False):
+    """Keywords of both scores; :func:`unet_fast.metrics.v_rand` says what they mean and their defaults."""
+
+    thin: bool
+    thresholds: ArrayLike
+    kind: str
+    ignore_index: int | None
 
 
 @dataclass(frozen=True)

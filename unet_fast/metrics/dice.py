@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unet_fast.metrics._classes import count_classes, foreground_mean
+from unet_fast.metrics._classes import ClassOptions, count_classes, foreground_mean
 from unet_fast.metrics._scan import ratio
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-def dice_per_class(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    num_classes: int | None = None,
-    ignore_index: int | None = None,
-    threshold: float = 0.5,
-) -> NDArray[np.float64]:
+
+def dice_per_class(prediction: ArrayLike, truth: ArrayLike, **options: Unpack[ClassOptions]) -> NDArray[np.float64]:
     """``2 |A and B| / (|A| + |B|)`` of every class, ``(num_classes,)``; NaN for a class that occurs in neither.
 
     Arguments and errors as :func:`dice`.
     """
-    counts = count_classes(prediction, truth, num_classes, ignore_index, threshold)
+    counts = count_classes(prediction, truth, **options)
     return np.asarray(ratio(2 * counts.both, counts.predicted + counts.true, otherwise=np.nan))
 
 

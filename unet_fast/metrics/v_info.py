@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unet_fast.metrics._foreground import VScores, foreground_scores, ratio
-from unet_fast.metrics._scan import STEP_TENTHS
+from unet_fast.metrics._foreground import ForegroundOptions, VScores, foreground_scores, ratio
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _n_log_n(counts: NDArray[np.float64]) -> float:
@@ -34,20 +36,12 @@ def _finish(sums: NDArray[np.float64], pixels: float) -> tuple[float, float, flo
     return ratio(mutual, (predicted + true) / 2), ratio(mutual, predicted), ratio(mutual, true)
 
 
-def v_info_scores(prediction: ArrayLike, truth: ArrayLike, **options: Any) -> VScores:
+def v_info_scores(prediction: ArrayLike, truth: ArrayLike, **options: Unpack[ForegroundOptions]) -> VScores:
     """V_Info with its split and merge sides and its threshold; ``options`` are those of :func:`v_info`."""
     return foreground_scores(prediction, truth, terms=_terms, finish=_finish, **options)
 
 
-def v_info(
-    prediction: ArrayLike,
-    truth: ArrayLike,
-    *,
-    thin: bool = True,
-    thresholds: ArrayLike = STEP_TENTHS,
-    kind: str = "auto",
-    ignore_index: int | None = None,
-) -> float:
+def v_info(prediction: ArrayLike, truth: ArrayLike, **options: Unpack[ForegroundOptions]) -> float:
     """Foreground-restricted information score at the best threshold: higher is better, 1 is perfect.
 
     With the mutual information ``I`` and the entropies ``H`` of predicted cells ``S`` and true cells ``T``
@@ -59,6 +53,4 @@ def v_info(
     leave ``thin`` on for probability maps. Slices count together. Arguments and errors as
     :func:`unet_fast.metrics.v_rand`.
     """
-    return v_info_scores(
-        prediction, truth, thin=thin, thresholds=thresholds, kind=kind, ignore_index=ignore_index
-    ).score
+    return v_info_scores(prediction, truth, **options).score

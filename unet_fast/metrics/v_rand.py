@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from unet_fast.metrics._foreground import VScores, foreground_scores, ratio
+from unet_fast.metrics._foreground import ForegroundOptions, VScores, foreground_scores, ratio
 from unet_fast.metrics._scan import STEP_TENTHS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _terms(
@@ -23,7 +26,7 @@ def _finish(sums: NDArray[np.float64], pixels: float) -> tuple[float, float, flo
     return ratio(both, (predicted + true) / 2), ratio(both, true), ratio(both, predicted)
 
 
-def v_rand_scores(prediction: ArrayLike, truth: ArrayLike, **options: Any) -> VScores:
+def v_rand_scores(prediction: ArrayLike, truth: ArrayLike, **options: Unpack[ForegroundOptions]) -> VScores:
     """V_Rand with its split and merge sides and its threshold; ``options`` are those of :func:`v_rand`."""
     return foreground_scores(prediction, truth, terms=_terms, finish=_finish, **options)
 
