@@ -17,6 +17,14 @@ def draw(name: str, result: dict[str, Any], path: Path) -> Path:
     return (_sweep if rows and all(row.get("side") for row in rows) else _bars)(name, result, path)
 
 
+def bar_figure(height: int) -> tuple[Any, Any]:
+    """A figure and its axes for horizontal bars, without a frame above and to the right."""
+    figure = new_figure(1100, height)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
 def heading(axes: Any, position: float, text: str, size: float) -> None:
     """The name of a group of bars, at the left end of its row."""
     axes.text(0.0, position, f" {text}", transform=axes.get_yaxis_transform(), va="center", weight="bold", size=size)
@@ -30,8 +38,7 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
     """Time of every candidate, logarithmic, with quartiles; ours in blue."""
     rows = result["rows"]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure = new_figure(1100, 90 + 20 * len(rows) + 26 * len(cases))
-    axes = figure.add_subplot()
+    figure, axes = bar_figure(90 + 20 * len(rows) + 26 * len(cases))
     position, ticks, labels = 0.0, [], []
     for case in cases:
         heading(axes, position, case, size=8)
@@ -59,7 +66,6 @@ def _bars(name: str, result: dict[str, Any], path: Path) -> Path:
     axes.set_xlim(right=8 * max(row["high"] for row in rows))
     axes.set_xlabel("ms, median and quartiles; in brackets the ratio to the first of each case")
     axes.set_title(f"{name}\n{_caption(result)}", size=9)
-    axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
 

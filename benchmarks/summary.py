@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plots import heading
+from benchmarks.plots import bar_figure, heading
 from benchmarks.record import machine, milliseconds
-from unet_fast.plots._canvas import BLUE, VERMILLION, new_figure, save
+from unet_fast.plots._canvas import BLUE, VERMILLION, save
 
 LEFT_OUT = ("dispatch", "family")  # which have no peer for each case
 
@@ -69,8 +69,7 @@ def draw(folder: Path) -> Path:
     """How many times as fast as the fastest peer, a bar a case; slower ones in another colour."""
     found, results = comparisons(folder)
     names = list(dict.fromkeys(c.benchmark for c in found))
-    figure = new_figure(1100, 110 + 17 * len(found) + 24 * len(names))
-    axes = figure.add_subplot()
+    figure, axes = bar_figure(110 + 17 * len(found) + 24 * len(names))
     position, ticks, labels = 0.0, [], []
     for name in names:
         heading(axes, position, name, size=9)
@@ -91,5 +90,4 @@ def draw(folder: Path) -> Path:
     axes.set_xlim(0.7 * min(1, *speeds), 14 * max(speeds))
     axes.set_xlabel("times as fast as the fastest peer, which is named behind the bar")
     axes.set_title(conditions(results), size=9, loc="right")
-    axes.spines[["top", "right"]].set_visible(False)
     return save(figure, folder / "summary.png")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 
+from unet_fast.ops import use_backend
+
 
 def random_instances(rng: np.random.Generator, shape: Sequence[int], num_labels: int, density: float) -> np.ndarray:
     """Scattered pixels with random labels: everything from single dots to a full mosaic."""
@@ -70,3 +72,10 @@ def real_instances(folder: Path, name: str, pages: int) -> np.ndarray:
     import tifffile
 
     return np.stack([tifffile.imread(folder / name / "instances.tif", key=page) for page in range(pages)])
+
+
+def check_host_backends(call, truth, tolerance):
+    """Each backend of the CPU gives the reference's result."""
+    for backend in ("cpp", "reference"):
+        with use_backend(backend):
+            torch.testing.assert_close(call(), truth, **tolerance)

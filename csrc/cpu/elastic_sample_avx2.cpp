@@ -52,18 +52,22 @@ UF_AVX2_INLINE void fill_outside(const SampleArgs<float>& args, T* tile) {
   }
 }
 
+// Offsets, of the nearest pixels from k on, in elements of so many bytes.
+UF_AVX2_INLINE __m256i nearest_offsets(const SampleArgs<float>& args, int k, int64_t bytes) {
+  const __m256i stride_y = _mm256_set1_epi32(static_cast<int32_t>(args.stride_y * bytes));
+  const __m256i stride_x = _mm256_set1_epi32(static_cast<int32_t>(args.stride_x * bytes));
+  return offsets(load_index(args.y->index[0] + k), stride_y, load_index(args.x->index[0] + k), stride_x);
+}
+
 // Pixels of one or two bytes: gathers the four bytes that begin there, or, at the end of the plane, that end there.
 template <class T>
 UF_AVX2 void nearest_small(const SampleArgs<float>& args) {
   const int32_t last = static_cast<int32_t>(args.extent * sizeof(T) + sizeof(T)) - 4;  // byte
   if (last < 0) return args.plain(args);
   alignas(64) T tile[kBlock];
-  const __m256i stride_y = _mm256_set1_epi32(static_cast<int32_t>(args.stride_y * sizeof(T)));
-  const __m256i stride_x = _mm256_set1_epi32(static_cast<int32_t>(args.stride_x * sizeof(T)));
   const __m256i limit = _mm256_set1_epi32(last), mask = _mm256_set1_epi32(sizeof(T) == 1 ? 0xff : 0xffff);
   for (int k = 0; k < kBlock; k += kStep) {
-    const __m256i wished =
-        offsets(load_index(args.y->index[0] + k), stride_y, load_index(args.x->index[0] + k), stride_x);
+    const __m256i wished = nearest_offsets(args, k, sizeof(T));
     const __m256i from = _mm256_min_epi32(wished, limit);
     const __m256i shift = _mm256_slli_epi32(_mm256_sub_epi32(wished, from), 3);
     const __m256i four = _mm256_i32gather_epi32(static_cast<const int*>(args.plane), from, 1);
@@ -81,10 +85,8 @@ UF_AVX2 void nearest_small(const SampleArgs<float>& args) {
 
 UF_AVX2 void nearest_4(const SampleArgs<float>& args) {
   alignas(64) uint32_t tile[kBlock];
-  const __m256i stride_y = _mm256_set1_epi32(static_cast<int32_t>(args.stride_y));
-  const __m256i stride_x = _mm256_set1_epi32(static_cast<int32_t>(args.stride_x));
   for (int k = 0; k < kBlock; k += kStep) {
-    const __m256i at = offsets(load_index(args.y->index[0] + k), stride_y, load_index(args.x->index[0] + k), stride_x);
+    const __m256i at = nearest_offsets(args, k, 1);
     _mm256_store_si256(reinterpret_cast<__m256i*>(tile + k),
                        _mm256_i32gather_epi32(static_cast<const int*>(args.plane), at, 4));
   }
@@ -94,11 +96,9 @@ UF_AVX2 void nearest_4(const SampleArgs<float>& args) {
 
 UF_AVX2 void nearest_8(const SampleArgs<float>& args) {
   alignas(64) uint64_t tile[kBlock];
-  const __m256i stride_y = _mm256_set1_epi32(static_cast<int32_t>(args.stride_y));
-  const __m256i stride_x = _mm256_set1_epi32(static_cast<int32_t>(args.stride_x));
   const long long* plane = static_cast<const long long*>(args.plane);
   for (int k = 0; k < kBlock; k += kStep) {
-    const __m256i at = offsets(load_index(args.y->index[0] + k), stride_y, load_index(args.x->index[0] + k), stride_x);
+    const __m256i at = nearest_offsets(args, k, 1);
     _mm256_store_si256(reinterpret_cast<__m256i*>(tile + k),
                        _mm256_i32gather_epi64(plane, _mm256_castsi256_si128(at), 8));
     _mm256_store_si256(reinterpret_cast<__m256i*>(tile + k + 4),

@@ -16,9 +16,6 @@
 namespace uf {
 namespace {
 
-constexpr int64_t kSegmentBytes = 1 << 13;    // of one row, channels last
-constexpr int64_t kGrainElements = 1 << 15;   // less work than this is not worth waking a second thread for
-
 template <class T, class A>
 struct Call {
   ReluPoolSkipShape shape;
@@ -170,7 +167,7 @@ UF_INLINE void segment(const Call<T, A>& call, int64_t n, int64_t c, int64_t j, 
 
 int64_t segment_pixels(const ReluPoolSkipShape& s, int64_t element) {
   if (!s.channels_last) return s.width;
-  return std::min(s.width, std::max<int64_t>(2, kSegmentBytes / (s.channels * element) / 2 * 2));
+  return std::min(s.width, std::max<int64_t>(2, pool_skip::kSegmentBytes / (s.channels * element) / 2 * 2));
 }
 
 template <class T, class A>
@@ -206,7 +203,7 @@ void start(const ReluPoolSkipShape& s, const void* x, const ImageStride& x_strid
                            code};
   const int64_t step = segment_pixels(s, sizeof(U)), channels = s.channels_last ? s.channels : 1;
   const int64_t units = s.batch * (s.channels_last ? 1 : s.channels) * s.code_height();
-  parallel(units, kGrainElements / (2 * s.width * channels) + 1, [&](int64_t begin, int64_t end) {
+  parallel(units, pool_skip::kGrainElements / (2 * s.width * channels) + 1, [&](int64_t begin, int64_t end) {
     std::vector<U> scratch(static_cast<size_t>(5 * ((step + 1) / 2) * channels));  // two rows and discarded windows
     run(call, begin, end, step, scratch.data());
   });

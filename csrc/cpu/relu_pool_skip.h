@@ -7,6 +7,12 @@
 
 namespace uf {
 
+// How both passes cut their work.
+namespace pool_skip {
+inline constexpr int64_t kSegmentBytes = 1 << 13;   // of one row, channels last
+inline constexpr int64_t kGrainElements = 1 << 15;  // less work than this is not worth waking a second thread for
+}  // namespace pool_skip
+
 // bias (C) is wide (double for float64, else float) or null; code is null where there will be no backward pass.
 void relu_pool_skip(const ReluPoolSkipShape& shape, DType type, const void* x, const ImageStride& x_stride,
                     const void* bias, void* pooled, void* buffer, uint8_t* code, const Parallel& parallel);

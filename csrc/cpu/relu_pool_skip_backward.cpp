@@ -14,9 +14,6 @@
 namespace uf {
 namespace {
 
-constexpr int64_t kSegmentBytes = 1 << 13;   // of one row, channels last
-constexpr int64_t kGrainElements = 1 << 15;  // less work than this is not worth waking a second thread for
-
 template <class T, class A>
 struct Call {
   ReluPoolSkipShape shape;
@@ -196,16 +193,16 @@ void start(const Call<T, A>& call, double* grad_bias, double* workspace, const P
   const ReluPoolSkipShape& s = call.shape;
   const int64_t parts = relu_pool_skip_parts(s);
   if (s.channels_last) {
-    const int64_t step = std::min(s.width, std::max<int64_t>(2, kSegmentBytes / (s.channels * int64_t(sizeof(T))) / 2 * 2));
+    const int64_t step = std::min(s.width, std::max<int64_t>(2, pool_skip::kSegmentBytes / (s.channels * int64_t(sizeof(T))) / 2 * 2));
     const int64_t units = s.batch * s.code_height(), pair = 2 * s.width * s.channels;
     if (call.want_bias) std::fill_n(workspace, parts * s.channels, 0.0);
-    parallel(parts, kGrainElements / (pair * ((units + parts - 1) / parts)) + 1, [&](int64_t begin, int64_t end) {
+    parallel(parts, pool_skip::kGrainElements / (pair * ((units + parts - 1) / parts)) + 1, [&](int64_t begin, int64_t end) {
       Scratch<T, A> scratch(step, s.channels);
       for (int64_t part = begin; part < end; ++part)
         run(call, units * part / parts, units * (part + 1) / parts, step, scratch, workspace + part * s.channels);
     });
   } else {
-    parallel(s.batch * s.channels, kGrainElements / (s.height * s.width) + 1, [&](int64_t begin, int64_t end) {
+    parallel(s.batch * s.channels, pool_skip::kGrainElements / (s.height * s.width) + 1, [&](int64_t begin, int64_t end) {
       Scratch<T, A> scratch(s.width, 1);
       run(call, begin, end, s.width, scratch, workspace);
     });

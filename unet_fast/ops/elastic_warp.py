@@ -7,7 +7,7 @@ unet_fast/triton/elastic_warp.py; truth: unet_fast/reference/elastic_warp.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 
@@ -17,36 +17,32 @@ from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _protocol, _record, _tensors
 from unet_fast.ops._tolerances import LARGE_WARP, WARP_GRADIENT
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.uint16, torch.bool)
 
 OutputSize = int | Sequence[int] | Sequence[Sequence[int]]
 
 
+class WarpOptions(TypedDict, total=False):
+    """The keywords of :func:`elastic_warp`, which says what they mean and their defaults."""
+
+    matrix: torch.Tensor | None
+    output_size: OutputSize | None
+    interpolation: str | Sequence[str] | None
+    field: str
+    padding: str
+    fill: float | Sequence[float]
+
+
 @overload
-def elastic_warp(
-    inputs: torch.Tensor,
-    displacement: torch.Tensor,
-    *,
-    matrix: torch.Tensor | None = None,
-    output_size: OutputSize | None = None,
-    interpolation: str | Sequence[str] | None = None,
-    field: str = "bicubic",
-    padding: str = "mirror",
-    fill: float | Sequence[float] = 0.0,
-) -> torch.Tensor: ...
+def elastic_warp(inputs: torch.Tensor, displacement: torch.Tensor, **options: Unpack[WarpOptions]) -> torch.Tensor: ...
 
 
 @overload
 def elastic_warp(
-    inputs: Sequence[torch.Tensor],
-    displacement: torch.Tensor,
-    *,
-    matrix: torch.Tensor | None = None,
-    output_size: OutputSize | None = None,
-    interpolation: str | Sequence[str] | None = None,
-    field: str = "bicubic",
-    padding: str = "mirror",
-    fill: float | Sequence[float] = 0.0,
+    inputs: Sequence[torch.Tensor], displacement: torch.Tensor, **options: Unpack[WarpOptions]
 ) -> tuple[torch.Tensor, ...]: ...
 
 
