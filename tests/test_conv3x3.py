@@ -148,6 +148,38 @@ def test_pool_and_skip_in_the_epilogue(size, padding, skip, level, generator):
     assert conv3x3_pool(x, weight.requires_grad_(), bias, padding, skip, 5) is None
 
 
+# channels of the image and of both layers, size, padding: rectangles of tiles at all borders, vectors that are not full, several
+# images in a block, a second layer whose weights are made on the way
+@pytest.mark.parametrize(
+    ("channels", "size", "padding", "skip"),
+    [
+        ((1, 32, 32), (22, 90), 0, (9, 11)),
+        ((3, 17, 40), (13, 19), 1, None),
+        ((4, 20, 17), (6, 7), 1, (3, 2)),
+        ((2, 200, 260), (9, 12), 0, None),
+    ],
+)
+@pytest.mark.parametrize("sliced", [False, True])
+def test_first_layer_in_front_of_the_second(channels, size, padding, skip, sliced, level, generator):
+    """Bit for bit the two layers one after the other."""
+    image, inner, outer = channels
+    parameters = [
+        torch.empty(shape, memory_format=torch.channels_last).copy_(draw(generator, *shape))
+        for shape in ((inner, image, 3, 3), (outer, inner, 3, 3))
+    ]
+    biases = draw(generator, inner), draw(generator, outer)
+    x = draw(generator, 2, image + sliced, *(length + sliced for length in size))[:, sliced:, sliced:, sliced:]
+    x[1, 0, 2, 2] = torch.nan
+    together = conv3x3_pool(x, parameters[1], biases[1], padding, skip, 5, (parameters[0], biases[0]))
+    between = conv3x3(x, parameters[0], biases[0], padding=padding, activation="relu")
+    apart = conv3x3_pool(between, parameters[1], biases[1], padding, skip, 5)
+    for got, want in zip(together, apart, strict=True):
+        assert got.stride() == want.stride()
+        torch.testing.assert_close(got[:, :outer], want[:, :outer], rtol=0, atol=0, equal_nan=True)
+    recorded = parameters[0].clone().requires_grad_()
+    assert conv3x3_pool(x, parameters[1], biases[1], padding, skip, 5, (recorded, biases[0])) is None
+
+
 @pytest.mark.parametrize("channels", [16, 64, 128, 256])
 def test_error_is_of_the_size_of_the_direct_forms(channels, generator):
     """At most three times that of torch's channels-last convolution, against float64."""
@@ -264,9 +296,11 @@ class Calls(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.names = []
+        self.first_layers = 0  # that the second ones compute as well
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.append(function.name())
+        self.first_layers += function.name() == "unet_fast::conv3x3_pool" and len(args) > 7
         return function(*args, **(kwargs or {}))
 
 
@@ -285,7 +319,9 @@ def test_networks_write_no_joined_map(name, train, generator):
     assert not [name for name in calls.names if name.endswith(("cat", "concat"))]
     convolutions = [layer for layer in net.modules() if type(layer) is torch.nn.Conv2d and layer.kernel_size == (3, 3)]
     wide = sum(layer.out_channels >= 16 for layer in convolutions)
-    assert sum(call in ("unet_fast::conv3x3", "unet_fast::conv3x3_pool") for call in calls.names) == wide
+    run = sum(call in ("unet_fast::conv3x3", "unet_fast::conv3x3_pool") for call in calls.names)
+    assert run + calls.first_layers == wide
+    assert calls.first_layers == (not train)
     out, expected = (y if isinstance(y, torch.Tensor) else y.logits for y in (out, expected))
     assert rms(out - expected) < 10 * WINOGRAD_ERROR * scale(expected)  # of some ten layers, each with its error
 
@@ -330,6 +366,10 @@ def test_registration(generator):
     torch.library.opcheck(ops.conv3x3_weights.default, (weight.detach(), [3, 4]), test_utils=tests)
     torch.library.opcheck(ops.fingerprint.default, (plain,))
     torch.library.opcheck(ops.conv3x3_pool.default, (plain, weight.detach(), bias.detach(), None, 1, [5, 6], 0))
+    front, second = draw(generator, 6, 3, 3, 3), draw(generator, 5, 6, 3, 3)
+    torch.library.opcheck(
+        ops.conv3x3_pool.default, (plain[:1], second, None, None, 0, [2, 2], 0, front, draw(generator, 6))
+    )
     out = ops.conv3x3(plain, weight.detach(), None, None, 0, 1, 0.0)
     for wants in ((True, True, True), (False, True, False), (True, False, False), (False, False, True)):
         torch.library.opcheck(ops.conv3x3_backward.default, (out.clone(), plain, weight.detach(), out, 0, 0.0, *wants))

@@ -19,8 +19,6 @@ const Kernels& kernels_of(Level level) {
   return found ? *found : *plain_kernels();
 }
 
-int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
-
 int64_t tiles_along(int64_t pixels) { return (pixels + kOut - 1) / kOut; }
 
 int64_t sum_of(const std::vector<int64_t>& numbers) { return std::accumulate(numbers.begin(), numbers.end(), int64_t{0}); }
@@ -95,8 +93,13 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int6
   return {rows * groups, rows, out_bytes > kStreams};
 }
 
-// Taps (out, in, 3, 3) as panels [two vectors of output channels][tap][input channel][lane], and the bias behind them.
-float* thin_weights(const Kernels& kernels, const Convolution& work, const Taps& taps, int64_t in, int64_t out) {
+// Taps (out, in, 3, 3) as panels [two vectors of output channels][tap][input channel][lane], and the bias, or zeros, in
+// panels.
+struct ThinWeights {
+  const float *taps, *bias;
+};
+
+ThinWeights thin_weights(const Kernels& kernels, const Taps& taps, const float* bias, int64_t in, int64_t out) {
   static thread_local Kept kept;
   const int64_t panel = 2 * kernels.lanes, width = up_to(out, panel);
   float* weights = kept.get((9 * in + 1) * width);
@@ -106,18 +109,17 @@ float* thin_weights(const Kernels& kernels, const Convolution& work, const Taps&
       for (int64_t c = 0; c < in; ++c)
         weights[o / panel * 9 * in * panel + (tap * in + c) * panel + o % panel] =
             taps.data[o * taps.out_step + c * taps.in_step + tap / 3 * taps.y_step + tap % 3 * taps.x_step];
-  if (work.bias) std::copy_n(work.bias, out, weights + 9 * in * width);
-  return weights;
+  if (bias) std::copy_n(bias, out, weights + 9 * in * width);
+  return {weights, weights + 9 * in * width};
 }
 
 void convolve_thin(const Kernels& kernels, const Convolution& work, const Taps& taps, const Parallel& parallel) {
   const int64_t in = sum_of(channels_of(work.sources)), out = work.targets[0].channels;
   const int64_t rows = work.batch * work.out_height(), row = 18 * work.out_width() * in * out;  // operations
-  const float* weights = thin_weights(kernels, work, taps, in, out);
-  const float* bias = weights + 9 * in * up_to(out, 2 * kernels.lanes);
+  const ThinWeights weights = thin_weights(kernels, taps, work.bias, in, out);
   const bool streams = rows * work.out_width() * out * 4 > kStreams;
   parallel(rows, (1 << 18) / (row + 1) + 1, [&](int64_t begin, int64_t end) {
-    kernels.thin(work, in, weights, bias, begin, end, streams, scratch(3 * (work.width + 2 * work.padding) * in));
+    kernels.thin(work, in, weights.taps, weights.bias, begin, end, streams, scratch(3 * (work.width + 2 * work.padding) * in));
   });
 }
 
@@ -186,7 +188,12 @@ void convolve(const Kernels& kernels, const Convolution& work, const float* weig
   const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
   const int64_t lanes = kernels.lanes, depth = filled_sum(in_channels, lanes), channels = sum_of(out_channels);
   Run run = {&work, nullptr, {}, depth, tiles_along(work.out_height()), tiles_along(work.out_width()),
-             weights ? nullptr : taps, &in_channels};
+             weights ? nullptr : taps, &in_channels, nullptr, nullptr};
+  if (const FirstLayer* first = work.first) {
+    const ThinWeights thin = thin_weights(kernels, first->taps, first->bias, first->image.channels, in_channels[0]);
+    run.first_weights = thin.taps;
+    run.first_bias = thin.bias;
+  }
   const int64_t tiles = work.batch * run.tiles_y * run.tiles_x;
   std::vector<Panel> panels;
   auto target = work.targets.begin();

@@ -36,6 +36,15 @@ struct PoolTargets {
   int64_t top, left, skip_height, skip_width;
 };
 
+// Another convolution in front, of an image of few channels (see kThin), with a ReLU behind it. Its output is computed in the
+// cache where the one behind it reads it, and never written.
+struct FirstLayer {
+  Source image;
+  int64_t height, width, padding;  // of the image
+  Taps taps;
+  const float* bias;  // or null
+};
+
 // A convolution over the channels of all sources, which stand one behind the other, into those of all targets. The maps
 // of the sources have height x width pixels, those of the targets height + 2 padding - 2 by width + 2 padding - 2.
 struct Convolution {
@@ -46,6 +55,7 @@ struct Convolution {
   Activation activation = Activation::kNone;
   float slope = 0, mask_slope = 0;
   const PoolTargets* pool = nullptr;  // then there is one target, of which only the number of channels counts
+  const FirstLayer* first = nullptr;  // then its output is the one source, of which only the number of channels counts
 
   int64_t out_height() const { return height + 2 * padding - 2; }
   int64_t out_width() const { return width + 2 * padding - 2; }

@@ -1,6 +1,7 @@
 // What an instruction set offers to csrc/cpu/winograd.cpp.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,6 +10,8 @@
 namespace uf::winograd {
 
 constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;  // pixels along a side of a tile: of the output, of the input
+
+constexpr int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 constexpr int64_t kSlice = 64;  // input channels that one sum in registers runs over, which keeps long sums exact
 
@@ -47,8 +50,9 @@ struct Run {
   Blocking blocking;
   int64_t depth;  // input channels, each source's filled up to whole vectors
   int64_t tiles_y, tiles_x;
-  const Taps* taps;                          // null where every panel has its weights
-  const std::vector<int64_t>* in_channels;   // of the sources
+  const Taps* taps;                         // null where every panel has its weights
+  const std::vector<int64_t>* in_channels;  // of the sources
+  const float *first_weights, *first_bias;  // of work->first, in panels: see thin_weights in winograd.cpp
 
   int64_t padded_tiles() const { return (blocking.tiles + blocking.rows - 1) / blocking.rows * blocking.rows; }
   // floats from one of the 36 points to the next; not a multiple of 4096 bytes, so that they share no cache set
@@ -58,7 +62,17 @@ struct Run {
   }
   int64_t out_step(int lanes) const { return padded_tiles() * 2 * lanes + 16; }
   int64_t made_floats(int lanes) const { return taps ? panel_floats(kSlice, 2 * lanes) : 0; }
-  int64_t scratch(int lanes) const { return in_floats(depth) + kPoints * out_step(lanes) + made_floats(lanes); }
+  // of the first layer for a row of tiles: the rows of its image, and the pixels of its output, in whole panels
+  int64_t first_columns() const { return kOut * std::min(blocking.tiles, tiles_x) + kIn - kOut; }
+  int64_t first_image_floats() const {
+    return work->first ? up_to((kIn + 2) * (first_columns() + 2) * work->first->image.channels, 16) : 0;
+  }
+  int64_t first_floats(int lanes) const {
+    return work->first ? kIn * first_columns() * up_to(work->sources[0].channels, 2 * lanes) : 0;
+  }
+  int64_t scratch(int lanes) const {
+    return in_floats(depth) + kPoints * out_step(lanes) + made_floats(lanes) + first_image_floats() + first_floats(lanes);
+  }
 };
 
 // A part of the gradient of the taps, which is computed in blocks of `tap_rows` output channels times a panel of two vectors of

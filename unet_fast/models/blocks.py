@@ -23,7 +23,7 @@ from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.nn.norm_activation import normalised
 from unet_fast.ops import conv3x3, conv_bias_relu, relu_pool_skip, up_conv_crop_concat, up_conv_into
-from unet_fast.ops._convolution import by_winograd
+from unet_fast.ops._convolution import THIN, by_winograd
 from unet_fast.ops._tensors import autocast_dtype, dense_format, new
 from unet_fast.ops.conv3x3 import conv3x3_pool
 from unet_fast.ops.conv3x3 import run as run_winograd
@@ -126,8 +126,14 @@ class ConvBlock(nn.Sequential):
             if not can_fold(norm, last):
                 return None
             weight, bias = folded(norm, last)
-        x = run_layers(list(self)[:index], x, fusion)
-        joined = conv3x3_pool(x, weight, bias, int(last.padding[0]), skip_size, up_channels)
+        padding, front = int(last.padding[0]), list(self)[:index]
+        first = _first_layer(front, padding) if fusion.convolutions else None
+        if first is not None and _in_float32(x, *first):
+            joined = conv3x3_pool(x, weight, bias, padding, skip_size, up_channels, first)
+            if joined is not None:
+                return joined
+        x = run_layers(front, x, fusion)
+        joined = conv3x3_pool(x, weight, bias, padding, skip_size, up_channels)
         if joined is not None:
             return joined
         x = _convolve([x], last, weight, bias, False)
@@ -156,6 +162,20 @@ def run_layers(layers: Sequence[nn.Module], x: Tensor | Sequence[Tensor], fusion
         x = _convolve(maps, layer, weight, bias, active and norm_behind is None)
         maps = [x if norm_behind is None else normalised(norm_behind, x, "relu" if active else "none")]
     return _joined(maps)
+
+
+def _first_layer(layers: Sequence[nn.Module], padding: int) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of these layers, if all they do is a convolution of few channels and a ReLU."""
+    if not layers:
+        return None
+    first, *rest = layers
+    if not (fusible_convolution(first) and first.in_channels <= THIN and int(first.padding[0]) == padding):
+        return None
+    weight, bias = first.weight, first.bias
+    if len(rest) == 2 and can_fold(norm := rest[0], first):
+        weight, bias = folded(norm, first)
+        rest = rest[1:]
+    return (weight, bias) if len(rest) == 1 and untouched(rest[0], nn.ReLU) else None
 
 
 def _fusible_norm(layer: nn.Module, x: Tensor) -> bool:

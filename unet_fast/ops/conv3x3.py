@@ -121,21 +121,29 @@ def conv3x3_pool(
     padding: int,
     skip_size: Sequence[int] | None,
     up_channels: int,
+    first: tuple[torch.Tensor, torch.Tensor | None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """A convolution and :func:`unet_fast.ops.relu_pool_skip` behind it in one operator, whose full map is never written.
 
-    None where gradients are recorded, or where the two apart are the way: other layouts, sizes that are too small.
+    ``first``: the weight and the bias of another convolution in front of it, of an image ``x`` of few channels, with the same
+    padding and a ReLU; its map is never written either. None where gradients are recorded, or where the parts by
+    themselves are the way: other layouts, sizes that are too small.
     """
-    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    height, width = (size + 2 * padding - 2 for size in x.shape[2:])
-    if recorded or min(height, width) < 2 or not _tensors.is_channels_last(x) or _tensors.autocast_dtype(x) is not None:
+    tensors = (x, weight, bias, *(first or ()))
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    lost = (2 - 2 * padding) * (2 if first else 1)
+    height, width = (size - lost for size in x.shape[2:])
+    if recorded or min(height, width) < 2 or _tensors.autocast_dtype(x) is not None:
         return None
-    if not _convolution.by_winograd([x], weight, padding):
+    if first and not (0 < x.shape[1] <= _convolution.THIN and _convolution.by_winograd([x], first[0], padding)):
         return None
-    kept = _convolution.transformed(weight, [x.shape[1]])
+    last = _result_format(x, first[0]) == torch.channels_last if first else _tensors.is_channels_last(x)
+    if not last or not _convolution.by_winograd([x], weight, padding):
+        return None
+    kept = _convolution.transformed(weight, [weight.shape[1]])
     size = (height, width) if skip_size is None else tuple(skip_size)
     result: tuple[torch.Tensor, torch.Tensor] = torch.ops.unet_fast.conv3x3_pool(
-        [x], weight, bias, kept, padding, size, up_channels
+        [x], weight, bias, kept, padding, size, up_channels, *(first or ())
     )
     return result
 
@@ -155,10 +163,13 @@ def _fake_pool(
     padding: int,
     skip_size: list[int],
     up_channels: int,
+    first_weight: torch.Tensor | None = None,
+    first_bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n, _, height, width = inputs[0].shape
-    channels, layout = weight.shape[0], _result_format(inputs[0], weight)
-    half = ((height + 2 * padding - 2) // 2, (width + 2 * padding - 2) // 2)
+    channels, layout = weight.shape[0], _result_format(inputs[0], weight if first_weight is None else first_weight)
+    lost = (2 - 2 * padding) * (1 if first_weight is None else 2)
+    half = ((height - lost) // 2, (width - lost) // 2)
     return (
         _tensors.new(weight, (n, channels, *half), layout=layout),
         _tensors.new(weight, (n, channels + up_channels, *skip_size), layout=layout),
@@ -301,7 +312,8 @@ _record.register(
             _record.Operator("conv3x3_weights(Tensor weight, SymInt[] channels) -> Tensor", _fake_weights),
             _record.Operator(
                 "conv3x3_pool(Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? transformed, SymInt padding, "
-                "SymInt[] skip_size, SymInt up_channels) -> (Tensor pooled, Tensor buffer)",
+                "SymInt[] skip_size, SymInt up_channels, Tensor? first_weight=None, Tensor? first_bias=None) "
+                "-> (Tensor pooled, Tensor buffer)",
                 _fake_pool,
             ),
             _record.Operator("fingerprint(Tensor[] tensors) -> Tensor", _fake_fingerprint),

@@ -158,7 +158,10 @@ struct Call {
   std::vector<Tensor> maps;
   Tensor weight;
   std::optional<Tensor> bias;
+  winograd::FirstLayer first;
   winograd::Convolution work;
+
+  Call(const Call&) = delete;  // work points to first
 
   Call(const std::vector<Tensor>& inputs, const Tensor& weight_in, const std::optional<Tensor>& bias_in, int64_t padding,
        int64_t activation, double slope)
@@ -170,6 +173,20 @@ struct Call {
             static_cast<Activation>(activation), static_cast<float>(slope)};
     for (const Tensor& map : maps) work.sources.push_back(source_of(map));
     work.bias = static_cast<const float*>(data_or_null(bias));
+  }
+
+  // Of the output of another convolution, with a ReLU, of one image of few channels, which must outlive this.
+  Call(const Call& front, const Tensor& weight_in, const std::optional<Tensor>& bias_in)
+      : channels{front.weight.size(0)}, weight(torch::stable::contiguous(weight_in, dense_format(weight_in))),
+        bias(dense_wide(bias_in, front.maps[0], weight_in.size(0), "conv3x3_pool: bias")) {
+    const winograd::Convolution& image = front.work;
+    STD_TORCH_CHECK(image.sources.size() == 1 && front.channels[0] >= 1 && front.channels[0] <= winograd::kThin,
+                    "conv3x3_pool: a first layer must have one input, of 1 to ", winograd::kThin, " channels");
+    check(weight, channels);
+    first = {image.sources[0], image.height, image.width, image.padding, taps_of(front.weight), image.bias};
+    work = {{{nullptr, nullptr, channels[0], 0, 0, 0}}, {}, image.batch, image.out_height(), image.out_width(),
+            image.padding, static_cast<const float*>(data_or_null(bias)), Activation::kRelu};
+    work.first = &first;
   }
 
   void run(const std::optional<Tensor>& transformed) const {
@@ -194,24 +211,29 @@ Tensor conv3x3_cpu(std::vector<Tensor> inputs, const Tensor& weight, std::option
   return in_layout(out, result_format(inputs[0], weight));
 }
 
-// With a ReLU: its 2x2 max-pool, and the centre of it in the first channels of a map with room for up_channels more.
+// With a ReLU: its 2x2 max-pool, and the centre of it in the first channels of a map with room for up_channels more. With
+// first_weight, of the output of a convolution by those, with a ReLU and the same padding, which is never written.
 std::tuple<Tensor, Tensor> conv3x3_pool_cpu(std::vector<Tensor> inputs, const Tensor& weight, std::optional<Tensor> bias,
                                             std::optional<Tensor> transformed, int64_t padding,
-                                            std::vector<int64_t> skip_size, int64_t up_channels) {
-  Call call(inputs, weight, bias, padding, static_cast<int64_t>(Activation::kRelu), 0);
+                                            std::vector<int64_t> skip_size, int64_t up_channels,
+                                            std::optional<Tensor> first_weight, std::optional<Tensor> first_bias) {
+  const auto relu = static_cast<int64_t>(Activation::kRelu);
+  const Call front(inputs, first_weight.value_or(weight), first_weight.has_value() ? first_bias : bias, padding, relu, 0);
+  Call call = first_weight.has_value() ? Call(front, weight, bias) : Call(inputs, weight, bias, padding, relu, 0);
+  const Tensor& image = front.maps[0];
   const int64_t height = call.work.out_height(), width = call.work.out_width(), channels = weight.size(0);
   checks::sides(skip_size, 0, height, width, "conv3x3_pool: skip_size");
   STD_TORCH_CHECK(height >= 2 && width >= 2 && up_channels >= 0 && up_channels <= (int64_t{1} << 31),
                   "conv3x3_pool: expected an output of at least 2 x 2, and up_channels of at least 0");
-  const Tensor pooled = new_map(call.maps[0], {call.work.batch, channels, height / 2, width / 2});
-  const Tensor buffer = new_map(call.maps[0], {call.work.batch, channels + up_channels, skip_size[0], skip_size[1]});
+  const Tensor pooled = new_map(image, {call.work.batch, channels, height / 2, width / 2});
+  const Tensor buffer = new_map(image, {call.work.batch, channels + up_channels, skip_size[0], skip_size[1]});
   winograd::PoolTargets pool = {target_of(pooled), target_of(buffer), crop_start(height, skip_size[0]),
                                 crop_start(width, skip_size[1]), skip_size[0], skip_size[1]};
   pool.skip.channels = channels;
   call.work.targets.push_back(pool.skip);
   call.work.pool = &pool;
   if (call.work.batch > 0) call.run(transformed);
-  const MemoryFormat format = result_format(inputs[0], weight);
+  const MemoryFormat format = result_format(inputs[0], first_weight.value_or(weight));
   return {in_layout(pooled, format), in_layout(buffer, format)};
 }
 

@@ -1,6 +1,8 @@
 // The convolution: the transforms of the input, their product with those of the weights, and the transform of the output.
 #pragma once
 
+#include "cpu/winograd/first_layer.h"
+#include "cpu/winograd/thin_pixels.h"
 #include "cpu/winograd/tiles.h"
 #include "cpu/winograd/weights.h"
 
@@ -37,13 +39,14 @@ UF_PART void segment_inputs(const Run& run, const Source& source, const Segment&
   }
 }
 
-// The transformed input of a block of tiles.
-UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float* to) {
+// The transformed input of a block of tiles; `scratch` for the first layer, if there is one.
+UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float* to, float* scratch) {
   const int64_t rows = run.blocking.rows;
   for (int64_t t = 0; t < count;) {
     const Segment segment = segment_at(run, first + t, first + count);
     int64_t at = 0;  // the channel among those of all sources
-    for (const Source& source : run.work->sources)
+    for (Source source : run.work->sources) {
+      if (run.work->first) source = first_layer(run, segment.tile, segment.count, scratch);
       for (int64_t c = 0; c < source.channels; c += kLanes, at += kLanes) {
         const int64_t begin = at / kSlice * kSlice, slice = std::min(kSlice, run.depth - begin);
         float* place = to + run.in_floats(begin) + (at - begin) * rows;
@@ -52,6 +55,7 @@ UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float
         else
           segment_inputs<false>(run, source, segment, t, c, place, slice);
       }
+    }
     t += segment.count;
   }
 }
@@ -61,9 +65,10 @@ UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float
 class Ahead {
  public:
   UF_PART Ahead(const Run& run, int64_t first, int64_t end, int64_t parts)
-      : run_(run), next_(first), end_(end), rows_(run.work->sources.size() * 2 * kIn), row_(rows_) {
-    for (int64_t t = first; t < end;) {
-      const int64_t count = segment_at(run, t, end).count;
+      : run_(run), next_(first), end_(run.work->first ? first : end),  // a first layer is not in memory
+        rows_(run.work->sources.size() * 2 * kIn), row_(rows_) {
+    for (int64_t t = first; t < end_;) {
+      const int64_t count = segment_at(run, t, end_).count;
       lines_ += kIn * (kOut * count + kIn - kOut) * run.depth / kLine;
       t += count;
     }
@@ -154,13 +159,6 @@ UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, flo
 }
 
 // ---- the output of a tile
-
-template <Activation kActivation>
-UF_PART Vector activated(Vector v, float slope) {
-  if constexpr (kActivation == Activation::kRelu) return v < 0 ? zero() : v;  // NaN stays
-  if constexpr (kActivation == Activation::kLeaky) return v < 0 ? v * slope : v;
-  return v;
-}
 
 template <Activation kActivation>
 UF_PART void transform_output(const float* products, int64_t step, Vector bias, float slope, Vector y[4][4]) {
@@ -291,13 +289,14 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
   float* in = scratch;
   float* products = in + run.in_floats(run.depth);
   float* made = products + kPoints * out_step;
+  float* first_layer = made + run.made_floats(kLanes);
   const Outputs write = run.work->pool                                 ? &pooled_outputs
                             : run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
                             : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
                                                                          : &outputs<Activation::kNone>;
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
     const int64_t count = std::min(by.tiles, end_tile - tile), parts = (end_panel - first_panel) * slices * kPoints;
-    inputs(run, tile, count, in);
+    inputs(run, tile, count, in, first_layer);
     Ahead ahead(run, tile + count, std::min(end_tile, tile + count + by.tiles), parts);
     for (int64_t p = first_panel; p < end_panel; ++p) {
       const Panel& panel = run.panels[p];

@@ -4,95 +4,25 @@
 
 #include <algorithm>
 
-#include "cpu/winograd/forward.h"
+#include "cpu/winograd/thin_pixels.h"
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
-
-// The three rows of the sources that a row of the output is made of, with their padding: (3, width + 2 padding, channels).
-UF_PART void thin_lines(const std::vector<Source>& sources, int64_t channels, int64_t image, int64_t y, int64_t height,
-                        int64_t width, int64_t padding, float* lines) {
-  const int64_t line = (width + 2 * padding) * channels;
-  for (int64_t i = 0; i < 3; ++i, lines += line) {
-    const int64_t row = y + i - padding;
-    if (row < 0 || row >= height) {
-      std::fill_n(lines, line, 0.0f);
-      continue;
-    }
-    std::fill_n(lines, padding * channels, 0.0f);
-    std::fill_n(lines + (padding + width) * channels, padding * channels, 0.0f);
-    float* to = lines + padding * channels;
-    for (const Source& source : sources) {
-      const float* from = source.data + image * source.batch + row * source.rows;
-      if (source.channels == channels && source.columns == channels) {
-        std::memcpy(to, from, static_cast<size_t>(width * channels) * sizeof(float));
-      } else {
-        for (int64_t x = 0; x < width; ++x)
-          for (int64_t c = 0; c < source.channels; ++c) to[x * channels + c] = from[x * source.columns + c];
-      }
-      to += source.channels;
-    }
-  }
-}
-
-struct ThinPixels : PanelPixels {  // weights: (tap, panel)
-  const float* lines;              // the first pixel's
-  int64_t line, channels;
-  Activation activation;
-  float slope;
-  bool streams;
-
-  template <int kRows>
-  static void run(const ThinPixels& p);
-};
-
-UF_PART Vector activated(Vector v, Activation activation, float slope) {
-  if (activation == Activation::kNone) return v;
-  return activation == Activation::kRelu ? activated<Activation::kRelu>(v, 0) : activated<Activation::kLeaky>(v, slope);
-}
-
-template <int kRows>
-UF_KERNEL void ThinPixels::run(const ThinPixels& p) {
-  Vector sum[kRows][2];
-  begin_with<kRows>(p.bias, sum);
-  const float *line = p.lines, *weights = p.weights;
-  const int64_t channels = p.channels;
-  for (int i = 0; i < 3; ++i, line += p.line)
-    for (int64_t k = 0; k < 3 * channels; ++k, weights += kPanel) {
-      const Vector w0 = load(weights), w1 = load(weights + kLanes);
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        sum[r][0] += w0 * line[r * channels + k];
-        sum[r][1] += w1 * line[r * channels + k];
-      }
-    }
-  float* to = p.to;
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r, to += p.to_step) {
-    const Vector y0 = activated(sum[r][0], p.activation, p.slope), y1 = activated(sum[r][1], p.activation, p.slope);
-    if (p.streams) {
-      stream(to, y0);
-      stream(to + kLanes, y1);
-    } else {
-      store_lanes(to, y0, p.lanes0);
-      if (p.lanes1) store_lanes(to + kLanes, y1, p.lanes1);
-    }
-  }
-}
 
 // Rows of the output, of all images. weights: [panel][tap][channel of the input][lane]; bias: of whole panels.
 UF_KERNEL inline void thin(const Convolution& work, int64_t channels, const float* weights, const float* bias,
                            int64_t first_row, int64_t end_row, bool streams, float* lines) {
   const Target& target = work.targets[0];
-  const int64_t height = work.out_height(), width = work.out_width(), groups = (width + kMaxRows - 1) / kMaxRows;
+  const int64_t height = work.out_height(), width = work.out_width(), columns = work.width + 2 * work.padding;
   ThinPixels p = {};
-  p.line = (work.width + 2 * work.padding) * channels;
+  p.line = columns * channels;
   p.channels = channels;
   p.to_step = target.columns;
   p.activation = work.activation;
   p.slope = work.slope;
   for (int64_t row = first_row; row < end_row; ++row) {
     const int64_t image = row / height, y = row % height;
-    thin_lines(work.sources, channels, image, y, work.height, work.width, work.padding, lines);
+    thin_lines(work.sources.data(), work.sources.size(), channels, {image, y - work.padding, -work.padding, 3, columns},
+               work.height, work.width, lines);
     for (int64_t c = 0; c < target.channels; c += kPanel) {
       p.weights = weights + 9 * channels * c;
       p.bias = bias + c;
@@ -100,12 +30,9 @@ UF_KERNEL inline void thin(const Convolution& work, int64_t channels, const floa
       float* to = target.data + image * target.batch + y * target.rows + c;
       p.streams = streams && p.lanes1 == kLanes &&
                   (reinterpret_cast<uintptr_t>(to) / sizeof(float) | static_cast<uintptr_t>(target.columns)) % kLanes == 0;
-      for (int64_t group = 0; group < groups; ++group) {  // of about the same size
-        const int64_t at = group * width / groups, count = (group + 1) * width / groups - at;
-        p.lines = lines + at * channels;
-        p.to = to + at * target.columns;
-        by_rows<ThinPixels>(count)(p);
-      }
+      p.lines = lines;
+      p.to = to;
+      thin_row(p, width);
     }
   }
 }
@@ -156,12 +83,14 @@ UF_KERNEL inline void thin_taps(const TapGradient& work, int64_t channels, int64
                                 float* scratch) {
   constexpr int64_t kGroup = kThinVectors * kLanes;
   const int64_t height = work.height + 2 * work.padding - 2, width = work.width + 2 * work.padding - 2;
-  const int64_t line = (work.width + 2 * work.padding) * channels, groups = (work.gradient.channels + kGroup - 1) / kGroup;
+  const int64_t columns = work.width + 2 * work.padding, line = columns * channels;
+  const int64_t groups = (work.gradient.channels + kGroup - 1) / kGroup;
   float* gradient = scratch;
   float* lines = scratch + width * kGroup;
   for (int64_t row = first_chunk * kThinRows; row < std::min(work.batch * height, end_chunk * kThinRows); ++row) {
     const int64_t image = row / height, y = row % height;
-    thin_lines(work.sources, channels, image, y, work.height, work.width, work.padding, lines);
+    thin_lines(work.sources.data(), work.sources.size(), channels, {image, y - work.padding, -work.padding, 3, columns},
+               work.height, work.width, lines);
     for (int64_t group = 0; group < groups; ++group) {
       float* to = sums + (row / kThinRows * groups + group) * (9 * channels + 1) * kGroup;
       if (row % kThinRows == 0) std::fill_n(to, (9 * channels + 1) * kGroup, 0.0f);
