@@ -177,6 +177,18 @@ def norm_activation(run: Callable[..., Any]) -> None:
         run("norm_activation_backward", x, x, *channels, mean, var, *options, False)
 
 
+def dice_cross_entropy(run: Callable[..., Any]) -> None:
+    # a tile of all classes, one that moves over them with the widest numbers, and a sigmoid
+    for dtype, form, classes in ((torch.float32, 0, 4), (torch.float64, 1, 70), (torch.bfloat16, 1, 1)):
+        wide, soft = torch.promote_types(dtype, torch.float32), classes == 70
+        logits = torch.zeros(2, classes, 48, 48, dtype=dtype).to(memory_format=FORMATS[form])
+        target = logits.to(wide) if soft else torch.zeros(2, 48, 48, dtype=torch.int64)
+        tensors = (logits, target, torch.zeros(2, 48, 48, dtype=wide), torch.zeros(classes, dtype=wide))
+        options = (-100, 0.0 if classes == 1 else 0.1, classes == 1)
+        _, slopes = run("dice_cross_entropy", *tensors, *options, 0.7, 1.0, 1e-5, 1e-5, soft, soft, True)
+        run("dice_cross_entropy_backward", slopes, *tensors, *options, True)
+
+
 def upsample_concat(run: Callable[..., Any]) -> None:
     for form in FORMATS:
         for dtype, mode, border in zip(FLOATS, (2, 3, 1, 3), (0, 2, 1, 2), strict=True):
@@ -187,6 +199,7 @@ def upsample_concat(run: Callable[..., Any]) -> None:
 
 
 CASES = (
+    dice_cross_entropy,
     norm_activation,
     upsample_concat,
     crop_concat,

@@ -15,20 +15,17 @@ import triton.language as tl
 from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
-from unet_fast.triton._softmax import log1p_nonnegative
+from unet_fast.triton._softmax import even, even_step, log1p_nonnegative, place_of, softmax_of
 from unet_fast.triton.weighted_cross_entropy import (
     _DIVISOR_PIXELS,
     _DIVISOR_PROGRAMS,
     _MEAN,
     _SUMS,
     _WEIGHT_MEAN,
-    _even_step,
     _gradient,
-    _place_of,
     _read_pixels,
     _scale_of,
     _share,
-    _softmax_of,
     _store_sums,
     _two_classes,
     add_sums,
@@ -66,7 +63,7 @@ def head_and_loss(
     if feature_bias is not None:
         added = tl.load(feature_bias + c, mask=c < channels, other=0.0)
     for tile in range(tl.program_id(0), images * tl.cdiv(pixels, PIXELS), programs):
-        n, p, inside = _place_of(tile, pixels, PIXELS)
+        n, p, inside = place_of(tile, pixels, PIXELS)
         t, counted, plain, w = _read_pixels(target, pixel_weight, n * pixels + p, inside, ignore_index, CLASSES, WIDE)
         mask = inside[:, None] & (c < channels)[None, :]
         at = (n * batch_stride + p * pixel_stride)[:, None] + c.to(tl.int64)[None, :] * channel_stride
@@ -89,7 +86,7 @@ def head_and_loss(
             slope = tl.where(t == 1, other, -other)  # of the first class
             g = tl.where(k == 0, slope[None, :], -slope[None, :]) * (w * scale)[None, :]
         else:
-            m, first, rest, terms = _softmax_of(x, k, CLASSES)
+            m, first, rest, terms = softmax_of(x, k, CLASSES)
             mine = tl.sum(tl.where(k == t[None, :], x, 0.0), axis=0)
             rest += m - m  # NaN for an infinite largest logit, which must not go unnoticed
             y = 1.0 + rest
@@ -143,8 +140,7 @@ def head_cross_entropy(
         *(features, feature_bias, relu, weight, bias, target, pixel_weight, ignore_index, reduction, want_grad),
     )
     layout = _tensors.dense_format(features)
-    if features.numel() and not _even_step(features):
-        features = features.contiguous(memory_format=layout)
+    features = even(features)
     target, weight = target.contiguous(), weight.contiguous()
     feature_bias, bias, pixel_weight = (
         tensor if tensor is None else tensor.contiguous() for tensor in (feature_bias, bias, pixel_weight)
@@ -176,7 +172,7 @@ def head_cross_entropy(
         head_and_loss[(programs,)](
             features, feature_bias, weight, bias, target, pixel_weight, divisors if divided else None,
             grad if want_grad else None, sums, gradients, images, pixels, ignore_index, divisor_programs, programs,
-            channels, features.stride(0), features.stride(1), _even_step(features), *steps,
+            channels, features.stride(0), features.stride(1), even_step(features), *steps,
             RELU=relu, CLASSES=classes, BLOCK=block, CHANNELS=columns, PIXELS=tile, DIVISORS=_DIVISOR_PROGRAMS,
             num_warps=_WARPS, **options,
         )  # fmt: skip

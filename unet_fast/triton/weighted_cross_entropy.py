@@ -11,7 +11,6 @@ would need the host to wait for the device.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +19,18 @@ import triton.language as tl
 from torch import Tensor
 
 from unet_fast.ops import _record, _tensors
-from unet_fast.triton._softmax import exp_nonpositive, log1p_nonnegative
+from unet_fast.triton._softmax import (
+    even,
+    even_step,
+    exp_nonpositive,
+    join_softmax,
+    load_classes,
+    log1p_nonnegative,
+    place_of,
+    softmax_of,
+    store_gradient,
+    wide,
+)
 
 # in the order of unet_fast.ops.weighted_cross_entropy.REDUCTIONS
 _NONE, _SUM, _MEAN, _WEIGHT_MEAN = (tl.constexpr(value) for value in range(4))
@@ -37,12 +47,6 @@ _MOST_CLASSES = 64  # in one tile; more are read twice, the second time from the
 _SCALED = 4096  # elements of one program of the backward: 32 for each of 128 threads
 _IN_PLACE_PROGRAMS = 1024
 _SUMS = 1024  # pairs of sums that add_sums reads at once
-
-
-@triton.jit
-def _wide(index):
-    """In 64 bits; the index of a loop is a plain int to the interpreter, which has no `to`."""
-    return tl.full([], 0, tl.int64) + index
 
 
 @triton.jit
@@ -79,7 +83,7 @@ def sum_divisors(
 ):  # fmt: skip
     total = tl.zeros([PIXELS], tl.float64)
     for tile in range(tl.program_id(0), tl.cdiv(pixels, PIXELS), programs):
-        at = _wide(tile) * PIXELS + tl.arange(0, PIXELS)
+        at = wide(tile) * PIXELS + tl.arange(0, PIXELS)
         _, counted, w, _ = _read_pixels(target, weight, at, at < pixels, ignore_index, 1, WIDE)
         total += _share(counted, w, REDUCTION)
     tl.store(sums + tl.program_id(0), tl.sum(total))
@@ -94,17 +98,6 @@ def _scale_of(divisors, divisor_programs, MOST: tl.constexpr, WIDE: tl.constexpr
         sums = tl.load(divisors + index, mask=index < divisor_programs, other=0.0)
         scale = (1.0 / _usable(tl.sum(sums))).to(WIDE)
     return scale
-
-
-@triton.jit
-def _softmax_of(x, classes, NONE: tl.constexpr):
-    """Over the first axis: the maximum, its first class, and the sum of exp(x - maximum) over all other classes."""
-    largest = tl.max(x, axis=0)
-    first = tl.min(tl.where(x == largest[None, :], classes, NONE), axis=0)
-    # classes that are masked out by -infinity may fill a whole chunk
-    base = tl.where(largest == float("-inf"), 0.0, largest)
-    terms = exp_nonpositive(x - base[None, :])
-    return largest, first, tl.sum(tl.where(classes == first[None, :], 0.0, terms), axis=0), terms
 
 
 @triton.jit
@@ -129,14 +122,6 @@ def _two_classes(x0, x1, upper):
 
 
 @triton.jit
-def _place_of(tile, pixels, PIXELS: tl.constexpr):
-    """The image of this tile, its pixels, and which of them exist."""
-    tiles = tl.cdiv(pixels, PIXELS)
-    p = _wide(tile % tiles) * PIXELS + tl.arange(0, PIXELS)
-    return _wide(tile // tiles), p, p < pixels
-
-
-@triton.jit
 def _store_sums(sums, losses, shares):
     tl.store(sums + 2 * tl.program_id(0), losses)
     tl.store(sums + 2 * tl.program_id(0) + 1, shares)
@@ -158,7 +143,7 @@ def cross_entropy_of_two(
     losses = tl.full([], 0.0, tl.float64)
     shares = tl.full([], 0.0, tl.float64)
     for tile in range(tl.program_id(0), images * tl.cdiv(pixels, PIXELS), programs):
-        n, p, inside = _place_of(tile, pixels, PIXELS)
+        n, p, inside = place_of(tile, pixels, PIXELS)
         t, counted, plain, w = _read_pixels(target, weight, n * pixels + p, inside, ignore_index, 2, WIDE)
         pixel = n * batch_stride + p * pixel_stride
         if PAIRS:
@@ -188,20 +173,6 @@ def cross_entropy_of_two(
         _store_sums(sums, losses, shares)
 
 
-@triton.jit
-def _load_classes(logits, pixel, k, inside, class_stride, CLASSES: tl.constexpr, WIDE: tl.constexpr):
-    mask = (k < CLASSES) & inside[None, :]
-    at = pixel[None, :] + k.to(tl.int64) * class_stride
-    return tl.load(logits + at, mask=mask, other=float("-inf")).to(WIDE)
-
-
-@triton.jit
-def _store_gradient(grad, pixel, k, inside, class_stride, slope, counted, CLASSES: tl.constexpr):
-    mask = (k < CLASSES) & inside[None, :]
-    at = pixel[None, :] + k.to(tl.int64) * class_stride
-    tl.store(grad + at, tl.where(counted[None, :], slope, 0.0).to(grad.dtype.element_ty), mask=mask)
-
-
 # The same for three classes and more.
 # Tile: (BLOCK, PIXELS) logits, all classes of some pixels, 8 for each of 256 threads, reduced over the classes.
 # The compiler lays the threads along whichever axis is contiguous in memory. With more than BLOCK classes the tile
@@ -218,24 +189,17 @@ def cross_entropy_of_many(
     shares = tl.full([], 0.0, tl.float64)
     k = tl.arange(0, BLOCK)[:, None]
     for tile in range(tl.program_id(0), images * tl.cdiv(pixels, PIXELS), programs):
-        n, p, inside = _place_of(tile, pixels, PIXELS)
+        n, p, inside = place_of(tile, pixels, PIXELS)
         t, counted, plain, w = _read_pixels(target, weight, n * pixels + p, inside, ignore_index, CLASSES, WIDE)
         pixel = n * batch_stride + p * pixel_stride
-        x = _load_classes(logits, pixel, k, inside, class_stride, CLASSES, WIDE)
-        m, first, rest, terms = _softmax_of(x, k, CLASSES)
+        x = load_classes(logits, pixel, k, inside, class_stride, CLASSES, WIDE)
+        m, first, rest, terms = softmax_of(x, k, CLASSES)
         mine = tl.sum(tl.where(k == t[None, :], x, 0.0), axis=0)
         for start in range(BLOCK, CLASSES, BLOCK):
-            x = _load_classes(logits, pixel, k + start, inside, class_stride, CLASSES, WIDE)
-            next_m, next_first, next_rest, _ = _softmax_of(x, k + start, CLASSES)
+            x = load_classes(logits, pixel, k + start, inside, class_stride, CLASSES, WIDE)
+            next_m, next_first, next_rest, _ = softmax_of(x, k + start, CLASSES)
             mine += tl.sum(tl.where(k + start == t[None, :], x, 0.0), axis=0)
-            stays = m >= next_m
-            higher = tl.where(stays, m, next_m)
-            lower = tl.where(stays, next_m, m)
-            # the loser adds its own maximum, which its sum left out; of a chunk of -infinities nothing remains
-            factor = tl.where(lower == float("-inf"), 0.0, exp_nonpositive(lower - higher))
-            rest = tl.where(stays, rest + (next_rest + 1.0) * factor, next_rest + (rest + 1.0) * factor)
-            first = tl.where(stays, first, next_first)
-            m = higher
+            m, first, rest = join_softmax(m, first, rest, next_m, next_first, next_rest)
         rest += m - m  # NaN for an infinite largest logit, which must not go unnoticed
         y = 1.0 + rest
         inverse = 1.0 / y
@@ -244,14 +208,14 @@ def cross_entropy_of_many(
             to = n * CLASSES * pixels + p * grad_pixel_stride
             if BLOCK >= CLASSES:
                 slope = _gradient(terms, rest[None, :], k == first[None, :], k == t[None, :]) * factor
-                _store_gradient(grad, to, k, inside, grad_class_stride, slope, counted, CLASSES)
+                store_gradient(grad, to, k, inside, grad_class_stride, slope, counted, CLASSES)
             else:
                 for start in range(0, CLASSES, BLOCK):
                     c = k + start
-                    x = _load_classes(logits, pixel, c, inside, class_stride, CLASSES, WIDE)
+                    x = load_classes(logits, pixel, c, inside, class_stride, CLASSES, WIDE)
                     terms = exp_nonpositive(x - m[None, :])
                     slope = _gradient(terms, rest[None, :], c == first[None, :], c == t[None, :]) * factor
-                    _store_gradient(grad, to, c, inside, grad_class_stride, slope, counted, CLASSES)
+                    store_gradient(grad, to, c, inside, grad_class_stride, slope, counted, CLASSES)
         value = tl.where(counted, ((m - mine) + log1p_nonnegative(rest, y, inverse)) * w, 0.0)
         if REDUCTION == _NONE:
             tl.store(loss + n * pixels + p, value, mask=inside)
@@ -287,7 +251,7 @@ def scale_gradient(
 ):  # fmt: skip
     tile = tl.program_id(0)
     class_tiles = tl.cdiv(classes, CLASSES)
-    n, p, inside = _place_of(tile // class_tiles, pixels, PIXELS)
+    n, p, inside = place_of(tile // class_tiles, pixels, PIXELS)
     k = (tile % class_tiles) * CLASSES + tl.arange(0, CLASSES)
     mask = inside[:, None] & (k[None, :] < classes)
     at = (n * classes * pixels + p * pixel_stride)[:, None] + k.to(tl.int64)[None, :] * class_stride
@@ -303,17 +267,9 @@ def scale_in_place(grad, factor, elements, programs, BLOCK: tl.constexpr):
     by = tl.load(factor)
     if by != 1.0:
         for tile in range(tl.program_id(0), tl.cdiv(elements, BLOCK), programs):
-            at = _wide(tile) * BLOCK + tl.arange(0, BLOCK)
+            at = wide(tile) * BLOCK + tl.arange(0, BLOCK)
             values = tl.load(grad + at, mask=at < elements, other=0.0).to(by.dtype) * by
             tl.store(grad + at, values.to(grad.dtype.element_ty), mask=at < elements)
-
-
-def _even_step(tensor: Tensor) -> int:
-    """The step from pixel to pixel when it is the same all over the image, else 0; 0 for pixels that share memory, too."""
-    sides = [pair for pair in zip(tensor.shape[2:], tensor.stride()[2:], strict=True) if pair[0] != 1]
-    if any(stride != size * step for (_, stride), (size, step) in pairwise(sides)):
-        return 0
-    return sides[-1][1] if sides else 1
 
 
 def weighted_cross_entropy(
@@ -322,8 +278,7 @@ def weighted_cross_entropy(
     """As torch.ops.unet_fast.weighted_cross_entropy. Workspace: up to 66 KiB. Up to three launches."""
     loss, grad = _record.allocate("weighted_cross_entropy", logits, target, weight, ignore_index, reduction, want_grad)
     layout = _tensors.dense_format(logits)
-    if logits.numel() and not _even_step(logits):
-        logits = logits.contiguous(memory_format=layout)
+    logits = even(logits)
     target, weight = target.contiguous(), weight if weight is None else weight.contiguous()
     images, classes = logits.shape[:2]
     pixels = target.numel() // images if images else 0
@@ -344,7 +299,7 @@ def weighted_cross_entropy(
         arguments = (
             logits, target, weight, divisors if divided else None, loss, grad if want_grad else None, sums,
             images, pixels, ignore_index, divisor_programs, programs,
-            logits.stride(0), logits.stride(1), _even_step(logits),
+            logits.stride(0), logits.stride(1), even_step(logits),
         )  # fmt: skip
         options |= {"PIXELS": tile, "DIVISORS": _DIVISOR_PROGRAMS, "num_warps": _WARPS}
         interleaved = layout != torch.contiguous_format
