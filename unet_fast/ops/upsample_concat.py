@@ -1,6 +1,6 @@
 """Up-sampling of a map by 2, written straight into the map that joins it with a skip connection.
 
-Kernels: csrc/cpu/upsample_concat.cpp, unet_fast/triton/upsample_concat.py; truth: unet_fast/reference/upsample_concat.py.
+Kernels: csrc/cpu/upsample_concat.cpp, csrc/cuda/upsample_concat.cu, unet_fast/triton/upsample_concat.py; truth: unet_fast/reference/upsample_concat.py.
 """
 
 from __future__ import annotations
