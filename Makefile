@@ -19,10 +19,12 @@ FUZZ_CASES ?= 10000
 SEED ?= 0
 PY := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -type f)
+# Every process of the tests reads the package compiled by an earlier one.
+unexport PYTHONDONTWRITEBYTECODE
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo check test install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
+.PHONY: help demo check test test-emulated test-interpreted install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
 
 help:
 	@sed -n '1,13p' Makefile
@@ -64,10 +66,13 @@ check: build lint
 	$(PY) -m pytest -q -n $(JOBS) -m core
 
 # Each place is a run of its own: Triton decides at the start whether it interprets, and one library is in place at a time.
-test: build lint
+# The small ones go side by side, with the type checks, each in one process, which imports everything once.
+test: build $(VENV)/.tested
+	$(MAKE) -j $(JOBS) --output-sync=target --no-print-directory test-interpreted lint test-emulated
 	$(PY) -m pytest -n $(JOBS) --dist worksteal
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --place emulated
-	$(PY) -m pytest -n $(JOBS) --dist worksteal --place interpreted
+
+test-emulated test-interpreted: test-%: build $(VENV)/.tested
+	$(PY) -m pytest --place $*
 
 fuzz: build $(VENV)/.tested
 	$(PY) -m tests.fuzz $(OPS) --cases $(FUZZ_CASES) --seed $(SEED) --jobs $(JOBS)

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 import unet_fast as uf
+from tests.exports import graphs_made_once  # noqa: F401
 from tests.networks import lively
 from tests.test_cli import run
 from unet_fast import train

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import unet_fast as uf
+from tests.exports import graphs_made_once  # noqa: F401
 from tests.networks import grey, lively
 from unet_fast import train
-from unet_fast.deploy import choose, engines, onnx_file
+from unet_fast.deploy import choose, engines
 from unet_fast.deploy.description import Description
 from unet_fast.errors import BackendError, InputError
 from unet_fast.predict import OverlapTile
@@ -41,25 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> uf.Run:
     config.save(folder / "config.json")
     save_model(folder, lively(uf.models.create(**config.model), np.random.default_rng(11)), {})
     return uf.Run.load(folder, "cpu")
-
-
-_WRITTEN: dict[str, bytes] = {}
-
-
-@pytest.fixture(autouse=True)
-def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ONNX file of that run is made once, which takes seconds, and copied from then on."""
-    write = onnx_file.write_onnx
-
-    def write_once(model: uf.models.SegmentationModel, path: Path, description: Description) -> None:
-        weights = {name: value.tolist() for name, value in model.state_dict().items()}
-        key = json.dumps([weights, description.metadata()])
-        if key not in _WRITTEN:
-            write(model, path, description)
-            _WRITTEN[key] = path.read_bytes()
-        path.write_bytes(_WRITTEN[key])
-
-    monkeypatch.setattr(onnx_file, "write_onnx", write_once)
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino"])

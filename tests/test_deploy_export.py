@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import unet_fast as uf
+from tests.exports import graphs_made_once  # noqa: F401
 from tests.networks import lively, short_resnets  # noqa: F401
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.program import sample_sizes
@@ -20,16 +21,18 @@ onnx = pytest.importorskip("onnx", reason="the extra unet_fast[onnx] is not inst
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra unet_fast[onnxruntime] is not installed")
 
 
-def small(name: str, rng: np.random.Generator) -> uf.models.SegmentationModel:
+def small(name: str) -> uf.models.SegmentationModel:
+    """Always with the same weights."""
     known = uf.models.registry.defaults(name)
     options = {key: value for key, value in {"base_channels": 4, "depth": 2}.items() if key in known}
-    return lively(uf.models.create(name, **options), rng).eval()
+    torch.manual_seed(2)
+    return lively(uf.models.create(name, **options), np.random.default_rng(2)).eval()
 
 
 @pytest.mark.usefixtures("short_resnets")
 @pytest.mark.parametrize("name", uf.models.list())
-def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
-    model = small(name, rng)
+def test_every_network_in_onnx_runtime(name, generator, tmp_path):
+    model = small(name)
     path = tmp_path / "model.onnx"
     report = uf.deploy.export(model, path)
     assert report["difference"] <= 1e-4
@@ -50,8 +53,8 @@ def test_every_network_in_onnx_runtime(name, rng, generator, tmp_path):
         assert np.abs(found - expected.numpy()).max() <= 1e-4 * max(1, float(expected.abs().max()))
 
 
-def test_the_file_says_what_its_reader_must_know(rng, tmp_path):
-    model = small("unet", rng)
+def test_the_file_says_what_its_reader_must_know(tmp_path):
+    model = small("unet")
     uf.deploy.export(model, tmp_path / "m.onnx", format="onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert "44 + k * 4" in said["sizes"] and "20 pixels smaller" in said["sizes"]
@@ -60,8 +63,8 @@ def test_the_file_says_what_its_reader_must_know(rng, tmp_path):
     assert not description.normalized and "none" in said["normalization"]
 
 
-def test_a_network_of_any_size_says_from_which_on_its_file_is(rng, tmp_path):
-    model = small("unet-bn", rng)
+def test_a_network_of_any_size_says_from_which_on_its_file_is(tmp_path):
+    model = small("unet-bn")
     assert model.geometry.any_from == 1
     uf.deploy.export(model, tmp_path / "m.onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
@@ -73,9 +76,9 @@ def test_a_network_of_any_size_says_from_which_on_its_file_is(rng, tmp_path):
         torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), model(x))
 
 
-def test_a_changed_file_is_refused(rng, tmp_path):
+def test_a_changed_file_is_refused(tmp_path):
     path = tmp_path / "m.onnx"
-    uf.deploy.export(small("unet", rng), path)
+    uf.deploy.export(small("unet"), path)
     whole = path.read_bytes()
     proto = onnx.load(path)
     onnx.checker.check_model(proto)

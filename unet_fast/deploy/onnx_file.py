@@ -8,12 +8,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.extras import load
-from unet_fast.deploy.program import exported_program
+from unet_fast.deploy.program import exported_program, quick_shapes
 from unet_fast.deploy.seal import sealed
 from unet_fast.errors import BackendError
 from unet_fast.models import SegmentationModel
@@ -31,9 +32,20 @@ def write_onnx(model: SegmentationModel, path: Path, description: Description) -
         BackendError: onnx or onnxscript is missing, or a layer has no ONNX form (it is named).
         OSError: the file cannot be written.
     """
-    onnx = load("onnx", "ONNX")
+    proto = graph_of(model)
+    _name_axes(proto)
+    for name, value in description.metadata().items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = name, value
+    load("onnx", "ONNX").checker.check_model(proto)
+    path.write_bytes(sealed(proto.SerializeToString()))
+
+
+def graph_of(model: SegmentationModel) -> Any:
+    """The ``onnx.ModelProto`` of ``model``; what takes the time. Raises ``BackendError`` as :func:`write_onnx` does."""
+    load("onnx", "ONNX")
     load("onnxscript", "ONNX")
-    with _quiet():
+    with _quiet(), quick_shapes():
         program = torch.onnx.export(
             exported_program(model),
             dynamo=True,
@@ -47,12 +59,7 @@ def write_onnx(model: SegmentationModel, path: Path, description: Description) -
     foreign = sorted({node.domain for node in proto.graph.node} - {"", "ai.onnx"})
     if foreign or proto.functions:
         raise BackendError(f"the network needs ONNX operators of {', '.join(foreign)}, which no other program has")
-    _name_axes(proto)
-    for name, value in description.metadata().items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = name, value
-    onnx.checker.check_model(proto)
-    path.write_bytes(sealed(proto.SerializeToString()))
+    return proto
 
 
 def _name_axes(proto: object) -> None:

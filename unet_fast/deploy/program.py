@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,9 +50,18 @@ def exported_program(model: SegmentationModel) -> torch.export.ExportedProgram:
         # sizes as steps: every size on the way is then a line, which torch computes with far faster than with remainders;
         # torch takes a count of steps to be 2 or more
         height, width = (geometry.step * torch.export.Dim(name, min=2) + first - 2 * geometry.step for name in names)
-    with ops.use_backend("reference"), torch.no_grad(), warnings.catch_warnings():
+    with ops.use_backend("reference"), torch.no_grad(), quick_shapes(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own use of deprecated names
         return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC, 2: height, 3: width},))
+
+
+@contextlib.contextmanager
+def quick_shapes() -> Iterator[None]:
+    """Without torch's memory of the shapes that operators give: to compare formulas of sizes takes longer than to derive them."""
+    from torch._dynamo import config
+
+    with config.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 def exported_geometry(model: SegmentationModel) -> Geometry:

@@ -1,0 +1,36 @@
+"""ONNX graphs for the tests of deployment, each made once by every process of the tests: to make one takes seconds."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import pytest
+
+from unet_fast.deploy import onnx_file
+from unet_fast.models import SegmentationModel
+
+_GRAPHS: dict[tuple[Any, ...], Any] = {}
+
+
+def _identity(model: SegmentationModel) -> tuple[Any, ...]:
+    """What the graph of a network follows from: its methods, its layers, their weights and its legal sizes."""
+    methods = inspect.getmembers(type(model), inspect.isfunction)
+    layers = tuple((name, repr(layer)) for name, layer in model.named_children())
+    weights = tuple((name, value.numpy().tobytes()) for name, value in model.state_dict().items())
+    return tuple(methods), layers, model.geometry, weights
+
+
+@pytest.fixture(autouse=True)
+def graphs_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network with the same weights gives the same graph."""
+    make = onnx_file.graph_of
+
+    def graph_of(model: SegmentationModel) -> Any:
+        key = _identity(model)
+        if key not in _GRAPHS:
+            _GRAPHS[key] = make(model)
+        return copy.deepcopy(_GRAPHS[key])
+
+    monkeypatch.setattr(onnx_file, "graph_of", graph_of)
