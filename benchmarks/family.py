@@ -3,8 +3,8 @@
 ``python -m benchmarks.family --data DIR [--tiles 1] [--only em,keras] [--sets isbi2012]``, or ``make family DATA=DIR``
 
 DIR holds a folder for each set of :data:`SETS`, in any layout that ``unet-fast train --data`` reads. The networks are
-narrow and the budget is counted in tiles, not in minutes, so that one processor core goes through all of it in about an
-hour and a machine that is busy gets the same scores. A run that is in the result file is not done again.
+narrow and the budget is counted in tiles, not in minutes, so that a machine that is busy gets the same scores; seconds are
+those of the processor. A run that is in the result file is not done again.
 
 The last fifth of the images (at least two) is held out. No run chooses anything by it but the thresholds that the
 errors are defined by: the weights that are scored are the last ones. The learning rates were chosen before, one for all
@@ -25,13 +25,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import conditions, machine_name
+from benchmarks.common import conditions, machine_name, processor
 from benchmarks.record import RESULTS, write
 from unet_fast import data, recipes, train
 from unet_fast.evaluate import evaluate
 from unet_fast.run import Run
 
-BASE_CHANNELS, TILE = 8, 192
+BASE_CHANNELS, TILE = 16, 192
 # the rates of the recipes suit hours of training on a GPU; a few hundred steps would show the beginning of a curve.
 # With momentum 0.99 a step adds up a hundred gradients: at 1e-3 the units of a narrow network without normalisation
 # die within a hundred steps, and it answers every pixel alike
@@ -63,7 +63,7 @@ SAID = {
 
 
 def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> train.TrainConfig:
-    """The recipe, narrowed: tiles of :data:`TILE` px and :data:`BASE_CHANNELS` channels at the first level."""
+    """The recipe, narrowed: tiles of :data:`TILE` px and :data:`BASE_CHANNELS` channels at the first level; the defaults keep their tile."""
     recipe = None if system == DEFAULTS else recipes.get(system)
     model = "unet" if recipe is None else recipe.model
     if model.startswith("unet-resnet"):
@@ -74,6 +74,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         "in_channels": pair.images.shape[1],
         "num_classes": pair.num_classes,
         "kind": pair.kind,
+        **(train.traits(pair) if recipe is None else {}),
         "base_channels": BASE_CHANNELS,
         "validations": 1,
         "data": {"data": str(folder)},
@@ -84,7 +85,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         "cpu",
         steps=train.steps_for(1, tiles, batch_size),
         batch_size=batch_size,
-        tile=train.legal_tile(plain.model, TILE),
+        tile=plain.tile if recipe is None else train.legal_tile(plain.model, TILE),
         learning_rate=RATES[plain.optimizer.name],
         **settings,
     )
@@ -105,13 +106,15 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
     out = Path(mkdtemp(prefix="family-"))
     try:
         # without validation images, so that there is nothing to choose by
+        began = time.process_time()
         summary = train.train(config, training, None, out, progress=False)
+        seconds = time.process_time() - began
         run = Run.load(out, "cpu")
     finally:
         shutil.rmtree(out)
-    began = time.monotonic()
+    began = time.process_time()
     probabilities = run.predict(test.images, tile=max(config.tile, 256))
-    seconds = (time.monotonic() - began) / len(test)
+    seconds_an_image = (time.process_time() - began) / len(test)
     report = evaluate(probabilities, test.labels, kind=test.kind, num_classes=test.num_classes)
     objects: dict[str, Any] = {"seg": None, "average_precision": None}
     if test.kind == "instances":
@@ -124,14 +127,16 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
         "system": system,
         "set": folder.name,
         "tiles": tiles,
+        "base_channels": BASE_CHANNELS,
+        "processor": processor(),
         "model": config.model,
         "tile": config.tile,
         "batch_size": config.batch_size,
         "steps": summary.steps,
         "loss": summary.loss,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "seconds": summary.seconds,
-        "seconds_an_image": seconds,
+        "seconds": seconds,
+        "seconds_an_image": seconds_an_image,
         "images": {"training": len(training), "held_out": len(test)},
         "accuracy": float(((foreground > 0.5) == (test.labels > 0)).mean()),
         **{name: getattr(report, name) for name in ("pixel_error", "rand_error", "dice", "iou", "warping_error")},
@@ -154,21 +159,28 @@ def table(result: dict[str, Any]) -> str:
         if any((system, name) in rows for name in sets):
             cells = [_cell(rows.get((system, name))) for name in sets]
             lines.append("| " + " | ".join([system, said, *cells]) + " |")
-    tiles = ", ".join(f"{name} {'/'.join(map(str, sorted({r['tiles'] for r in of(name)})))}" for name in sets)
     images = ", ".join("{training} + {held_out}".format(**of(name)[0]["images"]) for name in sets)
     total = sum(row["seconds"] for row in result["rows"]) / 60
-    commits = ", ".join(sorted({row["commit"] for row in result["rows"]}))
+    budgets = "; ".join(_budget(name, of(name)) for name in sets)
+    machines: dict[str, list[str]] = {}
+    for row in result["rows"]:
+        machines.setdefault(f"{row['processor']}, commit {row['commit']}", []).append(row["set"])
+    places = "; ".join(f"{place}: {', '.join(dict.fromkeys(names))}" for place, names in machines.items())
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
         f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
         "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
-        f"Budget: {result['base_channels']} channels at the first level, tiles of about {result['tile']} px, "
-        f"{tiles} tiles a run, at most {LARGEST_BATCH} a step, learning rate {RATES['adam']:g} (Adam) or "
-        f"{RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in the recipe. {total:.0f} minutes of "
-        f"training in all. Commit {commits}, {result['processor']}, {result['threads']} thread, "
+        f"Tiles of about {result['tile']} px (the defaults: 128 px of a coarser resolution where objects are large) a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} tiles a "
+        f"step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
+        f"the recipe. {total:.0f} minutes of training in all, one seed. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _budget(name: str, rows: list[dict[str, Any]]) -> str:
+    tiles, channels = ("/".join(map(str, sorted({row[key] for row in rows}))) for key in ("tiles", "base_channels"))
+    return f"{name} {tiles}, {channels}"
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -197,11 +209,12 @@ def main(arguments: list[str]) -> None:
     todo = [(name, system) for name in sets for system in systems]
     for number, (name, system) in enumerate(todo, start=1):
         tiles = given.tiles or SETS[name]
-        if any((row["system"], row["set"], row["tiles"]) == (system, name, tiles) for row in rows):
+        wanted = (system, name, tiles, BASE_CHANNELS)
+        if any((row["system"], row["set"], row["tiles"], row["base_channels"]) == wanted for row in rows):
             continue
         rows[:] = [row for row in rows if (row["system"], row["set"]) != (system, name)]
         rows.append(run(system, given.data / name, tiles))
-        result = {**conditions("cpu"), "base_channels": BASE_CHANNELS, "tile": TILE, "rows": rows}
+        result = {**conditions("cpu"), "tile": TILE, "rows": rows}
         write(path, result)
         print(
             f"{number} of {len(todo)}: {system} on {name}: {_cell(rows[-1])}; {rows[-1]['seconds']:.0f} s", flush=True

@@ -19,7 +19,9 @@ from unet_fast.deploy.description import Description
 from unet_fast.errors import InputError
 from unet_fast.predict import Predictor, cores
 from unet_fast.run import Run
+from unet_fast.train import LOSSES
 from unet_fast.train.prediction import predictor_of
+from unet_fast.train.validation import validate
 
 pytestmark = pytest.mark.core
 
@@ -231,6 +233,50 @@ def test_the_radius_of_objects_is_that_of_the_largest_disc_inside() -> None:
     assert train.object_radius(pair) == pytest.approx(9, abs=0.5)
     assert train.object_radius(pair.select([1])) is None
     assert train.object_radius(data.Pair(pair.images, (labels > 0).astype(np.uint8), "mask", 2, ["a", "b"])) is None
+
+
+def test_images_that_differ_in_their_grey_values_are_normalised_one_by_one(rng: np.random.Generator) -> None:
+    """Few bright objects here and many dim ones there, in contrast to images of one kind at any brightness."""
+    alike = rng.normal(size=(6, 2, 40, 50)) * rng.uniform(1, 9, (6, 1, 1, 1)) + rng.uniform(0, 50, (6, 1, 1, 1))
+    labels = np.ones((6, 40, 50), np.int32)
+    pair = data.Pair(alike, labels, "instances", 2, list("abcdef"))
+    z = (alike - alike.mean((2, 3), keepdims=True)) / alike.std((2, 3), keepdims=True)
+    assert train.grey_spread(pair) == pytest.approx(np.percentile(z, 95, axis=(2, 3)).std(0).mean(), rel=1e-6)
+    assert train.grey_spread(pair) < 0.1
+    differing = rng.normal(size=(6, 1, 40, 50))
+    differing[::2, :, :10] += 20  # a quarter of the image in some
+    differing[1::2, :, :1] += 20  # 2 % of it in others
+    other = data.Pair(differing, labels, "instances", 2, list("abcdef"))
+    assert train.grey_spread(other) > 0.5
+    assert train.traits(other) == {"object_radius": train.object_radius(other), "grey_spread": train.grey_spread(other)}
+    assert train.grey_spread(other.select([0, 1, 2])) is None
+    assert (
+        train.grey_spread(data.Pair(np.zeros((4, 1, 8, 8), np.uint8), labels[:4, :8, :8], "mask", 2, list("abcd"))) == 0
+    )
+    for spread, norm in ((None, "batch"), (0.4, "batch"), (0.6, "instance")):
+        config = train.default_config("cpu", kind="instances", grey_spread=spread, minutes=4.0)
+        assert (config.model["norm"], config.optimizer.learning_rate, config.threshold) == (norm, 3e-3, 0.4)
+        assert train.default_config("cpu", kind="mask", grey_spread=spread, minutes=4.0).model["norm"] == "batch"
+        assert (
+            train.default_config("cpu", kind="instances", grey_spread=spread, norm="group", steps=1).model["norm"]
+            == "group"
+        )
+    assert train.default_config("cpu", kind="mask", steps=1).threshold == 0.5
+
+
+def test_a_validation_counts_the_objects_that_a_prediction_would_have(rng: np.random.Generator) -> None:
+    """A foreground of 0.45 is one for a run whose threshold is 0.4."""
+    labels = np.zeros((1, 24, 24), np.int32)
+    labels[0, 4:20, 4:20] = 1
+    background = np.where(labels > 0, 0.55, 1.0)
+    core = np.where(labels > 0, 0.4, 0.0)
+    probabilities = np.stack([background, 1 - background - core, core], axis=1).astype(np.float32)
+    pair = data.Pair(np.zeros((1, 1, 24, 24), np.uint8), labels, "instances", 2, ["a"])
+    found = [
+        validate(probabilities, pair, LOSSES["weighted_cross_entropy"](), separate="cores", threshold=threshold)
+        for threshold in (0.4, 0.5)
+    ]
+    assert [scores.average_precision for scores in found] == [1, 0]
 
 
 def test_cores_are_refused_where_they_cannot_be(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
         in_channels=training.channels,
         num_classes=training.num_classes,
         kind=training.kind,
-        object_radius=train.object_radius(training) if recipe is None else None,
+        **(train.traits(training) if recipe is None else {}),
         **fitting,
     )
     tile = settings.get("tile")

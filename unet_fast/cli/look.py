@@ -115,7 +115,7 @@ def preview(
     shown, _ = source.split([], [], windows=large)
     config = training.default_config(
         "auto", steps=1, recipe=None if recipe is None else recipes.get(recipe), in_channels=shown.channels, num_classes=shown.num_classes,
-        kind=shown.kind, object_radius=training.object_radius(shown) if recipe is None else None, tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
+        kind=shown.kind, **(training.traits(shown) if recipe is None else {}), tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
     )  # fmt: skip
     training.write_preview(config, shown, out)
     say(f"wrote {out}: augmented tiles of {config.tile} px with labels and weight maps")

@@ -238,7 +238,7 @@ def train(
                 in_channels=fitting.channels,
                 num_classes=fitting.num_classes,
                 kind=fitting.kind,
-                object_radius=training.object_radius(fitting) if chosen is None else None,
+                **(training.traits(fitting) if chosen is None else {}),
                 minutes=minutes,
                 steps=steps,
                 processes=here.size,

@@ -10,6 +10,7 @@ from unet_fast.train.losses import LOSSES
 from unet_fast.train.pictures import write_preview
 from unet_fast.train.resume import changed, check_same_data, share_batch
 from unet_fast.train.run_folder import load_model, read_config
+from unet_fast.train.traits import grey_spread, traits
 from unet_fast.train.windows import object_radius
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "default_validation",
     "describe",
     "fast_bfloat16",
+    "grey_spread",
     "hold_out",
     "legal_tile",
     "load_model",
@@ -32,5 +34,6 @@ __all__ = [
     "share_batch",
     "steps_for",
     "train",
+    "traits",
     "write_preview",
 ]

@@ -21,6 +21,8 @@ NETWORK_OPTIONS = ("base_channels", "depth", "padding", "norm", "dropout", "down
 _SMALLEST_RADIUS = 7.0  # pixels of the network's own resolution
 _COARSE_TILE = 128  # likewise
 _STATISTICS_UNTIL = 0.5  # where no objects are numbered, see docs/train.md
+_SPREAD_BY_IMAGE = 0.5  # of grey values, see docs/instances.md, as is the threshold
+_THRESHOLD_OF_OBJECTS = 0.4
 # of a CPU: with less, half the width learns more, because it does three steps in the time of one
 _WIDE_MINUTES, _WIDE_STEPS = 10.0, 4000
 
@@ -42,6 +44,7 @@ def default_config(
     recipe: Recipe | None = None,
     kind: str | None = None,
     object_radius: float | None = None,
+    grey_spread: float | None = None,
     **overrides: Any,
 ) -> TrainConfig:
     """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
@@ -67,6 +70,8 @@ def default_config(
             rims and cores (``separate="cores"``) with all classes weighted alike, so that touching objects come apart and keep
             their size; it has three output channels.
         object_radius: the median radius of the objects in pixels, see :func:`object_radius`; None: not known.
+        grey_spread: how far the images differ in their grey values, see :func:`grey_spread`; None: not known. On a CPU objects in
+            images that differ by more than 0.5 are learnt with instance normalisation in place of batch normalisation.
         overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``image_padding``, ...; see
             :class:`TrainConfig`, whose records inside one another they belong to.
 
@@ -87,7 +92,10 @@ def default_config(
     coarser = downsampling(object_radius) if separate == "cores" else 1  # a ridge is a pixel or two wide
     wide = minutes >= _WIDE_MINUTES if minutes is not None else steps is not None and steps >= _WIDE_STEPS
     # weights of an encoder fit its full width only
-    options = _model_defaults(name, gpu, recipe is not None or "encoder_weights" in given, coarser, wide)
+    by_image = separate == "cores" and grey_spread is not None and grey_spread > _SPREAD_BY_IMAGE
+    options = _model_defaults(
+        name, gpu, recipe is not None or "encoder_weights" in given, coarser, wide, "instance" if by_image else "batch"
+    )
     if recipe is not None and recipe.model == name:
         options.update(recipe.options)
     wanted = zip(NETWORK_OPTIONS, (base_channels, depth, padding, norm, dropout, downsample), strict=True)
@@ -100,15 +108,15 @@ def default_config(
         num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
     network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
-    by_batch = options.get("norm") == "batch"
+    by_batch, normalised = options.get("norm") == "batch", options.get("norm") in ("batch", "instance")
     values: dict[str, Any] = {
         "model": network,
         "minutes": minutes,
         "steps": steps,
         "device": str(target),
         "batch_size": 4 if gpu else 1,
-        "learning_rate": 3e-4 if gpu else 3e-3 if by_batch else 1e-3,
-        **({"balance": False} if separate == "cores" else {}),
+        "learning_rate": 3e-4 if gpu else 3e-3 if normalised else 1e-3,
+        **({"balance": False, "threshold": _THRESHOLD_OF_OBJECTS} if separate == "cores" else {}),
         **({"statistics_until": _STATISTICS_UNTIL} if recipe is None and separate == "ridge" and by_batch else {}),
         **from_recipe,
     }
@@ -145,11 +153,11 @@ def downsampling(object_radius: float | None) -> int:
     return max(factor for factor in DOWNSAMPLES if factor == 1 or object_radius / factor >= _SMALLEST_RADIUS)
 
 
-def _model_defaults(name: str, gpu: bool, full_width: bool, downsample: int, wide: bool) -> dict[str, Any]:
+def _model_defaults(name: str, gpu: bool, full_width: bool, downsample: int, wide: bool, norm: str) -> dict[str, Any]:
     if name == "unet" and not full_width:
         if gpu:
             return {"base_channels": 64, "depth": 4, "padding": "valid", "norm": None, "dropout": 0.5}
-        network = {"base_channels": 32 if wide else 16, "depth": 3, "padding": "same", "norm": "batch", "dropout": 0.0}
+        network = {"base_channels": 32 if wide else 16, "depth": 3, "padding": "same", "norm": norm, "dropout": 0.0}
         return {**network, "downsample": downsample}
     width = models.defaults(name).get("base_channels")
     return {} if width is None else {"base_channels": width if gpu or full_width else width // 2}

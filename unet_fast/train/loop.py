@@ -289,6 +289,7 @@ class _Run:
             trainer.loss.loss,
             separate=self.config.separate,
             min_size=self.config.min_size or MIN_SIZE,
+            threshold=0.5 if self.config.threshold is None else self.config.threshold,
         )
         criterion = scores.loss if self.config.checkpoints.best_by == "loss" else scores.criterion
         if blind is not None or not math.isfinite(criterion):

@@ -76,11 +76,12 @@ def validate(
     *,
     separate: str = "ridge",
     min_size: int = MIN_SIZE,
+    threshold: float = 0.5,
 ) -> Validation:
     """Scores of (N, K, H, W) probabilities against the labels of ``pair``; ignored pixels count nowhere.
 
     The loss is ``loss`` without weights per pixel; K = 1 is the foreground of two classes. Rims and cores are scored by the objects
-    that grow out of them, and else as foreground.
+    that grow out of them, in the foreground that exceeds ``threshold``, and else as foreground.
     """
     by_cores = separate == "cores"
     classes = data.to_classes(pair.labels, pair.kind)
@@ -96,7 +97,7 @@ def validate(
         if probabilities.shape[1] > 1:
             probabilities[:, 0] += pair.ignored
     value = float(loss(logits_of(torch.from_numpy(probabilities)), torch.from_numpy(target)))
-    found = _objects(probabilities, by_cores, min_size) if by_cores or pair.kind == "instances" else None
+    found = _objects(probabilities, by_cores, min_size, threshold) if by_cores or pair.kind == "instances" else None
     precision = None if found is None else metrics.detections(found, instances).average_precision
     probabilities = foreground_only(probabilities) if by_cores else all_classes(probabilities)
     dice = metrics.dice(probabilities.argmax(1), classes, num_classes=probabilities.shape[1])
@@ -117,12 +118,12 @@ def validate(
     )
 
 
-def _objects(probabilities: np.ndarray, by_cores: bool, min_size: int) -> np.ndarray:
-    """(N, H, W) instances out of (N, K, H, W) probabilities, as prediction makes them at a threshold of 0.5."""
+def _objects(probabilities: np.ndarray, by_cores: bool, min_size: int, threshold: float) -> np.ndarray:
+    """(N, H, W) instances out of (N, K, H, W) probabilities, as prediction makes them."""
     if by_cores:
-        return np.stack([core_instances(levels, min_size=min_size) for levels in levels_of(probabilities, 0.5)])
+        return np.stack([core_instances(levels, min_size=min_size) for levels in levels_of(probabilities, threshold)])
     foreground = 1 - all_classes(probabilities)[:, 0]
-    return np.stack([foreground_instances(image, min_size=min_size) for image in foreground])
+    return np.stack([foreground_instances(image, threshold=threshold, min_size=min_size) for image in foreground])
 
 
 def foreground_only(probabilities: np.ndarray) -> np.ndarray:
