@@ -74,7 +74,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         "in_channels": pair.images.shape[1],
         "num_classes": pair.num_classes,
         "kind": pair.kind,
-        **(train.traits(pair) if recipe is None else {}),
+        **train.traits(pair, recipe),
         "base_channels": BASE_CHANNELS,
         "validations": 1,
         "data": {"data": str(folder)},

@@ -137,7 +137,7 @@ def _configuration(name: str, training: data.Pair | data.Dataset, device: str, s
         in_channels=training.channels,
         num_classes=training.num_classes,
         kind=training.kind,
-        **(train.traits(training) if recipe is None else {}),
+        **train.traits(training, recipe),
         **fitting,
     )
     tile = settings.get("tile")

@@ -113,9 +113,10 @@ def preview(
     large = too_large(source.dataset, training.resolve_device("auto")) is not None
     say(source.describe(windows=large))
     shown, _ = source.split([], [], windows=large)
+    chosen = None if recipe is None else recipes.get(recipe)
     config = training.default_config(
-        "auto", steps=1, recipe=None if recipe is None else recipes.get(recipe), in_channels=shown.channels, num_classes=shown.num_classes,
-        kind=shown.kind, **(training.traits(shown) if recipe is None else {}), tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
+        "auto", steps=1, recipe=chosen, in_channels=shown.channels, num_classes=shown.num_classes,
+        kind=shown.kind, **training.traits(shown, chosen), tile=tile, elastic_sigma=elastic_sigma, w0=w0, sigma=sigma, seed=seed, batch_size=1,
     )  # fmt: skip
     training.write_preview(config, shown, out)
     say(f"wrote {out}: augmented tiles of {config.tile} px with labels and weight maps")

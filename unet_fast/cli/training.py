@@ -238,7 +238,7 @@ def train(
                 in_channels=fitting.channels,
                 num_classes=fitting.num_classes,
                 kind=fitting.kind,
-                **(training.traits(fitting) if chosen is None else {}),
+                **training.traits(fitting, chosen),
                 minutes=minutes,
                 steps=steps,
                 processes=here.size,

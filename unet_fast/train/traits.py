@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 
 from unet_fast.data import Dataset, Pair
+from unet_fast.train.recipe import Recipe
 from unet_fast.train.windows import object_radius
 
 _FEWEST_IMAGES = 4  # of which a spread says something
 _PERCENTILE = 95.0
 
 
-def traits(training: Pair | Dataset) -> dict[str, float | None]:
-    """Arguments of :func:`unet_fast.train.default_config`: :func:`object_radius` and :func:`grey_spread` of the training images."""
+class Traits(TypedDict):
+    """Arguments of :func:`unet_fast.train.default_config`; None: not known."""
+
+    object_radius: float | None
+    grey_spread: float | None
+
+
+def traits(training: Pair | Dataset, recipe: Recipe | None = None) -> Traits:
+    """:func:`object_radius` and :func:`grey_spread` of the training images; a recipe takes neither, and nothing is measured."""
+    if recipe is not None:
+        return {"object_radius": None, "grey_spread": None}
     return {"object_radius": object_radius(training), "grey_spread": grey_spread(training)}
 
 
