@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.accelerate import layers
-from unet_fast.accelerate.layers import Joined
+from unet_fast.accelerate.joined import Joined, Late, late_padding
 from unet_fast.accelerate.patch import Patch
 
 
@@ -24,13 +24,17 @@ class UpCat(Patch):
     def fast(self, x: Tensor, x_e: Tensor | None) -> Any:
         """The up-sampled map behind the skip, or by itself where there is none."""
         block = self.module
-        up = block.upsample(x)
         if not isinstance(x_e, Tensor):
-            return block.convs(up)
+            return block.convs(block.upsample(x))
+        up = layers.run_late([block.upsample], x)
         if block.is_pad:
             short = [int(skip != own) for skip, own in zip(x_e.shape[2:], up.shape[2:], strict=True)]
             if any(short):
-                up = F.pad(up, [amount for one in reversed(short) for amount in (0, one)], "replicate")
+                amounts = [amount for one in reversed(short) for amount in (0, one)]
+                waits = late_padding(up, amounts, "replicate")
+                up = (
+                    F.pad(up.tensor() if isinstance(up, Late) else up, amounts, "replicate") if waits is None else waits
+                )
         return layers.run([block.convs], Joined([x_e, up]))
 
     def rows(self) -> list[Sequence[nn.Module]]:

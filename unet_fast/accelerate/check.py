@@ -156,7 +156,8 @@ def gradients_differ(model: nn.Module, args: tuple[Any, ...]) -> str | None:
             model.train()
             heads = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor) and t.requires_grad]
             torch.manual_seed(1)
-            loss = sum((torch.randn_like(head) * head).sum() for head in heads)
+            # by shape: randn_like draws in the order of memory, which is ours to choose
+            loss = sum((torch.randn(head.shape, dtype=head.dtype, device=head.device) * head).sum() for head in heads)
             if not isinstance(loss, Tensor):
                 return None
             results.append(list(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)))

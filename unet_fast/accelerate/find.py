@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from unet_fast.accelerate import blocks, flow, layers
+from unet_fast.accelerate import blocks, flow, layers, reading
 from unet_fast.accelerate.inference import Predicting
+from unet_fast.accelerate.joined import UPSAMPLINGS, doubles
 from unet_fast.accelerate.patch import Patch, patch_of
 from unet_fast.ops._convolution import suit
 
@@ -51,7 +52,7 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
             continue
         try:
             patch = patch_for(module)
-        except flow.Unreadable as error:
+        except reading.Unreadable as error:
             if _has_layers(module) or _JOINS & set(type(module).forward.__code__.co_names):
                 left.append(Left(path, type(module).__name__, str(error)))
             continue
@@ -66,10 +67,12 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
 
 
 def patch_for(module: nn.Module) -> Patch | None:
-    """The patch that makes ``module`` faster, or None; raises :class:`~unet_fast.accelerate.flow.Unreadable`."""
+    """The patch that makes ``module`` faster, or None; raises :class:`~unet_fast.accelerate.reading.Unreadable`."""
     if isinstance(module, nn.Conv2d):
         fast = type(module) is nn.Conv2d and layers.is_fast(module) and suit(module.out_channels, module.in_channels)
         return flow.LayerPatch(module) if fast else None
+    if type(module) in UPSAMPLINGS and doubles(module):
+        return flow.UpsamplingPatch(module)
     if type(module).forward is nn.Sequential.forward:
         return flow.RowPatch(module) if joins(list(module.children())) else None
     kind = blocks.known(module)
@@ -82,7 +85,7 @@ def patch_for(module: nn.Module) -> Patch | None:
     for mode in (training, not training):
         module.training = mode
         try:
-            flows[mode] = flow.read(module)
+            flows[mode] = reading.read(module)
         finally:
             module.training = training
     return flow.FlowPatch(module, flows) if any(_is_worth(module, one) for one in flows.values()) else None
@@ -107,8 +110,10 @@ _JOINS = {"cat", "concat", "concatenate"}
 
 
 def _calls_layers(module: nn.Module) -> bool:
-    """Whether a module calls layers itself, or modules in which some are joined."""
-    return _has_layers(module) or any(patch_of(child) is not None for child in _children(module))
+    """Whether a module calls layers itself, or modules in which some are joined, or may do nothing but hand on a map."""
+    children = _children(module)
+    hands_on = bool(children) and all(type(child) in (nn.Identity, *layers.DROPOUTS) for child in children)
+    return hands_on or _has_layers(module) or any(patch_of(child) is not None for child in children)
 
 
 def _has_layers(module: nn.Module) -> bool:
@@ -131,7 +136,8 @@ def _is_worth(module: nn.Module, one: flow.Flow) -> bool:
         if isinstance(step, flow.Row):
             row = flow.modules_of(module, step)
             apart = sum(len(groups([layer])) for layer in row)
-            if len(groups(row)) < apart or (len(one.steps) == 1 and joins(row)):
+            alone = len(one.steps) == 1
+            if len(groups(row)) < apart or (alone and (joins(row) or all(map(layers.idle, row)))):
                 return True
     return False
 
@@ -146,7 +152,7 @@ def describe(patch: Patch) -> str:
                 counted[name] = counted.get(name, 0) + 1
     words = [*patch.words]
     words += [name + (f" (x{count})" if count > 1 else "") for name, count in counted.items()]
-    return ", ".join(words)
+    return ", ".join(words) or "hands on what it gets"
 
 
 def _name(layer: nn.Module) -> str:

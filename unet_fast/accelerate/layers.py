@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as _module
 
-from unet_fast.accelerate.patch import Patch
-from unet_fast.models.fusion import has_kernel, untouched
+from unet_fast.accelerate.joined import Joined, Late, late_layer
+from unet_fast.accelerate.patch import Patch, bypassable
+from unet_fast.models.fusion import has_kernel
 from unet_fast.nn.conv_relu import fits
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.nn.norm_activation import normalised
@@ -29,29 +29,6 @@ NORMS = (
 )
 ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout, nn.AlphaDropout)
-
-
-class Joined:
-    """Maps (N, C_i, H, W) that stand for ``torch.cat(maps, 1)``, which is written only where somebody needs it."""
-
-    def __init__(self, maps: Sequence[Tensor]) -> None:
-        self.maps = list(maps)
-
-    def tensor(self) -> Tensor:
-        """The joined map itself."""
-        if len(self.maps) > 1:
-            self.maps = [torch.cat(self.maps, 1)]
-        return self.maps[0]
-
-
-def bypassable(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether ``layer`` is still exactly one of these kinds, with the forward of its class, or ours, and nobody listens."""
-    forward = layer.__dict__.get("forward")
-    return (
-        untouched(layer, *kinds)
-        and (forward is None or isinstance(forward, Patch))
-        and not _module._has_any_global_hook()
-    )
 
 
 def is_fast(layer: nn.Module) -> bool:
@@ -90,6 +67,14 @@ def run(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor:
     return x.tensor() if isinstance(x, Joined) else x
 
 
+def run_late(layers: Sequence[nn.Module], x: Tensor) -> Tensor | Late:
+    """As :func:`run`, for a reader who joins maps: an up-sampling at the end may wait for it."""
+    *rest, last = expand(layers)
+    out = run(rest, x)
+    waits = late_layer(last, out)
+    return run([last], out) if waits is None else waits
+
+
 def group(layers: Sequence[nn.Module]) -> int:
     """How many of the first layers are run together; they begin with a convolution or a normalisation, or it is one."""
     first, count = layers[0], 1
@@ -119,6 +104,9 @@ def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Join
     first = layers[0]
     if idle(first):
         return x
+    waits = late_layer(first, x)
+    if waits is not None:
+        return waits.tensor()
     if not bypassable(first, nn.Conv2d):
         return _normalise(layers, x.tensor() if isinstance(x, Joined) else x)
     assert isinstance(first, nn.Conv2d)
@@ -138,7 +126,7 @@ def _normalise(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         len(rest) <= 1
         and bypassable(norm, *NORMS)
         and x.dim() == 4
-        and not autocasts(x.device.type)  # which has a dtype of its own for some normalisations
+        and _keep_dtypes(norm, rest, x)
         and has_kernel("norm_activation", x.device.type)
     ):
         activation, slope = _activation(rest[0]) if rest else ("none", 0.01)
@@ -146,6 +134,19 @@ def _normalise(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
     for layer in (norm, *rest):
         x = layer(x)
     return x
+
+
+def _keep_dtypes(norm: nn.Module, rest: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether autocast, where it is on, lets these layers return the dtype that they get.
+
+    It lowers what a PReLU gets, on every device, and widens what a group normalisation gets on a GPU.
+    """
+    device = x.device.type
+    if not autocasts(device):
+        return True
+    if rest and isinstance(rest[0], nn.PReLU) and x.dtype != torch.get_autocast_dtype(device):
+        return False
+    return device == "cpu" or (device == "cuda" and not isinstance(norm, nn.GroupNorm))
 
 
 def _activation(layer: nn.Module) -> tuple[str, Any]:
@@ -161,9 +162,9 @@ def convolve(
     layer: nn.Conv2d, x: Tensor | Joined, weight: Tensor, bias: Tensor | None, behind: list[Any]
 ) -> tuple[Tensor, list[Any]]:
     """The convolution of ``layer`` with these numbers, and those of ``behind`` that it did not compute as well."""
-    maps = x.maps if isinstance(x, Joined) else [x]
-    lowered = autocasts(maps[0].device.type)  # to a dtype that Winograd's form does not have
-    if is_fast(layer) and not lowered and by_winograd(maps, weight, int(layer.padding[0])):
+    lowered = autocasts(x.device.type)  # to a dtype that Winograd's form does not have
+    if is_fast(layer) and not lowered and by_winograd([x], weight, int(layer.padding[0])):
+        maps = x.maps if isinstance(x, Joined) else [x]
         options: dict[str, Any] = {}
         if behind and type(behind[0]) is nn.ReLU:
             options = {"activation": "relu"}

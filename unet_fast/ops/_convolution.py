@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -60,7 +61,18 @@ def use_convolution(name: str) -> Iterator[None]:
         _wish = before
 
 
-def by_winograd(inputs: Sequence[torch.Tensor], weight: torch.Tensor, padding: int) -> bool:
+class Described(Protocol):
+    """A map, or what is known of one that is not written yet."""
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
+    @property
+    def shape(self) -> torch.Size: ...  # noqa: D102
+
+
+def by_winograd(inputs: Sequence[Described], weight: torch.Tensor, padding: int) -> bool:
     """Whether Winograd's algorithm computes this convolution, of one or several maps of equal size.
 
     Also for inputs of few channels, for which its operator has a direct form.
