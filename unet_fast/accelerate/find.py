@@ -71,7 +71,7 @@ def patch_for(module: nn.Module) -> Patch | None:
     if isinstance(module, nn.Conv2d):
         fast = type(module) is nn.Conv2d and layers.is_fast(module) and suit(module.out_channels, module.in_channels)
         return flow.LayerPatch(module) if fast else None
-    if type(module) in UPSAMPLINGS and doubles(module):
+    if isinstance(module, nn.Upsample) and type(module) in UPSAMPLINGS and doubles(module):
         return flow.UpsamplingPatch(module)
     if type(module).forward is nn.Sequential.forward:
         return flow.RowPatch(module) if joins(list(module.children())) else None
