@@ -8,7 +8,7 @@ torch.func, forward-mode derivatives, ``torch.jit.trace``) see the reference, wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -22,10 +22,23 @@ def transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return (
-        torch.jit.is_tracing()
+        torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+# nothing to ask and nothing to look into: most calls, whose maps may be small enough for the questions to take as long as the work
+_OWN = frozenset((torch.Tensor, torch.nn.Parameter, type(None), bool, int, float, str))
+
+
+def _all_own(values: Iterable[Any]) -> bool:
+    return _OWN.issuperset(map(type, values))
+
+
+def _is_watched() -> bool:
+    """Whether something sees every call, whatever its arguments are."""
+    return torch._C._is_tracing() or torch._C._is_torch_function_mode_enabled()
 
 
 def public(function: F) -> F:
@@ -33,7 +46,7 @@ def public(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or (_all_own(args) and _all_own(kwargs.values()) and not _is_watched()):
             return function(*args, **kwargs)
         values = tuple(_values((*args, *kwargs.values())))
         for value in values:
@@ -41,7 +54,7 @@ def public(function: F) -> F:
                 return value.tracer.create_proxy("call_function", call, args, kwargs)
         if torch.overrides.has_torch_function(values):
             return torch.overrides.handle_torch_function(call, values, *args, **kwargs)
-        if torch.jit.is_tracing():  # where the numbers in a shape are tensors
+        if torch._C._is_tracing():  # where the numbers in a shape are tensors
             kwargs = {name: _whole(value) for name, value in kwargs.items()}
         return function(*args, **kwargs)
 

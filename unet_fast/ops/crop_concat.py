@@ -50,9 +50,11 @@ def crop_concat(
         torch.cat([skip[:, :, y : y + up.shape[2], x : x + up.shape[3]], up], dim=1)
     """
     if _needs_no_crop(skip, up):  # first, and without the checks below, which take as long as the join of small maps
-        checks.check_choice("order", order, ORDERS)
-        check_padding(padding)
-        _backends.choose("crop_concat", skip.device.type)  # raises where a backend was asked for that is not there
+        if order != "skip_first" or padding is not None:
+            checks.check_choice("order", order, ORDERS)
+            check_padding(padding)
+        if _backends.wish() != "auto":
+            _backends.choose("crop_concat", "cpu")  # raises where a backend was asked for that is not there
         return torch.cat([skip, up] if order == "skip_first" else [up, skip], 1)
     checks.check_tensor("skip", skip)
     checks.check_tensor("up", up)
@@ -87,12 +89,12 @@ _FRESH_MEMORY = 1 << 25
 
 def _needs_no_crop(skip: torch.Tensor, up: torch.Tensor) -> bool:
     """Whether two maps fit each other as they are, and ``torch.cat`` is the faster of two copies and gives the same layout."""
-    if not (isinstance(skip, torch.Tensor) and isinstance(up, torch.Tensor)):
+    if not (isinstance(skip, torch.Tensor) and isinstance(up, torch.Tensor) and skip.is_cpu and up.is_cpu):
         return False
     a, b = skip.shape, up.shape
-    if len(a) not in (4, 5) or a[0] != b[0] or a[2:] != b[2:] or (a[1] == 1) != (b[1] == 1):
+    if len(a) != len(b) or len(a) not in (4, 5) or skip.dtype != up.dtype or (a[1] == 1) != (b[1] == 1):
         return False
-    if skip.dtype != up.dtype or skip.device != up.device or skip.device.type != "cpu":
+    if a[0] != b[0] or a[2] != b[2] or a[3] != b[3] or a[-1] != b[-1]:  # single numbers are the fastest to compare
         return False
     elements = skip.numel() + up.numel()  # which nobody knows of the sizes of a graph
     return type(elements) is not int or elements * up.element_size() < _FRESH_MEMORY

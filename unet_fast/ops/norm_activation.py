@@ -121,7 +121,8 @@ def norm_activation(
     if running_mean is not None and running_var is not None and training and x.numel():
         with torch.no_grad():
             for running, now in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
-                running.lerp_(now.view(-1, x.shape[1]).mean(0).to(running.dtype), momentum)
+                of_channels = now if norm == "batch" else now.view(-1, x.shape[1]).mean(0)
+                running.lerp_(of_channels.to(running.dtype), momentum)
     return out
 
 
@@ -150,7 +151,8 @@ def _of_channels(name: str, value: torch.Tensor, x: torch.Tensor) -> torch.Tenso
     checks.check_same_device("x", x, name, value)
     if value.shape != (x.shape[1],):
         raise InputError(f"{name} has shape {tuple(value.shape)}, expected ({x.shape[1]},), one number a channel")
-    return value.to(_tensors.wide(x.dtype))
+    wide = _tensors.wide(x.dtype)
+    return value if value.dtype == wide else value.to(wide)
 
 
 def _slope(x: torch.Tensor, activation: str, slope: float | torch.Tensor) -> tuple[float, torch.Tensor | None]:

@@ -19,6 +19,11 @@ void multiply(const Matrix& a, const Matrix& b, const Matrix& out) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(to.get(), left.get(), right.get()));
 }
 
+void add_product(const Matrix& a, const Matrix& b, const Matrix& out) {
+  const Tensor to = out.view(), left = a.view(), right = b.view();
+  TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(to.get(), to.get(), left.get(), right.get(), 1.0, 1.0));
+}
+
 Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
 
 void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
@@ -80,11 +85,15 @@ std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_
   }
   for (int64_t n = 0; want_x && n < call.batch; ++n)
     multiply(w, plane_matrix(product, n, columns, call.pixels()), plane_matrix(grad_x, n, k, call.pixels()));
-  if (want_weight && call.batch == 1) {
-    multiply(plane_matrix(call.x, 0, k, rows), plane_matrix(product, 0, columns, rows).transposed(),
-             weight_matrix(call, grad_weight));
+  const bool summed = call.type == DType::kFloat32 || call.type == DType::kFloat64;
+  if (want_weight && (call.batch == 1 || summed)) {
+    for (int64_t n = 0; n < call.batch; ++n) {
+      const Matrix image = plane_matrix(call.x, n, k, call.pixels());
+      const Matrix gradient = plane_matrix(product, n, columns, call.pixels()).transposed();
+      (n == 0 ? multiply : add_product)(image, gradient, weight_matrix(call, grad_weight));
+    }
   } else if (want_weight) {
-    // one product over all images: sums of several, each rounded to the tensor's dtype, would be less exact
+    // one product over all images: sums of several, each rounded to 16 bits, would be less exact
     const auto pixels_first = [&](const Tensor& tensor, int64_t channels) {
       const Tensor image = torch::stable::view(tensor, {call.batch, channels, call.pixels()});
       return torch::stable::contiguous(torch::stable::transpose(image, 1, 2));
