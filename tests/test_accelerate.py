@@ -311,6 +311,25 @@ def test_transforms_see_torchs_own_operations(net: Milesial, image: torch.Tensor
     assert _close(*tangents) and tangents[1].abs().max() > 0
 
 
+def test_an_example_that_only_evaluation_takes(generator: torch.Generator) -> None:
+    net = Milesial(depth=2)
+    plain = copy.deepcopy(net)
+    one = torch.randn(1, 1, 4, 4, generator=generator)  # 1 x 1 at the bottom: a batch norm in training wants more
+    with pytest.raises(ValueError, match="more than 1 value"):
+        copy.deepcopy(net)(one)
+    report = uf.accelerate(net, one)
+    assert report.replaced and "not compared in training, where the network does not take the example" in str(report)
+    assert _close(net.eval()(one), plain.eval()(one))
+
+
+def test_gradients_that_rounding_decides(image: torch.Tensor) -> None:
+    # a batch norm of two numbers makes -1 and 1 of them, whatever they are; its gradient is what rounding left
+    torch.manual_seed(0)
+    net = Milesial(depth=2)
+    report = uf.accelerate(net, image[:, :, :4, :4])
+    assert report.replaced and not [one for one in report.left if "differs" in one.why], str(report)
+
+
 def test_refusals(net: Milesial) -> None:
     with pytest.raises(InputTypeError, match="model is str, expected a torch.nn.Module"):
         uf.accelerate("net")

@@ -84,13 +84,16 @@ def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
         with check.held(model), torch.no_grad():
             model.eval()(*check.cloned(args))
     except Exception as error:  # somebody's network
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"the network does not take the example, {' and '.join(map(_words, args))}: {line}") from error
+        words = f"{' and '.join(map(_words, args))}: {check.first_line(error)}"
+        raise InputError(f"the network does not take the example, {words}") from error
 
 
 def _take_back(report: Report, args: tuple[Any, ...]) -> None:
     """Compare every replaced forward with the module's own, and remove those that differ."""
-    while wrong := check.differing(report.model, args):
+    refusal = check.refusal(report.model, args)
+    if refusal is not None:
+        report.notes.append(f"not compared in training, where the network does not take the example: {refusal}")
+    while wrong := check.differing(report.model, args, refusal is None):
         kept = []
         for one in report.replaced:
             why = wrong.get(id(one.patch.module))
@@ -100,7 +103,7 @@ def _take_back(report: Report, args: tuple[Any, ...]) -> None:
                 one.patch.remove()
                 report.left.append(_left(one.path, one.patch.module, why))
         report.replaced = kept
-    why = check.gradients_differ(report.model, args)
+    why = check.gradients_differ(report.model, args, refusal is None)
     if why is not None:
         report.left += [
             _left(one.path, one.patch.module, f"{why} with the network's modules replaced") for one in report.replaced

@@ -112,7 +112,8 @@ def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Join
     assert isinstance(first, nn.Conv2d)
     behind = [layer for layer in layers[1:] if not idle(layer)]
     weight, bias = first.weight, first.bias
-    if behind and can_fold(behind[0], first):
+    # not under autocast: new weights would be lowered at each call, and rounded otherwise than those of the network
+    if behind and can_fold(behind[0], first) and not autocasts(x.device.type):
         weight, bias = folded(behind[0], first)
         behind = behind[1:]
     out, behind = convolve(first, x, weight, bias, behind)
