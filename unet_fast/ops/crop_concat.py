@@ -92,9 +92,11 @@ def _needs_no_crop(skip: torch.Tensor, up: torch.Tensor) -> bool:
     if not (isinstance(skip, torch.Tensor) and isinstance(up, torch.Tensor) and skip.is_cpu and up.is_cpu):
         return False
     a, b = skip.shape, up.shape
-    if len(a) != len(b) or len(a) not in (4, 5) or skip.dtype != up.dtype or (a[1] == 1) != (b[1] == 1):
+    if len(a) != len(b) or len(a) not in (4, 5) or skip.dtype != up.dtype:
         return False
     if a[0] != b[0] or a[2] != b[2] or a[3] != b[3] or a[-1] != b[-1]:  # single numbers are the fastest to compare
+        return False
+    if (a[1] == 1) != (b[1] == 1):
         return False
     elements = skip.numel() + up.numel()  # which nobody knows of the sizes of a graph
     return type(elements) is not int or elements * up.element_size() < _FRESH_MEMORY
