@@ -6,6 +6,7 @@
 
 #include "common/dtype.h"
 #include "common/kernel.h"
+#include "common/macros.h"
 #include "common/softmax.h"
 
 namespace uf {
@@ -22,7 +23,7 @@ struct NormActivationShape {
   Activation activation;
   double eps, slope;  // kLeaky: the factor of negative numbers where no slope of each channel is given
 
-  int64_t sets() const { return groups == 0 ? channels : batch * groups; }
+  UF_HD int64_t sets() const { return groups == 0 ? channels : batch * groups; }
 };
 
 // Wide numbers of each channel (C): weight, bias, slope, null for 1, 0, NormActivationShape::slope. Of each set: mean, var.
@@ -58,11 +59,23 @@ UF_HD_INLINE A activation_slope(A z, A slope) {
 
 }  // namespace uf
 
+// On a GPU, both kernels need so many doubles of workspace beside these tensors, of the dtype: x, y; or grad, x, grad_x. None on a CPU.
+#if defined(USE_CUDA) || defined(__CUDACC__)
+namespace uf::cuda {
+int64_t norm_activation_workspace(const NormActivationShape& shape, DType type, const void* a, const void* b, const void* c,
+                                  bool backward);
+}  // namespace uf::cuda
+#else
+namespace uf {
+inline int64_t norm_activation_workspace(const NormActivationShape&, DType, const void*, const void*, const void*, bool) { return 0; }
+}  // namespace uf
+#endif
+
 // y = activation((x - mean) / sqrt(var + eps) * weight + bias). mean and var (sets) are written unless they are fixed.
 UF_KERNEL(norm_activation, const uf::NormActivationShape& shape, uf::DType type, const void* x,
-          const uf::NormActivationChannels& channels, void* mean, void* var, void* y)
+          const uf::NormActivationChannels& channels, void* mean, void* var, void* y, double* workspace)
 
 // grad_x, and the wide gradients of weight, bias and slope (null: not wanted).
 UF_KERNEL(norm_activation_backward, const uf::NormActivationShape& shape, uf::DType type, const void* grad, const void* x,
           const uf::NormActivationChannels& channels, const void* mean, const void* var, void* grad_x, void* grad_weight,
-          void* grad_bias, void* grad_slope)
+          void* grad_bias, void* grad_slope, double* workspace)

@@ -263,7 +263,7 @@ struct Forward {
 }  // namespace
 
 void norm_activation(const NormActivationShape& shape, DType type, const void* x, const NormActivationChannels& channels,
-                     void* mean, void* var, void* y, const Parallel& parallel) {
+                     void* mean, void* var, void* y, double*, const Parallel& parallel) {
   const Jobs jobs(shape);
   dispatch_floating(type, [&]<class T>(T) {
     using A = Wide<T>;

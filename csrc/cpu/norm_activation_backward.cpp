@@ -277,7 +277,7 @@ struct Backward {
 
 void norm_activation_backward(const NormActivationShape& shape, DType type, const void* grad, const void* x,
                               const NormActivationChannels& channels, const void* mean, const void* var, void* grad_x,
-                              void* grad_weight, void* grad_bias, void* grad_slope, const Parallel& parallel) {
+                              void* grad_weight, void* grad_bias, void* grad_slope, double*, const Parallel& parallel) {
   const Jobs jobs(shape);
   dispatch_floating(type, [&]<class T>(T) {
     using A = Wide<T>;

@@ -21,26 +21,6 @@ constexpr int kVectors = 4;                              // of a lane in a chunk
 constexpr int kPixels = 4, kPixelsBackward = 2;          // that a channels-last thread takes at once
 constexpr int64_t kMostSteps = 16, kMostStepsBackward = 64;
 
-// The part of a plane that one lane takes: vectors a warp apart and perhaps one element at the edge of the plane.
-template <int V>
-struct LaneOfPlane {
-  int64_t vector, end;  // in vectors from the start of the tensor
-  int64_t edge;         // an element, or -1
-
-  __device__ LaneOfPlane(const PlaneChunk& at, const PlaneChunks& all, int64_t pixels) {
-    const int64_t begin = at.plane * pixels, behind = begin + pixels;
-    const int64_t first = (begin + V - 1) / V, last = behind / V;  // whole vectors; none where last <= first
-    vector = first + static_cast<int64_t>(at.chunk) * (kWarp * kVectors) + at.lane;
-    end = last;
-    edge = -1;
-    const int64_t before = (first * V < behind ? first * V : behind) - begin;  // below 2 V, so below half a warp
-    const int64_t tail = first <= last ? behind - last * V : 0;
-    if (at.chunk == 0 && at.lane < before) edge = begin + at.lane;
-    const int64_t from_half = static_cast<int64_t>(at.lane) - kWarp / 2;
-    if (at.chunk == all.chunks.divisor - 1 && from_half >= 0 && from_half < tail) edge = last * V + from_half;
-  }
-};
-
 template <class T>
 __device__ T rectified(T x, Wide<T> bias) {
   return std::bit_cast<T>(rectified_bits(narrow<T>(static_cast<Wide<T>>(widen(x) + bias))));
@@ -58,7 +38,7 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks)
     bias_relu_planes(const PlaneChunks all, const int64_t pixels, const T* x, const Wide<T>* bias, T* out) {
   const PlaneChunk at(all);
   if (!at.exists) return;
-  const LaneOfPlane<V> lane(at, all, pixels);
+  const LaneOfPlane<V, kVectors> lane(at, all, pixels);
   const Wide<T> b = bias ? bias[at.channel] : Wide<T>(0);
   Vector<T, V> values[kVectors];
 #pragma unroll
@@ -110,7 +90,7 @@ __global__ void __launch_bounds__(kWalkThreads, kWalkBlocks)
                               const T* __restrict__ out, T* __restrict__ grad_x, double* __restrict__ partial) {
   const PlaneChunk at(all);
   if (!at.exists) return;
-  const LaneOfPlane<V> lane(at, all, pixels);
+  const LaneOfPlane<V, kVectors> lane(at, all, pixels);
   Vector<T, V> grads[kVectors], outs[kVectors];
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {

@@ -15,10 +15,11 @@ constexpr int kThreads = 512, kWarps = kThreads / kWarp, kChannels = 4, kRows = 
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    channel_sums_kernel(const double* __restrict__ partial, const int64_t parts, const int64_t channels, T* sums) {
+    channel_sums_kernel(const double* __restrict__ partial, const int64_t parts, const int64_t channels, const int64_t blocks, T* sums) {
   __shared__ double stage[kWarps][kChannels];
   const int column = threadIdx.x % kChannels;
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * kChannels + column;
+  const int64_t image = blockIdx.x / blocks, channel = (blockIdx.x - image * blocks) * kChannels + column;
+  partial += image * parts * channels;
   double sum = 0;
   if (channel < channels) {
 #pragma unroll 4
@@ -31,16 +32,16 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x >= kChannels || channel >= channels) return;
   sum = 0;
   for (int warp = 0; warp < kWarps; ++warp) sum += stage[warp][column];
-  sums[channel] = narrow<T>(static_cast<Wide<T>>(sum));
+  sums[image * channels + channel] = narrow<T>(static_cast<Wide<T>>(sum));
 }
 
 }  // namespace
 
 cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, int64_t images) {
   const int64_t blocks = ceil_div(channels, kChannels);
   return dispatch_floating(type, [&]<class T>(T) {
-    return launch(channel_sums_kernel<T>, blocks, kThreads, stream, partial, parts, channels, static_cast<T*>(sums));
+    return launch(channel_sums_kernel<T>, images * blocks, kThreads, stream, partial, parts, channels, blocks, static_cast<T*>(sums));
   });
 }
 

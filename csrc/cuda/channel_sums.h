@@ -7,8 +7,8 @@
 
 namespace uf::cuda {
 
-// sums (channels) of this dtype <- partial (parts, channels); 0 where there are no parts.
+// sums (images, channels) of this dtype <- partial (images, parts, channels); 0 where there are no parts.
 cudaError_t channel_sums(const double* partial, int64_t parts, int64_t channels, DType type, void* sums,
-                         cudaStream_t stream);
+                         cudaStream_t stream, int64_t images = 1);
 
 }  // namespace uf::cuda

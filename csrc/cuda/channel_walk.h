@@ -46,11 +46,31 @@ struct PlaneChunk {
     lane = threadIdx.x % kWarp;
   }
 
-  // Adds up the lanes; partial (parts, channels). All lanes of the warp must come here.
-  __device__ void write_sum(const PlaneChunks& all, double sum, double* partial) const {
+  // Adds up the lanes; partial (parts, channels, each), of which number `at` is written. All lanes of the warp must come here.
+  __device__ void write_sum(const PlaneChunks& all, double sum, double* partial, int each = 1, int at = 0) const {
     for (int distance = kWarp / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
     const int64_t part = static_cast<int64_t>(image) * all.chunks.divisor + chunk;
-    if (lane == 0) partial[part * all.channels.divisor + channel] = sum;
+    if (lane == 0) partial[(part * all.channels.divisor + channel) * each + at] = sum;
+  }
+};
+
+// The part of a plane that one lane takes of chunks of kVectors for each: vectors a warp apart and perhaps one element at the edge of the plane.
+template <int V, int kVectors>
+struct LaneOfPlane {
+  int64_t vector, end;  // in vectors from the start of the tensor
+  int64_t edge;         // an element, or -1
+
+  __device__ LaneOfPlane(const PlaneChunk& at, const PlaneChunks& all, int64_t pixels) {
+    const int64_t begin = at.plane * pixels, behind = begin + pixels;
+    const int64_t first = (begin + V - 1) / V, last = behind / V;  // whole vectors; none where last <= first
+    vector = first + static_cast<int64_t>(at.chunk) * (kWarp * kVectors) + at.lane;
+    end = last;
+    edge = -1;
+    const int64_t before = (first * V < behind ? first * V : behind) - begin;  // below 2 V, so below half a warp
+    const int64_t tail = first <= last ? behind - last * V : 0;
+    if (at.chunk == 0 && at.lane < before) edge = begin + at.lane;
+    const int64_t from_half = static_cast<int64_t>(at.lane) - kWarp / 2;
+    if (at.chunk == all.chunks.divisor - 1 && from_half >= 0 && from_half < tail) edge = last * V + from_half;
   }
 };
 
@@ -73,16 +93,18 @@ struct ChannelStrips {
     parts = ceil_div(items, rows * steps);
   }
 
-  int64_t blocks() const { return parts * columns.divisor; }
+  UF_HD int64_t blocks() const { return parts * columns.divisor; }
 };
 
 // The first item of this thread, its group of channels, and how far its strip reaches.
 struct ChannelStrip {
   int64_t part, item, end, group;
 
-  __device__ explicit ChannelStrip(const ChannelStrips& all) {
-    part = all.columns(blockIdx.x);
-    group = (static_cast<int64_t>(blockIdx.x - part * all.columns.divisor) << all.log_lanes) +
+  __device__ explicit ChannelStrip(const ChannelStrips& all) : ChannelStrip(all, blockIdx.x) {}
+
+  __device__ ChannelStrip(const ChannelStrips& all, uint32_t block) {
+    part = all.columns(block);
+    group = (static_cast<int64_t>(block - part * all.columns.divisor) << all.log_lanes) +
             (threadIdx.x & ((1u << all.log_lanes) - 1));
     const int64_t first = part * all.rows * all.steps, behind = first + all.rows * all.steps;
     item = first + (threadIdx.x >> all.log_lanes);

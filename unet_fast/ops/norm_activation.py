@@ -1,6 +1,6 @@
 """Normalisation and activation of a map in as few passes as its statistics allow.
 
-Kernels: csrc/cpu/norm_activation.cpp and norm_activation_backward.cpp, unet_fast/triton/norm_activation.py;
+Kernels: csrc/cpu and csrc/cuda, norm_activation and norm_activation_backward; unet_fast/triton/norm_activation.py;
 truth: unet_fast/reference/norm_activation.py.
 """
 

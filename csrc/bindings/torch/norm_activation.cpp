@@ -31,6 +31,8 @@ NormActivationCall call_of(const Tensor& x, const std::optional<Tensor>& weight,
   return call;
 }
 
+Tensor workspace_of(const Tensor& like, int64_t doubles) { return new_tensor(like, {doubles}, ScalarType::Double); }
+
 std::tuple<Tensor, Tensor, Tensor> norm_activation(const Tensor& x_in, std::optional<Tensor> weight,
                                                    std::optional<Tensor> bias, std::optional<Tensor> slope,
                                                    std::optional<Tensor> mean_in, std::optional<Tensor> var_in,
@@ -46,8 +48,11 @@ std::tuple<Tensor, Tensor, Tensor> norm_activation(const Tensor& x_in, std::opti
   const std::optional<Tensor> given_var = dense_wide(var_in, x, call.shape.channels, "norm_activation: var");
   void* means = fixed ? const_cast<void*>(given_mean->const_data_ptr()) : mean.mutable_data_ptr();
   void* vars = fixed ? const_cast<void*>(given_var->const_data_ptr()) : var.mutable_data_ptr();
-  run(device, kernels::norm_activation, call.shape, floating_dtype(x, "norm_activation: x"), x.const_data_ptr(),
-      call.channels(), means, vars, y.mutable_data_ptr());
+  const DType type = floating_dtype(x, "norm_activation: x");
+  const Tensor workspace = workspace_of(x, kernels::norm_activation_workspace(call.shape, type, x.const_data_ptr(), y.const_data_ptr(),
+                                                                              nullptr, false));
+  run(device, kernels::norm_activation, call.shape, type, x.const_data_ptr(), call.channels(), means, vars, y.mutable_data_ptr(),
+      static_cast<double*>(workspace.mutable_data_ptr()));
   return {y, mean, var};
 }
 
@@ -68,10 +73,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_activation_backward(
   const Tensor grad_weight = of_channels(weight.has_value()), grad_bias = of_channels(bias.has_value());
   const Tensor grad_slope = of_channels(slope.has_value());
   const auto pointer = [](const Tensor& tensor, bool want) { return want ? tensor.mutable_data_ptr() : nullptr; };
-  run(device, kernels::norm_activation_backward, call.shape, floating_dtype(x, "norm_activation_backward: x"),
-      grad.const_data_ptr(), x.const_data_ptr(), call.channels(), mean.const_data_ptr(), var.const_data_ptr(),
-      grad_x.mutable_data_ptr(), pointer(grad_weight, weight.has_value()), pointer(grad_bias, bias.has_value()),
-      pointer(grad_slope, slope.has_value()));
+  const DType type = floating_dtype(x, "norm_activation_backward: x");
+  const Tensor workspace = workspace_of(x, kernels::norm_activation_workspace(call.shape, type, grad.const_data_ptr(), x.const_data_ptr(),
+                                                                              grad_x.const_data_ptr(), true));
+  run(device, kernels::norm_activation_backward, call.shape, type, grad.const_data_ptr(), x.const_data_ptr(), call.channels(),
+      mean.const_data_ptr(), var.const_data_ptr(), grad_x.mutable_data_ptr(), pointer(grad_weight, weight.has_value()),
+      pointer(grad_bias, bias.has_value()), pointer(grad_slope, slope.has_value()),
+      static_cast<double*>(workspace.mutable_data_ptr()));
   return {grad_x, grad_weight, grad_bias, grad_slope};
 }
 
