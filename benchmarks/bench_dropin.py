@@ -4,6 +4,7 @@ One thread, default settings of each library, 2 images of 256 pixels. The baseli
 orders, and so is what is compared with it. A library that is not installed is left out (``pip install --group test``).
 
 python -m benchmarks.bench_dropin
+python -m benchmarks.bench_dropin training "MONAI UNet"    # piece by piece, into the same result file
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.common import Candidate, Options, Suite, one_thread, run
 from benchmarks.peers import optional
 from tools.peers import Milesial, let_torchvision_load
 
+PARTS = ("forward", "training")
 ORDERS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 
 
@@ -95,18 +97,24 @@ def network(suite: Suite, name: str, net: nn.Module, side: int, training: bool) 
 def measure(options: Options, training: bool) -> None:
     """One result file."""
     suite = Suite("dropin_training" if training else "dropin", options, picture=True)
-    for name, make in networks(options.tiny).items():
+    rows = networks(options.tiny)
+    asked = [name for name in options.only if name not in PARTS]
+    unknown = sorted(set(asked) - set(rows))
+    if unknown:
+        raise SystemExit(f"there is no {', '.join(unknown)}; expected {', '.join(PARTS)} or one of {', '.join(rows)}")
+    for name in asked or rows:
         torch.manual_seed(0)
-        network(suite, name, make(), 32 if options.tiny else 256, training)
+        network(suite, name, rows[name](), 32 if options.tiny else 256, training)
     suite.finish()
 
 
 def main(options: Options) -> None:
     if options.device != "cpu":
         return
+    parts = [part for part in PARTS if part in options.only] or PARTS
     with one_thread():
-        measure(options, False)
-        measure(options, True)
+        for part in parts:
+            measure(options, part == "training")
 
 
 if __name__ == "__main__":

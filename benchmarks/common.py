@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Options:
     sizes: tuple[int, ...] = SIZES
     batches: tuple[int, ...] = BATCHES
     peers: str = "all"  # of whole networks: "eager", "compiled", whose compilation takes most of the time, or "all"
+    only: tuple[str, ...] = ()  # of a single file that can be measured piece by piece: these pieces; all by default
 
     def grid(self, most_pixels: int) -> list[tuple[int, int]]:
         """The batches and sides of a sweep that stay below a number of pixels, small ones first."""
@@ -191,7 +192,8 @@ class Suite:
         if rows.collected() or self.options.tiny:
             return
         path = RESULTS / machine_name(self.options.device) / f"{self.name}{'.quick' if self.options.quick else ''}.json"
-        result = {**conditions(self.options.device), "rows": [record.fields(row) for row in self.rows]}
+        head, new = conditions(self.options.device), [record.fields(row) for row in self.rows]
+        result = {**head, "rows": [*(record.other_cases(path, head, new) if self.options.only else []), *new]}
         record.write(path, result)
         print(f"wrote {path}", flush=True)
         if self.picture:
@@ -211,14 +213,15 @@ def sweep(
 
 
 def run(benchmark: Callable[[Options], None], arguments: Sequence[str] | None = None) -> None:
-    """The command line of a single benchmark file."""
-    benchmark(parse(arguments)[1])
+    """The command line of a single benchmark file, whose names are pieces of it."""
+    names, options = parse(arguments)
+    benchmark(replace(options, only=tuple(names)))
 
 
 def parse(arguments: Sequence[str] | None = None, description: str = "") -> tuple[list[str], Options]:
     """The names and the options on a command line."""
     parser = argparse.ArgumentParser(description=description or None)
-    parser.add_argument("names", nargs="*", help="benchmarks to run; all by default")
+    parser.add_argument("names", nargs="*", help="benchmarks to run, or pieces of a single one; all by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="few rounds and sizes; written to *.quick.json")
     parser.add_argument("--tiny", action="store_true", help="small images and one call, to see that all runs")

@@ -40,6 +40,17 @@ def write(path: Path, result: dict[str, Any]) -> None:
     path.write_text(head + "[\n  " + ",\n  ".join(rows) + "\n ]\n}\n" if rows else head + "[]\n}\n")
 
 
+def other_cases(path: Path, head: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of other cases that the file has already, measured under the same conditions; none where they were others."""
+    if not path.exists():
+        return []
+    there = json.loads(path.read_text())
+    if any(there[name] != value for name, value in head.items() if name != "copy_bandwidth"):
+        return []
+    cases = {row["case"] for row in rows}
+    return [row for row in there["rows"] if row["case"] not in cases]
+
+
 def fields(row: Row) -> dict[str, Any]:
     """A row as it is written: what is not known of it is left out."""
     return {name: value for name, value in asdict(row).items() if value not in (None, "")}

@@ -69,6 +69,21 @@ def test_rows_say_what_was_measured(tmp_path, monkeypatch):
     assert len(path.read_text().splitlines()) < 20
 
 
+def test_pieces_of_a_file_join_those_of_the_same_conditions(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.common.RESULTS", tmp_path)
+    monkeypatch.setattr("benchmarks.common.bandwidth", lambda device: 1e9)
+    commits = iter(("a", "a", "a", "b"))
+    monkeypatch.setattr("benchmarks.common.commit", lambda: next(commits))
+    cases = []
+    for case in ("first", "second", "first", "third"):
+        suite = Suite("dropin", Options(quick=True, only=(case,)))
+        suite.measure(case, {"one": lambda: None, "two": lambda: None}, rounds=1, seconds=0.0)
+        suite.finish()
+        (path,) = tmp_path.glob("*/*.json")
+        cases.append([row["case"] for row in json.loads(path.read_text())["rows"][::2]])
+    assert cases == [["first"], ["first", "second"], ["second", "first"], ["third"]]
+
+
 def test_a_floor_and_other_ones_of_ours_are_no_peers(tmp_path):
     rows = [
         Row("A", "x", "ours", 2.0, 2.0, 2.0, 1.0, op="distance_transform"),

@@ -209,7 +209,7 @@ void copy_row(const UpsampleConcatShape& s, const U* from, U* to) {
   std::fill_n(to + start + up, s.out_width - start - up, zeros ? U(0) : to[start + up - 1]);
 }
 
-// `count` pixels of `bytes`, each `factor` times.
+// `count` pixels, or rows, of `bytes`, each `factor` times.
 UF_MULTIVERSION void run_pixels(const char* from, int64_t pitch, int64_t bytes, int64_t count, int64_t factor, char* to,
                                 int64_t out_pitch) {
   for (int64_t repeat = 0; repeat < factor; ++repeat)
@@ -256,16 +256,24 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
     });
     return;
   }
+  // the rest of a plane that is only copied, of the skip or of a map as large as the joined one, goes at once
+  const bool as_it_is = s.factor() == 1 && s.height == height && s.width == width;
   parallel(s.batch * all * height, kGrainElements / width + 1, [&](int64_t begin, int64_t end) {
     auto row_of = f();
-    for (int64_t unit = begin; unit < end; ++unit) {
+    for (int64_t unit = begin, rows; unit < end; unit += rows) {
       const int64_t n = unit / height / all, c = unit / height % all, y = unit % height;
+      const bool is_skip = c >= skip_at && c < skip_at + c1;
       U* row = out + unit * width;
-      if (c >= skip_at && c < skip_at + c1) {
-        const U* from = skip + n * s.skip_stride[0] + (c - skip_at) * s.skip_stride[1] + (y + top) * s.skip_stride[2] + left;
-        std::memcpy(row, from, static_cast<size_t>(width * size));
+      const U* plane = is_skip ? skip + n * s.skip_stride[0] + (c - skip_at) * s.skip_stride[1] + top * s.skip_stride[2] + left
+                               : x + n * s.x_stride[0] + (c - up_at) * s.x_stride[1];
+      if (is_skip || as_it_is) {
+        const int64_t pitch = is_skip ? s.skip_stride[2] : s.x_stride[2];
+        rows = std::min(end - unit, height - y);
+        run_pixels(reinterpret_cast<const char*>(plane + y * pitch), pitch * size, width * size, rows, 1,
+                   reinterpret_cast<char*>(row), width * size);
       } else {
-        row_of(x + n * s.x_stride[0] + (c - up_at) * s.x_stride[1], y, row);
+        rows = 1;
+        row_of(plane, y, row);
       }
     }
   });
