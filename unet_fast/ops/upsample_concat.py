@@ -145,9 +145,8 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
             grad_skip = _record.run(torch.ops.unet_fast.crop_concat_backward, grad_skip, c1, size)
     if ctx.needs_input_grad[1]:
         grad_x = grad[:, x_at : x_at + c2]
-        if (
-            not ctx.mode and PADDINGS[ctx.padding] != "replicate"
-        ):  # what was only copied has a view of the gradient as its own
+        # what was only copied has a view of the gradient as its own
+        if not ctx.mode and PADDINGS[ctx.padding] != "replicate":
             for dim, size in enumerate(ctx.x_shape[2:], 2):
                 grad_x = grad_x.narrow(dim, (grad_x.shape[dim] - size) // 2, size)
         elif ctx.mode or list(ctx.x_shape[2:]) != list(grad.shape[2:]):
