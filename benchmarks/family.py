@@ -166,11 +166,15 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         machines.setdefault(f"{row['processor']}, commit {row['commit']}", []).append(row["set"])
     places = "; ".join(f"{place}: {', '.join(dict.fromkeys(names))}" for place, names in machines.items())
+    large = [
+        f"{row['set']} {row['tile']}" for row in result["rows"] if row["system"] == DEFAULTS and row["tile"] > TILE
+    ]
+    coarse = f" (the defaults, at a coarser resolution: {', '.join(large)})" if large else ""
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
         f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
         "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
-        f"Tiles of about {result['tile']} px (the defaults: 128 px of a coarser resolution where objects are large) a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} tiles a "
+        f"Tiles of about {result['tile']} px{coarse} a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} tiles a "
         f"step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
         f"the recipe. {total:.0f} minutes of training in all, one seed. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
