@@ -155,7 +155,7 @@ def precision_reason(device: torch.device) -> str:
         return ""
     times = {dtype: 1e3 * seconds for dtype, seconds in _convolution.step_times().items()}
     return (
-        f" (measured on this machine, one layer forward and backward: float32 {times[torch.float32]:.1f} ms, "
+        f" (processor time of one layer, forward and backward, measured on this machine: float32 {times[torch.float32]:.1f} ms, "
         f"bfloat16 {times[torch.bfloat16]:.1f} ms)"
     )
 
