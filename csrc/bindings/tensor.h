@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/kept_memory.h"
 #include "common/dtype.h"
 #include "cpu/huge_pages.h"
 #include "cpu/parallel.h"
@@ -146,10 +147,41 @@ inline int64_t even_step(const Tensor& tensor) {
 
 // ---- memory
 
+inline std::vector<int64_t> dense_strides(const std::vector<int64_t>& shape, MemoryFormat format) {
+  std::vector<size_t> order(shape.size());  // dimensions, the innermost first
+  for (size_t d = 0; d < shape.size(); ++d) order[d] = shape.size() - 1 - d;
+  if (format != MemoryFormat::Contiguous) std::rotate(order.begin(), order.end() - 2, order.end() - 1);
+  std::vector<int64_t> strides(shape.size());
+  int64_t step = 1;
+  for (const size_t d : order) {
+    strides[d] = step;
+    step *= shape[d];
+  }
+  return strides;
+}
+
+// A large one on a CPU in memory that is kept, or nothing.
+inline std::optional<Tensor> kept_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype,
+                                         MemoryFormat format) {
+#ifdef UF_KEEPS_MEMORY
+  if (!like.is_cpu()) return std::nullopt;
+  int64_t bytes = dtype == like.scalar_type() ? static_cast<int64_t>(like.element_size()) : 0;
+  for (const int64_t length : shape)
+    if (length < 0 || __builtin_mul_overflow(bytes, length, &bytes)) return std::nullopt;  // torch says what is wrong
+  void* const block = KeptMemory::get().take(bytes);
+  if (!block) return std::nullopt;
+  return torch::stable::from_blob(block, shape, dense_strides(shape, format), like.device(), dtype,
+                                  [bytes](void* data) { KeptMemory::get().give(data, bytes); });
+#else
+  return std::nullopt;
+#endif
+}
+
 // A new tensor of this shape on the device of `like`, uninitialised, in the dtype of `like` unless one is given.
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape,
                          std::optional<ScalarType> dtype = std::nullopt,
                          MemoryFormat format = MemoryFormat::Contiguous) {
+  if (const auto kept = kept_tensor(like, shape, dtype.value_or(like.scalar_type()), format)) return *kept;
   Tensor tensor = torch::stable::empty(shape, dtype.value_or(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
                                        format);
   if (tensor.is_cpu()) {

@@ -412,7 +412,9 @@ def contract(
         sizes = [*_skip_sizes(downs, bottom, after, tuple(x.shape[2:]))]
     skips: list[Tensor | SkipBuffer] = []
     for down, up, size in zip(downs, reversed(after), sizes, strict=True):
-        skip, x = down(x, fusion, size, up.room(fusion, down))
+        # in training the joined map is stored anyway; in inference half of it would wait for its other half
+        apart = not torch.is_grad_enabled() and up.block.reads_apart(x, fusion)
+        skip, x = down(x, fusion, size, 0 if apart else up.room(fusion, down))
         skips.append(skip)
     return skips, x
 
