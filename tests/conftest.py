@@ -23,6 +23,7 @@ from tests.devices import DEVICES, PLACES
 torch.set_num_threads(1)
 torch.backends.cudnn.allow_tf32 = False  # convolutions on a GPU are compared in float32, not in 10 bits of it
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["UNET_FAST_KEPT_MEMORY"] = "0"  # what our operators keep would not be filled with NaN, see poisoned_memory
 
 
 @pytest.fixture
