@@ -2,7 +2,7 @@
 
 Both libraries are compared with where they are installed (``pip install openvino onnxruntime onnx``).
 
-python -m benchmarks.bench_conv3x3_networks
+python -m benchmarks.bench_conv3x3_networks [alone | threads | avx2]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import unet_fast as uf
-from benchmarks.common import Candidate, Options, Suite, one_thread, run
+from benchmarks.common import Candidate, Options, Suite, one_thread, parse
 from benchmarks.peers import optional
 from unet_fast import ops
 from unet_fast.ops._tolerances import NETWORK_LOW_PRECISION
@@ -91,7 +91,7 @@ def threads(options: Options) -> None:
 def held(options: Options) -> None:
     """Held to AVX2, which a process has to be from its start."""
     if any(os.environ.get(name) != value for name, value in HELD.items()):
-        command = [sys.executable, "-m", "benchmarks.bench_conv3x3_networks", "--device", "cpu"]
+        command = [sys.executable, "-m", "benchmarks.bench_conv3x3_networks", "avx2", "--device", "cpu"]
         command += ["--tiny"] * options.tiny + ["--quick"] * (options.quick and not options.tiny)
         subprocess.run(command, env=os.environ | HELD, check=True)
         return
@@ -102,19 +102,25 @@ def held(options: Options) -> None:
         suite.finish()
 
 
-def main(options: Options) -> None:
-    """Three result files."""
-    if options.device != "cpu":
-        return
-    if os.environ.get("ONEDNN_MAX_CPU_ISA") is None:
-        with one_thread():
-            suite = Suite("conv3x3_networks", options, picture=True)
-            for base, side in [(16, 188)] if options.tiny else NETWORKS[: 1 if options.quick else None]:
-                network(suite, base, side, rounds=9 if base == 32 else 3)
-            suite.finish()
-        threads(options)
-    held(options)
+def alone(options: Options) -> None:
+    """One thread, against all peers."""
+    with one_thread():
+        suite = Suite("conv3x3_networks", options, picture=True)
+        for base, side in [(16, 188)] if options.tiny else NETWORKS[: 1 if options.quick else None]:
+            network(suite, base, side, rounds=7 if base == NETWORKS[0][0] else 2)
+        suite.finish()
+
+
+PARTS = {"alone": alone, "threads": threads, "avx2": held}
+
+
+def main(options: Options, names: list[str] | None = None) -> None:
+    """A result file a part."""
+    if options.device == "cpu":
+        for name in names or PARTS:
+            PARTS[name](options)
 
 
 if __name__ == "__main__":
-    run(main)
+    chosen, given = parse()
+    main(given, chosen)
