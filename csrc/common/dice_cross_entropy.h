@@ -54,53 +54,54 @@ struct DiceCrossEntropyOptions {
   bool batch, mean;  // sums over the batch; losses are divided by their number
 };
 
-// The loss, and its slopes (N, 2 K + 1) by both, predicted and cross_entropy. class_weight (K) may be null.
-template <class A>
-UF_HD double dice_cross_entropy_of_sums(const DiceCrossEntropyShape& s, const DiceCrossEntropyOptions& o,
-                                        const DiceCrossEntropySums& sums, const A* class_weight, double* slopes) {
-  const int64_t k = s.classes, width = 2 * k + 1, regions = o.batch && s.batch > 0 ? 1 : s.batch;
-  double loss = 0, total = 0, number = 0;
-  for (int64_t i = 0; i < s.batch * width; ++i) slopes[i] = 0;
-  for (int64_t n = 0; n < s.batch; ++n) {
-    total += sums.cross_entropy[n];
-    number += sums.counted[n] * static_cast<double>(s.sigmoid ? k : 1);
-  }
-  const double each = o.lambda_ce / (o.mean && number != 0 ? number : 1);
-  if (s.cross_entropy) loss += each * total;
-  for (int64_t n = 0; s.cross_entropy && n < s.batch; ++n) slopes[n * width + 2 * k] = each;
-  if (o.lambda_dice == 0) return loss;
-  const double share = o.lambda_dice / static_cast<double>(o.mean && regions > 0 ? regions * (k - o.first) : 1);
-  for (int64_t n = 0; n < regions; ++n) {
-    const int64_t end = o.batch ? s.batch : n + 1;
-    for (int64_t c = o.first; c < k; ++c) {
-      double both = 0, below = o.smooth_dr;
-      for (int64_t i = n; i < end; ++i) {
-        both += sums.both[i * k + c];
-        below += sums.predicted[i * k + c] + sums.truth[i * k + c];
-      }
-      if (below <= 0) continue;  // neither there nor predicted: no loss. A NaN is one
-      const double of_class = share * (class_weight != nullptr && k - o.first > 1 ? static_cast<double>(class_weight[c]) : 1);
-      const double above = 2 * both + o.smooth_nr;
-      loss += of_class * (1 - above / below);
-      for (int64_t i = n; i < end; ++i) {
-        slopes[i * width + c] = -2 * of_class / below;
-        slopes[i * width + k + c] = of_class * above / (below * below);
-      }
-    }
-  }
-  return loss;
+// Whose Dice losses are taken: of each image, or of the batch.
+UF_HD_INLINE int64_t dice_regions(const DiceCrossEntropyShape& s, const DiceCrossEntropyOptions& o) {
+  return o.batch && s.batch > 0 ? 1 : s.batch;
+}
+
+// The slope of the loss by each sum of cross-entropy, for that many counted pixels in all.
+UF_HD_INLINE double of_cross_entropy(const DiceCrossEntropyShape& s, const DiceCrossEntropyOptions& o, double counted) {
+  const double number = counted * static_cast<double>(s.sigmoid ? s.classes : 1);
+  return s.cross_entropy ? o.lambda_ce / (o.mean && number != 0 ? number : 1) : 0;
+}
+
+// What one class of one region adds to the loss, and its slopes by both and predicted. `total`: predicted + truth.
+struct DiceOfRegion {
+  double loss, by_both, by_predicted;
+};
+
+UF_HD_INLINE DiceOfRegion dice_of_region(const DiceCrossEntropyShape& s, const DiceCrossEntropyOptions& o, int64_t c,
+                                         double class_weight, double both, double total) {
+  const double below = total + o.smooth_dr, above = 2 * both + o.smooth_nr;
+  // a class that is neither there nor predicted has no loss. A NaN is one
+  if (o.lambda_dice == 0 || c < o.first || below <= 0) return {0, 0, 0};
+  const int64_t regions = dice_regions(s, o), classes = s.classes - o.first;
+  const double share = o.lambda_dice / static_cast<double>(o.mean && regions > 0 ? regions * classes : 1);
+  const double of_class = share * (classes > 1 ? class_weight : 1);
+  return {of_class * (1 - above / below), -2 * of_class / below, of_class * above / (below * below)};
 }
 
 }  // namespace uf
 
+// Doubles of workspace that the sums need on a GPU.
+#if defined(USE_CUDA) || defined(__CUDACC__)
+namespace uf::cuda {
+int64_t dice_cross_entropy_workspace(const DiceCrossEntropyShape& shape);
+}  // namespace uf::cuda
+#else
+namespace uf {
+inline int64_t dice_cross_entropy_workspace(const DiceCrossEntropyShape&) { return 0; }
+}  // namespace uf
+#endif
+
 // On a GPU, where nobody waits for `bad`, the sums of such an image are NaN.
 UF_KERNEL(region_sums, const uf::DiceCrossEntropyShape& shape, const uf::DiceCrossEntropyInputs& inputs,
-          const uf::DiceCrossEntropySums& sums, uf::BadClass& bad)
+          const uf::DiceCrossEntropySums& sums, double* workspace, uf::BadClass& bad)
 
 // The same, then the loss (wide) and its slopes (double).
 UF_KERNEL(dice_cross_entropy, const uf::DiceCrossEntropyShape& shape, const uf::DiceCrossEntropyInputs& inputs,
           const uf::DiceCrossEntropyOptions& options, const uf::DiceCrossEntropySums& sums, void* loss, double* slopes,
-          uf::BadClass& bad)
+          double* workspace, uf::BadClass& bad)
 
 // slopes (N, 2 K + 1): of a loss, by both, predicted and cross_entropy.
 UF_KERNEL(dice_cross_entropy_backward, const uf::DiceCrossEntropyShape& shape, const uf::DiceCrossEntropyInputs& inputs,

@@ -136,6 +136,40 @@ UF_DICE(double)
 UF_DICE(float)
 #undef UF_DICE
 
+// ---- from sums to the loss
+
+// The loss, and its slopes (N, 2 K + 1) by both, predicted and cross_entropy. class_weight (K) may be null.
+template <class A>
+double loss_of_sums(const DiceCrossEntropyShape& s, const DiceCrossEntropyOptions& o, const DiceCrossEntropySums& sums,
+                    const A* class_weight, double* slopes) {
+  const int64_t k = s.classes, width = 2 * k + 1;
+  double total = 0, counted = 0, loss = 0;
+  for (int64_t n = 0; n < s.batch; ++n) {
+    total += sums.cross_entropy[n];
+    counted += sums.counted[n];
+  }
+  const double each = of_cross_entropy(s, o, counted);
+  for (int64_t n = 0; n < dice_regions(s, o); ++n) {
+    const int64_t end = o.batch ? s.batch : n + 1;
+    for (int64_t c = 0; c < k; ++c) {
+      double both = 0, sum = 0;
+      for (int64_t i = n; i < end; ++i) {
+        both += sums.both[i * k + c];
+        sum += sums.predicted[i * k + c] + sums.truth[i * k + c];
+      }
+      const double weight = class_weight ? static_cast<double>(class_weight[c]) : 1.0;
+      const DiceOfRegion region = dice_of_region(s, o, c, weight, both, sum);
+      loss += region.loss;
+      for (int64_t i = n; i < end; ++i) {
+        slopes[i * width + c] = region.by_both;
+        slopes[i * width + k + c] = region.by_predicted;
+      }
+    }
+  }
+  for (int64_t n = 0; n < s.batch; ++n) slopes[n * width + 2 * k] = each;
+  return loss + (s.cross_entropy ? each * total : 0);
+}
+
 // ---- the whole
 
 // The memory of one thread, and what it finds out about the targets of a block.
@@ -282,18 +316,18 @@ void all_gradients(const DiceCrossEntropyShape& s, const DiceCrossEntropyInputs&
 }  // namespace
 
 void region_sums(const DiceCrossEntropyShape& shape, const DiceCrossEntropyInputs& inputs, const DiceCrossEntropySums& sums,
-                 BadClass& bad, const Parallel& parallel) {
+                 double*, BadClass& bad, const Parallel& parallel) {
   dispatch_floating(shape.type, [&]<class T>(T) { all_sums<T, Wide<T>>(shape, inputs, sums, bad, parallel); });
 }
 
 void dice_cross_entropy(const DiceCrossEntropyShape& shape, const DiceCrossEntropyInputs& inputs,
                         const DiceCrossEntropyOptions& options, const DiceCrossEntropySums& sums, void* loss, double* slopes,
-                        BadClass& bad, const Parallel& parallel) {
+                        double*, BadClass& bad, const Parallel& parallel) {
   dispatch_floating(shape.type, [&]<class T>(T) {
     using A = Wide<T>;
     all_sums<T, A>(shape, inputs, sums, bad, parallel);
     const A* class_weight = static_cast<const A*>(inputs.class_weight);
-    *static_cast<A*>(loss) = static_cast<A>(dice_cross_entropy_of_sums(shape, options, sums, class_weight, slopes));
+    *static_cast<A*>(loss) = static_cast<A>(loss_of_sums(shape, options, sums, class_weight, slopes));
   });
 }
 

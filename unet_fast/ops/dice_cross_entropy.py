@@ -2,7 +2,8 @@
 
 The operator behind it adds up over pixels; what the losses of regions make of these sums is arithmetic on (N, K) numbers.
 
-Kernels: csrc/cpu/dice_cross_entropy.cpp, unet_fast/triton/dice_cross_entropy.py; truth: unet_fast/reference/dice_cross_entropy.py.
+Kernels: csrc/cpu/dice_cross_entropy.cpp, csrc/cuda/dice_cross_entropy.cu, unet_fast/triton/dice_cross_entropy.py;
+truth: unet_fast/reference/dice_cross_entropy.py.
 """
 
 from __future__ import annotations

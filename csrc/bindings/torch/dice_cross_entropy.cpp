@@ -71,6 +71,7 @@ DiceCall dice_call(const Tensor& logits, const Tensor& target, const std::option
 
 double* doubles(const Tensor& tensor) { return static_cast<double*>(tensor.mutable_data_ptr()); }
 
+// Of the targets; a GPU has not looked.
 void check(const DiceCall& call, const BadClass& bad) {
   const bool one = call.shape.classes == 1, soft = call.shape.soft;
   UF_CHECK_INPUT(!bad.found, "target contains ", bad.value, ", expected ", soft ? "probabilities, 0 to 1," : "classes 0 to ",
@@ -86,9 +87,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> region_sums(const Tensor& log
   const auto sums = [&](const std::vector<int64_t>& size) { return new_tensor(logits, size, ScalarType::Double); };
   const int64_t n = call.shape.batch, k = call.shape.classes;
   const Tensor both = sums({n, k}), predicted = sums({n, k}), truth = sums({n, k}), cross_entropy = sums({n}), counted = sums({n});
+  const Tensor workspace = sums({kernels::dice_cross_entropy_workspace(call.shape)});
   BadClass bad = {false, 0};
   run(device, kernels::region_sums, call.shape, call.inputs,
-      DiceCrossEntropySums{doubles(both), doubles(predicted), doubles(truth), doubles(cross_entropy), doubles(counted)}, bad);
+      DiceCrossEntropySums{doubles(both), doubles(predicted), doubles(truth), doubles(cross_entropy), doubles(counted)}, doubles(workspace), bad);
   check(call, bad);
   return {both, predicted, truth, cross_entropy, counted};
 }
@@ -102,12 +104,13 @@ std::tuple<Tensor, Tensor> dice_cross_entropy(const Tensor& logits, const Tensor
   const int64_t n = call.shape.batch, k = call.shape.classes;
   const Tensor sums = new_tensor(logits, {3 * n * k + 2 * n}, ScalarType::Double);
   const Tensor loss = new_tensor(logits, {}, wide_type(logits)), slopes = new_tensor(logits, {n, 2 * k + 1}, ScalarType::Double);
+  const Tensor workspace = new_tensor(logits, {kernels::dice_cross_entropy_workspace(call.shape)}, ScalarType::Double);
   double* at = doubles(sums);
   BadClass bad = {false, 0};
   run(device, kernels::dice_cross_entropy, call.shape, call.inputs,
       DiceCrossEntropyOptions{lambda_dice, lambda_ce, smooth_nr, smooth_dr, background || k == 1 ? 0 : 1, batch, mean},
       DiceCrossEntropySums{at, at + n * k, at + 2 * n * k, at + 3 * n * k, at + 3 * n * k + n}, loss.mutable_data_ptr(),
-      doubles(slopes), bad);
+      doubles(slopes), doubles(workspace), bad);
   check(call, bad);
   return {loss, slopes};
 }
