@@ -2,7 +2,7 @@
 
 Both libraries are compared with where they are installed (``pip install openvino onnxruntime onnx``).
 
-python -m benchmarks.bench_conv3x3_networks [alone | threads | avx2]
+python -m benchmarks.bench_conv3x3_networks [alone | wide | threads | avx2]
 """
 
 from __future__ import annotations
@@ -102,16 +102,22 @@ def held(options: Options) -> None:
         suite.finish()
 
 
-def alone(options: Options) -> None:
+def alone(options: Options, name: str, case: int, rounds: int) -> None:
     """One thread, against all peers."""
+    if case and options.quick:
+        return
     with one_thread():
-        suite = Suite("conv3x3_networks", options, picture=True)
-        for base, side in [(16, 188)] if options.tiny else NETWORKS[: 1 if options.quick else None]:
-            network(suite, base, side, rounds=7 if base == NETWORKS[0][0] else 2)
+        suite = Suite(name, options, picture=True)
+        network(suite, *((16, 188) if options.tiny else NETWORKS[case]), rounds=rounds)
         suite.finish()
 
 
-PARTS = {"alone": alone, "threads": threads, "avx2": held}
+PARTS = {
+    "alone": partial(alone, name="conv3x3_networks", case=0, rounds=9),
+    "wide": partial(alone, name="conv3x3_networks_64", case=1, rounds=3),
+    "threads": threads,
+    "avx2": held,
+}
 
 
 def main(options: Options, names: list[str] | None = None) -> None:
