@@ -298,7 +298,7 @@ def test_convolutions_are_fused_where_the_table_says_so(wanted, monkeypatch, gen
         seen.append(tuple(x.shape))
         return conv_bias_relu(x, *arguments, **options)
 
-    monkeypatch.setattr("unet_fast.models.blocks.conv_bias_relu", spy)
+    monkeypatch.setattr("unet_fast.models.layers.conv_bias_relu", spy)
     monkeypatch.setattr(fusion, "AUTO", {"cpu": fusion.Fusion(wanted, False, False, False)})
     x = torch.randn(2, 4, 20, 20, generator=generator)
     net.down[1].block(x, net.fusion(x))

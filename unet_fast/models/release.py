@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.models.arguments import check_counts, check_probability
-from unet_fast.models.blocks import ConvBlock, Down, JoinConv2d, SkipBuffer, Up, init_he, level_widths
+from unet_fast.models.blocks import ConvBlock, Down, SkipBuffer, Up, init_he, level_widths
 from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
+from unet_fast.models.layers import JoinConv2d
 from unet_fast.models.registry import register
 from unet_fast.models.u_shape import UShape
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from unet_fast.models import reach
-from unet_fast.models.blocks import run_layers
 from unet_fast.models.fusion import PLAIN, Fusion
+from unet_fast.models.layers import run_layers
 
 STAGE_STRIDES = (1, 2, 2, 2)
 
