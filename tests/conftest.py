@@ -24,6 +24,8 @@ torch.set_num_threads(1)
 torch.backends.cudnn.allow_tf32 = False  # convolutions on a GPU are compared in float32, not in 10 bits of it
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["UNET_FAST_KEPT_MEMORY"] = "0"  # what our operators keep would not be filled with NaN, see poisoned_memory
+# what torch.compile's code generator has compiled once, the next run of the tests finds again
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "inductor"))
 
 
 @pytest.fixture
@@ -96,6 +98,8 @@ LONG = (
     "test_train_distributed",
     "test_cluster",
 )
+# then files that import other people's networks, which takes seconds, so that one process does
+PEERS = ("test_accelerate_libraries", "test_predict_probe", "test_docs")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -111,7 +115,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what runs on the device that matters here, and leave out what the place cannot do."""
     mark_device(items)
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: (item.path.stem not in LONG, item.path.stem not in PEERS))
     kept: list[pytest.Item] = []
     for item in items:
         reason = places.left_out(item)
@@ -171,6 +175,22 @@ def pytest_runtest_call(item: pytest.Function) -> Iterator[None]:
         if "place" in item.fixturenames and "there is no" in str(error):
             pytest.skip(str(error))
         raise
+
+
+@pytest.fixture
+def real_pictures() -> None:
+    """For tests that look at what is drawn."""
+
+
+@pytest.fixture(autouse=True)
+def little_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody else's figures are saved as one pixel."""
+    if places.PLACE == "cpu" and "real_pictures" not in request.fixturenames:
+        from matplotlib.figure import Figure
+
+        from tests.pictures import save_little
+
+        monkeypatch.setattr(Figure, "savefig", save_little)
 
 
 @pytest.fixture

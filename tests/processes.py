@@ -2,7 +2,10 @@
 paid once by each process of the tests.
 
 ``run("-m", "unet_fast", "predict", ...)`` and ``start(...)`` are ``subprocess.run`` and ``Popen`` of ``python -m ...`` (or
-``-c CODE``): a process of its own, with its own signals and streams, and an end that the interpreter makes as always.
+``-c CODE``): a process of its own, with its own signals and streams, and an end that the interpreter makes as always. Its
+pictures are of one pixel.
+
+``run(..., warm="torch")``: forked from one that has imported torch alone, for what is asked of the package's own imports.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).parent.parent
 CLOSED = -1  # in place of a stream
@@ -70,11 +73,17 @@ class Process:
         return os.pread(self._output[1].fileno(), 1 << 24, 0)
 
 
-def start(*arguments: object, env: Mapping[str, str] | None = None, streams: tuple[int, int] | None = None) -> Process:
+def start(
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    streams: tuple[int, int] | None = None,
+    warm: Literal["all", "torch"] = "all",
+) -> Process:
     """Start ``python ARGUMENTS``, which begin with ``-m MODULE`` or ``-c CODE``.
 
     ``env``: variables beside those of this process. ``streams``: file descriptors for what it writes and for its errors,
-    or :data:`CLOSED`; by default both are kept for ``Process.stdout`` and ``Process.stderr``.
+    or :data:`CLOSED`; by default both are kept for ``Process.stdout`` and ``Process.stderr``. ``warm``: what has been
+    imported when it begins.
     """
     output = tempfile.TemporaryFile(), tempfile.TemporaryFile()
     given = streams or (output[0].fileno(), output[1].fileno())
@@ -90,13 +99,15 @@ def start(*arguments: object, env: Mapping[str, str] | None = None, streams: tup
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         passed = [theirs.fileno(), *(_OTHER if stream == CLOSED else stream for stream in given)]
-        socket.send_fds(_server(), [order], passed)
+        socket.send_fds(_server(warm), [order], passed)
     return Process(mine, output)
 
 
-def run(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: object, env: Mapping[str, str] | None = None, warm: Literal["all", "torch"] = "all"
+) -> subprocess.CompletedProcess[bytes]:
     """Run ``python ARGUMENTS`` to its end; see :func:`start`."""
-    process = start(*arguments, env=env)
+    process = start(*arguments, env=env, warm=warm)
     try:
         code = process.wait(3600.0)
     finally:
@@ -109,9 +120,9 @@ _OTHER = 2  # stands for a stream that is closed
 
 
 @functools.cache
-def _server() -> socket.socket:
+def _server(warm: str) -> socket.socket:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-m", "tests.processes", str(theirs.fileno())]
+    command = [sys.executable, "-m", "tests.processes", str(theirs.fileno()), warm]
     with theirs:
         _running.append(
             subprocess.Popen(
@@ -142,6 +153,14 @@ def _import_everything() -> None:
     import unet_fast.predict
     import unet_fast.run
     import unet_fast.train  # noqa: F401
+    from tests.pictures import draw_little
+
+    draw_little()
+    torch.set_num_threads(1)
+
+
+def _import_torch() -> None:
+    import torch
 
     torch.set_num_threads(1)
 
@@ -195,7 +214,7 @@ def _stream(number: int) -> io.TextIOWrapper | None:
 
 
 if __name__ == "__main__":
-    _import_everything()
+    _import_torch() if sys.argv[2] == "torch" else _import_everything()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     how, what, *rest = _serve(socket.socket(fileno=int(sys.argv[1])))
     if how == "-m":

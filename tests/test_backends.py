@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests import processes
 from tests.places import only
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError
@@ -21,14 +19,9 @@ pytestmark = pytest.mark.core
 OP = "crop_concat"
 
 
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+def run_python(code: str, **environment: str) -> SimpleNamespace:
+    done = processes.run("-c", code, env=environment, warm="torch")
+    return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
 
 
 def pair(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -16,6 +15,7 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests import processes
 from unet_fast import cli, data
 from unet_fast.data import synthetic
 from unet_fast.ops._record import OPS
@@ -67,6 +67,7 @@ def trained(files) -> Path:
     return files / "run"
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_train_predict_evaluate(files, trained):
     said = run("predict", trained, "--images", files / "images.tif", "--out", files / "p.tif", "--device", "cpu")
     assert f"wrote {files / 'p.tif'}" in said
@@ -92,6 +93,7 @@ def test_predict_labels_of_some_slices(files, trained):
     assert "rand" in said.lower()
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_preview(files):
     run("preview", "--images", files / "images.tif", "--labels", files / "labels.tif", "--out", files / "v.png",
         "--tile", "48")  # fmt: skip
@@ -102,8 +104,8 @@ def test_info_names_every_op_and_the_reason_why_a_backend_is_not_used():
     said = run("info")
     for name in (*OPS, "cpp"):
         assert name in said
-    again = subprocess.run([sys.executable, "-m", "unet_fast.info"], capture_output=True, text=True)
-    assert again.returncode == 0 and min(OPS) in again.stdout
+    again = processes.run("-m", "unet_fast.info")
+    assert again.returncode == 0 and min(OPS).encode() in again.stdout
 
 
 def test_mistakes_are_one_line_each(files, trained, tmp_path):

@@ -139,6 +139,7 @@ def test_training_on_drive_ignores_what_is_outside(drive, tmp_path):
     run("evaluate", "--prediction", tmp_path / "p.tif", "--data", drive, "--slices", "1", "--out", tmp_path / "m.json")
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_preview_of_a_data_set_as_a_recipe_trains(drive, tmp_path):
     said = run("preview", "--data", drive, "--recipe", "batch-norm", "--tile", "32", "--out", tmp_path / "v.png")
     assert "DRIVE: 2 images" in said and f"wrote {tmp_path / 'v.png'}" in said

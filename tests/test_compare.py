@@ -27,6 +27,7 @@ def test_gflop_counts_every_convolution():
     assert forward_gflop(network, 8) == pytest.approx(2 * macs / 1e9)
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_the_command_line_compares(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     images, instances = synthetic.nuclei(4, size=(48, 64), seed=4)

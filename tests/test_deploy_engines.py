@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unet_fast as uf
+from tests import processes
 from tests.exports import graphs_made_once  # noqa: F401
 from tests.networks import grey, lively
 from unet_fast import train
@@ -160,8 +161,5 @@ def test_what_engines_refuse(run, monkeypatch):
 
 
 def test_nothing_is_loaded_before_it_is_asked_for():
-    import subprocess
-    import sys
-
     code = "import sys, unet_fast as uf; uf.deploy.engine, uf.Run; print([m for m in ('onnx', 'onnxruntime', 'openvino', 'bioimageio', 'zarr', 'dask') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert processes.run("-c", code, warm="torch").stdout.strip() == b"[]"

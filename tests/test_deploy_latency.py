@@ -41,6 +41,7 @@ def test_a_run_of_latency(rng, tmp_path):
     assert len((tmp_path / "out" / "latency.csv").read_text().splitlines()) == 7
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_the_picture_shows_what_ran(tmp_path):
     from dataclasses import asdict
 

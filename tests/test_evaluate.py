@@ -179,6 +179,7 @@ def test_printed_report(truth: np.ndarray, probabilities: np.ndarray) -> None:
     assert "by class" in printed(classes) and "most probable class" in printed(classes)
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_picture_of_worst_and_best(tmp_path: Path, truth: np.ndarray, probabilities: np.ndarray) -> None:
     images = np.random.default_rng(0).normal(size=(3, 1, 48, 40))
     evaluate(probabilities, truth, images=images, picture=tmp_path / "a.png")

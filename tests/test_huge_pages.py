@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 import unet_fast.numpy
+from tests import processes
 from unet_fast.ops import bias_relu, distance_transform
 
 SMAPS = Path("/proc/self/smaps")
@@ -39,8 +38,9 @@ def asks_for_huge_pages(array: np.ndarray) -> bool:
 
 def alone(check: Callable[[], None]) -> None:
     """Run it in a process of its own, where no earlier test has left free memory that malloc would hand out again."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as workers:
-        workers.submit(check).result()
+    code = f"from {__name__} import {check.__name__} as check; check()"
+    done = processes.run("-c", code, warm="torch")
+    assert done.returncode == 0, done.stderr
 
 
 def check_operators() -> None:

@@ -19,6 +19,8 @@ from unet_fast.plots._canvas import BLUE, ORANGE, PURPLE, SKY, VERMILLION, as_pi
 from unet_fast.plots.curves import smooth
 from unet_fast.plots.objects import FATES, fates_of
 
+pytestmark = pytest.mark.usefixtures("real_pictures")
+
 
 def read(path: Path) -> np.ndarray:
     """A PNG as (H, W, 3); fails if it is another format or a broken file."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
+
+from tests import processes
 
 # every argument of a good call is replaced, one at a time and two at a time, by values of other shapes, dtypes and layouts
 CODE = r"""
@@ -117,9 +116,9 @@ print("DONE", done)
 
 
 def test_wrong_sizes_are_errors(rng: np.random.Generator) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(rng.integers(2**31))], capture_output=True, text=True, timeout=600
+    done = processes.run("-c", CODE, rng.integers(2**31), warm="torch")
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0, (
+        f"ended with {done.returncode} at: {lines[-1] if lines else ''}\n{done.stderr.decode()[-2000:]}"
     )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, f"ended with {done.returncode} at: {lines[-1] if lines else ''}\n{done.stderr[-2000:]}"
     assert lines[-1].startswith("DONE") and int(lines[-1].split()[1]) > 1500

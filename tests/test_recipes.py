@@ -140,6 +140,7 @@ def test_all_heads_train(pair, name):
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.classify.parameters())
 
 
+@pytest.mark.usefixtures("real_pictures")
 @pytest.mark.parametrize("name", ["unet++", "unet3+", "unet-dental"])
 def test_the_log_shows_that_every_head_learns(pair, tmp_path, name):
     config = tiny(

@@ -45,6 +45,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_a_run_learns_and_fills_its_folder(pair, tmp_path):
     config = default_config("cpu", steps=60, **SMALL, learning_rate=3e-3, validations=3)
     out = tmp_path / "run"

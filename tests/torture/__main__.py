@@ -23,8 +23,10 @@ def main() -> None:
     import torch
     import torch._dynamo  # noqa: F401
 
+    from tests.pictures import draw_little
     from tests.torture.campaigns import campaigns
 
+    draw_little()
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -39,6 +41,7 @@ def main() -> None:
             np.random.default_rng(options.seed),
             Path(folder),
             runs_=max(4, round(100 * options.scale)),
+            steps=60 if options.scale > 0.1 else 24,
             damaged=max(10, round(500 * options.scale)),
             files=max(20, round(2000 * options.scale)),
             full=max(3, round(100 * options.scale)),

@@ -44,9 +44,9 @@ class Counts:
         return f"{self.name:28} {self.outcomes['wrong']} wrong  ({counts})"
 
 
-def _exact(name: str, folder: Path, truth: dict[str, Any], counts: Counts) -> None:
+def _exact(name: str, folder: Path, truth: dict[str, Any], steps: int, counts: Counts) -> None:
     """Go on until the end, and compare with the uninterrupted run."""
-    end = attempt(lambda: runs.go(folder, resume=True).steps, seconds=120)
+    end = attempt(lambda: runs.go(folder, resume=True, steps=steps).steps, seconds=120)
     if end.word != GOOD:
         counts.add("not resumed", f"{name}: --resume ends with {end.word}: {end.value}")
     elif not runs.same(runs.weights(folder), truth):
@@ -56,11 +56,11 @@ def _exact(name: str, folder: Path, truth: dict[str, Any], counts: Counts) -> No
         counts.add("exact", f"{name}: {left} left behind" if left else None)
 
 
-def signals(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
+def signals(cases: int, rng: np.random.Generator, folder: Path, steps: int) -> Counts:
     """Runs that a signal ends at any time, once or several times; the resumed run must be the uninterrupted one."""
     counts = Counts("signals")
     began = time.monotonic()
-    end = attempt(lambda: runs.go(folder / "whole").steps, seconds=300)
+    end = attempt(lambda: runs.go(folder / "whole", steps=steps).steps, seconds=300)
     assert end.word == GOOD, end
     seconds, truth = time.monotonic() - began, runs.weights(folder / "whole")
     run = folder / "run"
@@ -77,10 +77,10 @@ def signals(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
                 except ProcessLookupError:
                     pass  # it was faster
 
-            end = attempt(lambda: runs.go(run, resume=True).steps, seconds=120, during=send)
+            end = attempt(lambda: runs.go(run, resume=True, steps=steps).steps, seconds=120, during=send)
             if end.word in (TRACEBACK, HANG) or (end.word == CRASH and end.value != number):
                 counts.add(end.word, f"{signal.Signals(number).name} after {wait:.2f} s: {end.word} {end.value}")
-        _exact(f"{signal.Signals(number).name} after {wait:.2f} s", run, truth, counts)
+        _exact(f"{signal.Signals(number).name} after {wait:.2f} s", run, truth, steps, counts)
     return counts
 
 
@@ -255,14 +255,14 @@ def settings(cases: int, rng: np.random.Generator, folder: Path) -> Counts:
 
 
 def campaigns(
-    rng: np.random.Generator, folder: Path, *, runs_: int, damaged: int, files: int, full: int, hostile: int
+    rng: np.random.Generator, folder: Path, *, runs_: int, steps: int, damaged: int, files: int, full: int, hostile: int
 ) -> dict[str, Callable[[], list[Counts]]]:
     """Every campaign by its name, with so many cases each."""
     places = {name: folder / name for name in ("signals", "weights", "images", "disks", "settings")}
     for place in places.values():
         place.mkdir(parents=True, exist_ok=True)
     return {
-        "signals": lambda: [signals(runs_, rng, places["signals"])],
+        "signals": lambda: [signals(runs_, rng, places["signals"], steps)],
         "weights": lambda: weights(damaged, rng, places["weights"]),
         "images": lambda: images(files, rng, places["images"]),
         "disks": lambda: [disks(full, rng, places["disks"])],
