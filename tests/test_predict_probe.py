@@ -95,8 +95,8 @@ class Squeezed(nn.Module):
 
 
 OTHERS = {
-    "milesial": peers.NETWORKS["milesial"],
-    "milesial bilinear": peers.NETWORKS["milesial bilinear"],
+    "milesial": lambda: peers.Milesial(base=4),
+    "milesial bilinear": lambda: peers.Milesial(base=4, bilinear=True),
     "MONAI BasicUNet": lambda: peers.library("monai.networks.nets").BasicUNet(
         2, 1, 3, features=(4, 4, 8, 8, 8, 4), norm="batch"
     ),
