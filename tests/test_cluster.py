@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
     return tmp_path
 
 
+def forked_workers() -> AbstractContextManager[object]:
+    """Workers, and those that take the place of the killed, come from one process that has imported everything."""
+    import dask
+    from distributed.utils import get_mp_context
+
+    forked = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "unet_fast.cluster", "unet_fast.run", "unet_fast.predict"])
+    return forked
+
+
 def test_two_workers_one_of_them_killed(folder):
     from unet_fast.cluster import make_on
 
@@ -39,9 +50,12 @@ def test_two_workers_one_of_them_killed(folder):
     predictor = run.predictor(**options)
     pages = Pages([folder / "a.tif"])
     distributed = pytest.importorskip("dask.distributed", reason="the extra unet_fast[dask] is not installed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
-    ) as cluster:
+    with (
+        forked_workers(),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+    ):
         stream = Stream(
             predictor, pages, folder / "o.tif", identity=identity_of(run.model), shared=True, part_pixels=15_000
         )

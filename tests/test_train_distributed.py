@@ -6,8 +6,6 @@ import gc
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -48,7 +46,7 @@ def command(files: Path, out: Path, *more: str, labels: str = "l.tif") -> list[s
 
 
 def torchrun(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
 
 
 def run(arguments: list[str]) -> str:
@@ -90,11 +88,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(files, tmp_path, labels
     void = ("--ignore-index", "2", "--num-classes", "2") if labels == "void.tif" else ()
     run(command(files, tmp_path / "one", "--batch-size", "2", *void, labels=labels))
     two = command(files, tmp_path / "two", "--batch-size", "1", *void, labels=labels)
-    if void:
-        said = run_two(two)
-    else:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        said = subprocess.run(torchrun(two), env=environment, capture_output=True, text=True, check=True).stdout
+    said = run_two(two) if void else run(torchrun(two))
     assert said.count("training unet") == 1, "one of the two talks"
     assert_alike(tmp_path / "two", tmp_path / "one")
     assert (read_config(tmp_path / "two").processes, read_config(tmp_path / "two").batch_size) == (2, 1)
@@ -116,14 +110,9 @@ def test_a_run_goes_on_with_another_number_of_processes(files, tmp_path):
 
 
 def test_a_lost_process_ends_all_with_one_line(files, tmp_path):
-    process = subprocess.Popen(
-        torchrun(command(files, tmp_path / "run", "--steps", "100000")),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with open(tmp_path / "log", "wb") as log:
+        command_line = torchrun(command(files, tmp_path / "run", "--steps", "100000"))
+        process = processes.start(*command_line, streams=(log.fileno(), log.fileno()))
     try:
         deadline = time.monotonic() + 200
         while not (tmp_path / "run" / "config.json").exists() and time.monotonic() < deadline:
@@ -131,10 +120,12 @@ def test_a_lost_process_ends_all_with_one_line(files, tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         second = next(child for child in children if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes())
         os.kill(int(second), signal.SIGKILL)
-        said = process.communicate(timeout=120)[0]
+        code = process.wait(120)
     finally:
-        process.kill()
-    assert process.returncode != 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # which ends the two
+    said = (tmp_path / "log").read_text()
+    assert code != 0
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "a process of this training was lost" in lines[0] and "--resume" in lines[0]
     assert 'File "' not in said.split("error: ")[0], "no traceback of ours"
