@@ -60,10 +60,10 @@ def main(options: Options) -> None:
     """Two result files."""
     if options.device != "cpu":
         return
-    with one_thread():
+    with one_thread():  # so do the processes whose memory is measured
         steps(options)
-    if sys.platform == "linux":
-        memory(options)
+        if sys.platform == "linux":
+            memory(options)
 
 
 if __name__ == "__main__":
