@@ -1,6 +1,6 @@
 """From how many tiles on our 3x3 convolution is faster than torch's, by channels, layout and instruction set of a CPU.
 
-Writes a table that ``python -m benchmarks.backends`` brings into the package, where "auto" reads it. One thread. The
+Writes a table to check the rule of "auto" by, which is in unet_fast/ops/_convolution.py. One thread. The
 instruction sets that are wider than one are hidden from our kernels, oneDNN's and torch's own.
 
 python -m benchmarks.bench_conv3x3_choice [AVX-512 | AVX2 | plain]

@@ -11,7 +11,8 @@ from benchmarks.plots import bar_figure, heading
 from benchmarks.record import machine, milliseconds
 from unet_fast.plots._canvas import BLUE, VERMILLION, save
 
-LEFT_OUT = ("dispatch", "family", "conv3x3_memory")  # which have no peer for each case, or no times
+# which have no peer for each case, or no times
+LEFT_OUT = ("dispatch", "family", "conv3x3_memory", "convolution_choice")
 
 
 @dataclass(frozen=True)
