@@ -67,7 +67,7 @@ def test_same_outputs_names_and_training(name: str, generator: torch.Generator) 
     assert all(torch.equal(a, b) for a, b in zip(got, truth, strict=True))
 
 
-def _train(net: torch.nn.Module, images: torch.Tensor, steps: int = 8) -> list[float]:
+def _train(net: torch.nn.Module, images: torch.Tensor, steps: int = 20) -> list[float]:
     """The losses of some steps of gradient descent."""
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), 1e-2)

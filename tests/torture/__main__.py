@@ -26,7 +26,6 @@ def main() -> None:
     from tests.pictures import draw_little
     from tests.torture.campaigns import campaigns
 
-    draw_little()
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -35,13 +34,16 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of cases (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     options = parser.parse_args()
+    short = options.scale <= 0.1
+    if short:
+        draw_little()
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         every = campaigns(
             np.random.default_rng(options.seed),
             Path(folder),
             runs_=max(4, round(100 * options.scale)),
-            steps=60 if options.scale > 0.1 else 24,
+            steps=24 if short else 60,
             damaged=max(10, round(500 * options.scale)),
             files=max(20, round(2000 * options.scale)),
             full=max(3, round(100 * options.scale)),
