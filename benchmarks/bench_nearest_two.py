@@ -5,7 +5,7 @@ python -m benchmarks.bench_nearest_two
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -33,12 +33,36 @@ def by_scipy(labels: np.ndarray) -> list[np.ndarray]:
     return [distance_transform_edt(labels != label) for label in np.unique(labels[labels != 0])]
 
 
-def edt_of_each_cell(
-    opencv: Callable[[np.ndarray], Any], scipy: Callable[[np.ndarray], Any], labels: np.ndarray
+def beside_an_edt_a_cell(
+    options: Options,
+    op: Callable[[torch.Tensor], Any],
+    tensor: torch.Tensor,
+    recipes: Sequence[Callable[[np.ndarray], Any]],
+    labels: np.ndarray,
 ) -> dict[str, Candidate]:
-    """The usual recipe as a peer, with the transform of each library."""
-    recipes = {"an OpenCV EDT for each cell": opencv, "a SciPy EDT for each cell": scipy}
-    return {name: Candidate(lambda recipe=recipe: recipe(labels), host=True) for name, recipe in recipes.items()}
+    """``op`` beside the usual recipe, with the transform of OpenCV and that of SciPy."""
+    peers = {
+        f"{name} EDT for each cell": Candidate(lambda recipe=recipe: recipe(labels), host=True)
+        for name, recipe in zip(("an OpenCV", "a SciPy"), recipes, strict=True)
+    }
+    return {**options.ours(op.__name__, lambda: op(tensor)), **peers}
+
+
+def beside_one_edt(
+    options: Options,
+    op: Callable[[torch.Tensor], Any],
+    by_numpy: Callable[[np.ndarray], Any],
+    tensors: Any,
+    few: np.ndarray,
+) -> dict[str, Candidate]:
+    """``op`` for 60 and for 600 cells beside a single EDT of all cells."""
+    name, mask = op.__name__, (few == 0).astype(np.uint8)
+    return {
+        "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
+        **options.ours(name, lambda: op(tensors[0]), "60 cells"),
+        **options.ours(name, lambda: op(tensors[1]), "600 cells"),
+        f"unet_fast.numpy.{name}, 60 cells": Candidate(lambda: by_numpy(few), host=True, role="ours"),
+    }
 
 
 def crowded(rng: np.random.Generator, batch: int, side: int, device: str) -> tuple[np.ndarray, torch.Tensor]:
@@ -63,7 +87,6 @@ def main(options: Options) -> None:
     tensors = [torch.from_numpy(labels)[None].to(options.device) for labels in (few, many)]
     for result, truth in zip(nearest_two(tensors[0]), np.partition(by_scipy(few), 1, axis=0)[:2], strict=True):
         np.testing.assert_allclose(result[0].cpu(), truth, **DISTANCE)
-    mask = (few != 0).astype(np.uint8)
     for side in (small, 2 * small, 4 * small):
         labels = far_corners(side).to(options.device)
         suite.measure(
@@ -71,21 +94,11 @@ def main(options: Options) -> None:
         )
     suite.measure(
         f"{small}x{small}",
-        {
-            "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
-            **options.ours("nearest_two", lambda: nearest_two(tensors[0]), "60 cells"),
-            **options.ours("nearest_two", lambda: nearest_two(tensors[1]), "600 cells"),
-            "unet_fast.numpy.nearest_two, 60 cells": Candidate(
-                lambda: unet_fast.numpy.nearest_two(few), host=True, role="ours"
-            ),
-        },
+        beside_one_edt(options, nearest_two, unet_fast.numpy.nearest_two, tensors, few),
     )
     suite.measure(
         f"{small}x{small}, 60 cells",
-        {
-            **options.ours("nearest_two", lambda: nearest_two(tensors[0])),
-            **edt_of_each_cell(by_opencv, by_scipy, few),
-        },
+        beside_an_edt_a_cell(options, nearest_two, tensors[0], (by_opencv, by_scipy), few),
         rounds=3,
     )
     suite.finish()

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 import unet_fast.numpy
 from benchmarks import peers
 from benchmarks.bench_distance_transform import by_cupy
-from benchmarks.bench_nearest_two import crowded, edt_of_each_cell, opencv_edt
+from benchmarks.bench_nearest_two import beside_an_edt_a_cell, beside_one_edt, crowded, opencv_edt
 from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast.data.synthetic import crowded_cells
 from unet_fast.ops import weight_map
@@ -70,13 +70,8 @@ def main(options: Options) -> None:
     suite.measure(
         f"{side}x{side}",
         {
-            "one binary OpenCV EDT (precise)": Candidate(lambda: opencv_edt(mask), host=True),
-            **options.ours("weight_map", lambda: weight_map(tensors[0]), "60 cells"),
-            **options.ours("weight_map", lambda: weight_map(tensors[1]), "600 cells"),
+            **beside_one_edt(options, weight_map, unet_fast.numpy.weight_map, tensors, few),
             **options.ours("weight_map", lambda: weight_map(tensors[0], sigma=20.0), "60 cells, sigma 20"),
-            "unet_fast.numpy.weight_map, 60 cells": Candidate(
-                lambda: unet_fast.numpy.weight_map(few), host=True, role="ours"
-            ),
         },
     )
     suite.measure(
@@ -91,8 +86,7 @@ def main(options: Options) -> None:
     suite.measure(
         f"{side}x{side}, 60 cells",
         {
-            **options.ours("weight_map", lambda: weight_map(tensors[0])),
-            **edt_of_each_cell(by_opencv, by_scipy, few),
+            **beside_an_edt_a_cell(options, weight_map, tensors[0], (by_opencv, by_scipy), few),
             **by_cupy_cells(tensors[0][0]),
         },
         rounds=3,

@@ -1,8 +1,6 @@
-"""conv3x3 against float64: values, gradients, layouts, instruction sets, kept weights, NaN, threads, registration, input."""
+"""conv3x3 against float64: values, gradients, layouts, instruction sets, NaN, threads, registration, input."""
 
 from __future__ import annotations
-
-import gc
 
 import pytest
 import torch
@@ -11,17 +9,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import unet_fast as uf
 from tests.compiled import check_compiled_gradients
+from tests.convolutions import LEVELS, draw, rms, scale
 from tests.places import needs
-from tests.tolerances import CONVOLUTION, WINOGRAD_ERROR
+from tests.tolerances import WINOGRAD_ERROR
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.nn import ConvReLU
 from unet_fast.ops import _convolution, conv3x3, use_convolution
 from unet_fast.ops.conv3x3 import conv3x3_pool
 
 pytestmark = [pytest.mark.kernels, needs("cpp")]
 
-LEVELS = ("plain", "avx2", "avx512")  # those that the processor lacks run as the next one below
 ACTIVATIONS = (None, "relu", "leaky_relu")
 
 
@@ -37,37 +34,16 @@ def winograd():
         yield
 
 
-def draw(generator, *shape, last=True):
-    tensor = torch.randn(shape, generator=generator)
-    return tensor.contiguous(memory_format=torch.channels_last) if last and len(shape) == 4 else tensor
-
-
-def rms(tensor):
-    return tensor.double().square().mean().sqrt().item()
-
-
-def scale(tensor):
-    """What the errors of a sum of as many random terms, of which some cancel, are compared with."""
-    return max(rms(tensor), 1e-30)
-
-
 # batch, input channels, output channels, height, width, padding: full and ragged vectors, tiles that borders cut, a single
 # tile, fewer pixels than a tile
+# fmt: off
 SHAPES = [
-    (1, 32, 32, 22, 18, 0),
-    (2, 5, 7, 9, 8, 1),
-    (1, 16, 24, 6, 5, 0),
-    (1, 48, 40, 3, 3, 0),
-    (3, 3, 33, 1, 1, 1),
-    (1, 20, 100, 25, 19, 0),
-    (1, 130, 66, 12, 13, 1),
-    (1, 1, 1, 30, 2, 1),
-    (2, 64, 17, 40, 3, 0),
-    (2, 1, 32, 21, 19, 0),
-    (2, 2, 40, 18, 33, 1),
-    (1, 4, 17, 20, 17, 1),
+    (1, 32, 32, 22, 18, 0), (2, 5, 7, 9, 8, 1), (1, 16, 24, 6, 5, 0), (1, 48, 40, 3, 3, 0),
+    (3, 3, 33, 1, 1, 1), (1, 20, 100, 25, 19, 0), (1, 130, 66, 12, 13, 1), (1, 1, 1, 30, 2, 1),
+    (2, 64, 17, 40, 3, 0), (2, 1, 32, 21, 19, 0), (2, 2, 40, 18, 33, 1), (1, 4, 17, 20, 17, 1),
     (1, 250, 190, 12, 9, 1),  # weights that are made on the way
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -216,78 +192,6 @@ def test_equal_bits_for_any_number_of_threads(level, generator):
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-class TestKeptWeights:
-    def test_follow_every_change(self, generator):
-        x, layer = draw(generator, 1, 16, 10, 10), ConvReLU(16, 16, 3)
-
-        def check():
-            with torch.no_grad():
-                torch.testing.assert_close(
-                    layer(x), F.relu(F.conv2d(x, layer.weight, layer.bias)), **CONVOLUTION[torch.float32]
-                )
-
-        check()
-        with torch.no_grad():
-            layer.weight.mul_(-1)
-        check()
-        layer.weight.data.mul_(2)  # no version counts this
-        check()
-        kept = _convolution._kept[layer.weight][1]
-        check()
-        assert _convolution._kept[layer.weight][1] is not kept  # made anew, once
-        kept = _convolution._kept[layer.weight][1]
-        check()
-        assert _convolution._kept[layer.weight][1] is kept
-        layer.weight.data = draw(generator, 16, 16, 3, 3)
-        check()
-        layer.load_state_dict(ConvReLU(16, 16, 3).state_dict())
-        check()
-        layer.to(memory_format=torch.channels_last)
-        check()
-        layer.weight = torch.nn.Parameter(draw(generator, 16, 16, 3, 3))
-        check()
-        with torch.inference_mode():
-            layer.weight.add_(1)
-        check()
-        optimizer = torch.optim.Adam(layer.parameters(), lr=1.0, fused=True)
-        layer(x).sum().backward()
-        optimizer.step()
-        check()
-
-    def test_are_used_again_and_freed_with_the_layer(self, generator):
-        gc.collect()  # networks of other tests
-        before = len(_convolution._kept)
-        x, layer = draw(generator, 1, 16, 10, 10), ConvReLU(16, 16, 3)
-        with torch.inference_mode():
-            layer(x)
-            kept = _convolution._kept[layer.weight][1]
-            layer(x)
-            assert _convolution._kept[layer.weight][1] is kept
-        assert len(_convolution._kept) == before + 1
-        del layer
-        gc.collect()
-        assert len(_convolution._kept) == before
-
-    def test_are_not_kept_in_training(self, generator):
-        layer = ConvReLU(16, 16, 3)
-        layer(draw(generator, 1, 16, 10, 10)).sum().backward()
-        assert layer.weight not in _convolution._kept
-
-    def test_are_not_kept_of_the_widest_layers(self, generator):
-        x, layer = draw(generator, 1, 256, 10, 10), ConvReLU(256, 256, 3)
-        with torch.inference_mode():
-            torch.testing.assert_close(
-                layer(x), F.relu(F.conv2d(x, layer.weight, layer.bias)), **CONVOLUTION[torch.float32]
-            )
-        assert layer.weight not in _convolution._kept
-
-    def test_of_another_instruction_set_are_made_anew(self, generator, monkeypatch):
-        x, weight = draw(generator, 1, 16, 10, 10), draw(generator, 16, 16, 3, 3)
-        for name in LEVELS:
-            monkeypatch.setenv("UNET_FAST_CPU_LEVEL", name)
-            torch.testing.assert_close(conv3x3(x, weight), F.conv2d(x, weight), **CONVOLUTION[torch.float32])
 
 
 class Calls(TorchDispatchMode):

@@ -33,26 +33,20 @@ constexpr int64_t element_size(DType type) {
 
 template <class T>
 inline constexpr DType kDTypeOf = DType::kOther;
-template <>
-inline constexpr DType kDTypeOf<double> = DType::kFloat64;
-template <>
-inline constexpr DType kDTypeOf<float> = DType::kFloat32;
-template <>
-inline constexpr DType kDTypeOf<Half> = DType::kFloat16;
-template <>
-inline constexpr DType kDTypeOf<BFloat16> = DType::kBFloat16;
-template <>
-inline constexpr DType kDTypeOf<uint8_t> = DType::kUInt8;
-template <>
-inline constexpr DType kDTypeOf<int8_t> = DType::kInt8;
-template <>
-inline constexpr DType kDTypeOf<uint16_t> = DType::kUInt16;
-template <>
-inline constexpr DType kDTypeOf<int16_t> = DType::kInt16;
-template <>
-inline constexpr DType kDTypeOf<int32_t> = DType::kInt32;
-template <>
-inline constexpr DType kDTypeOf<int64_t> = DType::kInt64;
+#define UF_DTYPE_OF(T, dtype) \
+  template <>                 \
+  inline constexpr DType kDTypeOf<T> = DType::dtype
+UF_DTYPE_OF(double, kFloat64);
+UF_DTYPE_OF(float, kFloat32);
+UF_DTYPE_OF(Half, kFloat16);
+UF_DTYPE_OF(BFloat16, kBFloat16);
+UF_DTYPE_OF(uint8_t, kUInt8);
+UF_DTYPE_OF(int8_t, kInt8);
+UF_DTYPE_OF(uint16_t, kUInt16);
+UF_DTYPE_OF(int16_t, kInt16);
+UF_DTYPE_OF(int32_t, kInt32);
+UF_DTYPE_OF(int64_t, kInt64);
+#undef UF_DTYPE_OF
 
 // The type that arithmetic on an element is done in; that of sums, biases and losses beside tensors of the dtype.
 template <class T>

@@ -28,6 +28,19 @@ __device__ void add_gradients(A g, A x, const NormColumn<A>& column, A (&sums)[k
   if constexpr (!kSilu) sums[2] += z > 0 ? A(0) : g * z;
 }
 
+// The vectors of gradient and map that a lane of a plane works on.
+template <class T, int V>
+__device__ __forceinline__ void load_vectors(const LaneOfPlane<V, kNormVectors>& lane, const T* __restrict__ grad,
+                                             const T* __restrict__ x, Vector<T, V> (&grads)[kNormVectors],
+                                             Vector<T, V> (&values)[kNormVectors]) {
+#pragma unroll
+  for (int i = 0; i < kNormVectors; ++i) {
+    if (lane.vector + i * kWarp >= lane.end) continue;
+    grads[i] = load_vector<T, V>(grad + (lane.vector + i * kWarp) * V);
+    values[i] = load_vector<T, V>(x + (lane.vector + i * kWarp) * V);
+  }
+}
+
 template <class T, int V, bool kSilu>
 __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
     norm_sums_planes(const PlaneChunks all, const int64_t pixels, const T* __restrict__ grad, const T* __restrict__ x,
@@ -38,12 +51,7 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
   const LaneOfPlane<V, kNormVectors> lane(at, all, pixels);
   const NormColumn<A> column(columns, at.image, at.channel);
   Vector<T, V> grads[kNormVectors], values[kNormVectors];
-#pragma unroll
-  for (int i = 0; i < kNormVectors; ++i) {
-    if (lane.vector + i * kWarp >= lane.end) continue;
-    grads[i] = load_vector<T, V>(grad + (lane.vector + i * kWarp) * V);
-    values[i] = load_vector<T, V>(x + (lane.vector + i * kWarp) * V);
-  }
+  load_vectors(lane, grad, x, grads, values);
   A sums[kSums] = {};
   if (lane.edge >= 0) add_gradients<kSilu, A>(widen(grad[lane.edge]), widen(x[lane.edge]), column, sums);
 #pragma unroll
@@ -54,6 +62,20 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
   }
 #pragma unroll
   for (int k = 0; k < kSums; ++k) at.write_sum(all, static_cast<double>(sums[k]), partial, kSums, k);
+}
+
+// The vectors of gradient and map at pixels first, first + step, ... of a strip.
+template <class T, int V>
+__device__ __forceinline__ void load_pixels(const ChannelStrip& strip, int64_t first, int64_t step, int64_t channels,
+                                            const T* __restrict__ grad, const T* __restrict__ x,
+                                            Vector<T, V> (&grads)[kPixels], Vector<T, V> (&values)[kPixels]) {
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) {
+    const int64_t pixel = first + i * step;
+    if (pixel >= strip.end) break;
+    grads[i] = load_vector<T, V>(grad + pixel * channels);
+    values[i] = load_vector<T, V>(x + pixel * channels);
+  }
 }
 
 template <class T, int V, bool kSilu>
@@ -72,13 +94,7 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
   A sums[V][kSums] = {};
   for (int64_t first = strip.item; first < strip.end; first += kPixels * all.rows) {
     Vector<T, V> grads[kPixels], values[kPixels];
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-      const int64_t pixel = first + i * all.rows;
-      if (pixel >= strip.end) break;
-      grads[i] = load_vector<T, V>(grad + start + pixel * channels);
-      values[i] = load_vector<T, V>(x + start + pixel * channels);
-    }
+    load_pixels(strip, first, all.rows, channels, grad + start, x + start, grads, values);
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
       if (first + i * all.rows >= strip.end) break;
@@ -188,12 +204,7 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
   const A constant = less.constant[at.image * columns.image_step + at.channel];
   const A linear = less.linear[at.image * columns.image_step + at.channel];
   Vector<T, V> grads[kNormVectors], values[kNormVectors];
-#pragma unroll
-  for (int i = 0; i < kNormVectors; ++i) {
-    if (lane.vector + i * kWarp >= lane.end) continue;
-    grads[i] = load_vector<T, V>(grad + (lane.vector + i * kWarp) * V);
-    values[i] = load_vector<T, V>(x + (lane.vector + i * kWarp) * V);
-  }
+  load_vectors(lane, grad, x, grads, values);
   if (lane.edge >= 0) grad_x[lane.edge] = gradient_of<kSilu>(grad[lane.edge], x[lane.edge], column, constant, linear);
 #pragma unroll
   for (int i = 0; i < kNormVectors; ++i) {
@@ -226,13 +237,7 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
   }
   for (int64_t first = strip.item; first < strip.end; first += kPixels * all.rows) {
     Vector<T, V> grads[kPixels], values[kPixels];
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-      const int64_t pixel = first + i * all.rows;
-      if (pixel >= strip.end) break;
-      grads[i] = load_vector<T, V>(grad + start + pixel * channels);
-      values[i] = load_vector<T, V>(x + start + pixel * channels);
-    }
+    load_pixels(strip, first, all.rows, channels, grad + start, x + start, grads, values);
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
       const int64_t pixel = first + i * all.rows;

@@ -1,4 +1,4 @@
-// The skip is copied into the joined map as crop_concat copies it; a second kernel writes the up-sampled map beside it. Planar maps: a
+// The skip is copied into the joined map as a join with a crop copies it; a second kernel writes the up-sampled map beside it. Planar maps: a
 // thread writes a vector of a row, 16 bytes where rows are whole vectors. Channels-last ones: a thread writes a vector of channels of one
 // pixel and reads the same vector of one pixel of x, or of four. The gradient of x is gathered the same way, so that no sum has an order
 // of its own and nothing is added in memory.

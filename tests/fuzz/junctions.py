@@ -261,7 +261,9 @@ def check_up_conv_crop_concat(case: UpConvolution, device: str) -> None:
     with drawing.threads(case.threads):
         out = ops.up_conv_crop_concat(x, weight, bias, skip)
     slow = [t.detach().double().requires_grad_() for t in (*operands, skip)]
-    truth = reference.crop_concat(slow[-1], _transposed_convolution(slow[:-1]))
+    up = _transposed_convolution(slow[:-1])
+    top, left = ((large - small) // 2 for large, small in zip(full, up.shape[2:], strict=True))
+    truth = torch.cat([slow[-1][:, :, top : top + up.shape[2], left : left + up.shape[3]], up], 1)
     assert out.dtype == case.dtype and out.shape == truth.shape
     drawing.close_to_largest(out, truth, _relative(case.dtype), "out", floor=1.0)
     grad = drawing.lay_out(drawing.tensor(g, truth.shape, case.dtype, "plain", device), case.layouts[3])
