@@ -174,8 +174,8 @@ def table(result: dict[str, Any]) -> str:
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
         f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
         "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
-        f"Tiles of about {result['tile']} px{coarse} a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} tiles a "
-        f"step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
+        f"Tiles of about {result['tile']} px{coarse}; tiles a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
+        f"tiles a step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
         f"the recipe. {total:.0f} minutes of training in all, one seed. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )

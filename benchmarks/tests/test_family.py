@@ -69,7 +69,10 @@ def test_runs_are_made_once_and_become_a_table(folder, tmp_path, monkeypatch, ca
     for row in result["rows"]:
         assert 0 <= row["pixel_error"] <= 1 and 0 <= row["seg"] <= 1
     text = family.table(result)
-    assert "| keras | EM: accuracy 0.919 | E " in text and "3 tiles a run" in text
+    assert (
+        "| keras | EM: accuracy 0.919 | E " in text
+        and "tiles a run, and channels at the first level: dic-hela 3, 2;" in text
+    )
     monkeypatch.setattr(family, "run", lambda *_: pytest.fail("trained again"))
     family.main(arguments)
     assert json.loads(out.read_text())["rows"] == result["rows"]
