@@ -30,9 +30,8 @@ __device__ void add_gradients(A g, A x, const NormColumn<A>& column, A (&sums)[k
 
 // The vectors of gradient and map that a lane of a plane works on.
 template <class T, int V>
-__device__ __forceinline__ void load_vectors(const LaneOfPlane<V, kNormVectors>& lane, const T* __restrict__ grad,
-                                             const T* __restrict__ x, Vector<T, V> (&grads)[kNormVectors],
-                                             Vector<T, V> (&values)[kNormVectors]) {
+__device__ void load_vectors(const LaneOfPlane<V, kNormVectors>& lane, const T* __restrict__ grad, const T* __restrict__ x,
+                             Vector<T, V> (&grads)[kNormVectors], Vector<T, V> (&values)[kNormVectors]) {
 #pragma unroll
   for (int i = 0; i < kNormVectors; ++i) {
     if (lane.vector + i * kWarp >= lane.end) continue;
@@ -66,9 +65,9 @@ __global__ void __launch_bounds__(kWalkThreads, kNormBlocks)
 
 // The vectors of gradient and map at pixels first, first + step, ... of a strip.
 template <class T, int V>
-__device__ __forceinline__ void load_pixels(const ChannelStrip& strip, int64_t first, int64_t step, int64_t channels,
-                                            const T* __restrict__ grad, const T* __restrict__ x,
-                                            Vector<T, V> (&grads)[kPixels], Vector<T, V> (&values)[kPixels]) {
+__device__ void load_pixels(const ChannelStrip& strip, int64_t first, int64_t step, int64_t channels,
+                            const T* __restrict__ grad, const T* __restrict__ x, Vector<T, V> (&grads)[kPixels],
+                            Vector<T, V> (&values)[kPixels]) {
 #pragma unroll
   for (int i = 0; i < kPixels; ++i) {
     const int64_t pixel = first + i * step;
