@@ -8,6 +8,7 @@
 
 #include "common/dtype.h"
 #include "common/fast_divide.h"
+#include "cuda/block_sum.h"
 #include "cuda/launch.h"
 
 namespace uf::cuda {
@@ -48,7 +49,7 @@ struct PlaneChunk {
 
   // Adds up the lanes; partial (parts, channels, each), of which number `at` is written. All lanes of the warp must come here.
   __device__ void write_sum(const PlaneChunks& all, double sum, double* partial, int each = 1, int at = 0) const {
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    sum = warp_sum(sum);
     const int64_t part = static_cast<int64_t>(image) * all.chunks.divisor + chunk;
     if (lane == 0) partial[(part * all.channels.divisor + channel) * each + at] = sum;
   }

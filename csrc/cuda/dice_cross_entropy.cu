@@ -114,12 +114,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) few_sums_kernel(const Di
   write(3 * K + 1, share);
 }
 
-template <class A>
-__device__ A sum_of_warp(A value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  return value;
-}
-
 template <class T, bool kSigmoid>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) many_sums_kernel(const DiceCall call, const Cut cut, double* rows) {
   using A = Wide<T>;
@@ -172,9 +166,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) many_sums_kernel(const D
         truth += pixel.weight * t;
         cost += pixel.weight * of_class;
       }
-      both = sum_of_warp(both);
-      predicted = sum_of_warp(predicted);
-      truth = sum_of_warp(truth);
+      both = warp_sum(both);
+      predicted = warp_sum(predicted);
+      truth = warp_sum(truth);
       if (lane == 0) {
         stage[warp][0][c] += static_cast<double>(both);
         stage[warp][1][c] += static_cast<double>(predicted);

@@ -11,6 +11,8 @@
 
 #include <cmath>
 
+#include "cuda/block_sum.h"
+
 namespace uf::cuda {
 namespace {
 
@@ -27,12 +29,6 @@ struct Moments {
     count = all;
   }
 };
-
-template <class V>
-__device__ V warp_sum(V value) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
-  return value;
-}
 
 // ---- moments of parts
 

@@ -9,6 +9,7 @@
 // Bytes an element of e bytes: 2 e for the sums, 3 e for the gradient; the limit is those bytes / copy bandwidth.
 #include <cmath>
 
+#include "cuda/block_sum.h"
 #include "cuda/channel_sums.h"
 #include "cuda/norm_activation.h"
 
@@ -144,10 +145,8 @@ __global__ void __launch_bounds__(kWalkThreads)
     a += w * totals[(first + i) * kSums];
     b += w * totals[(first + i) * kSums + 1];
   }
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    a += __shfl_xor_sync(0xffffffffu, a, distance);
-    b += __shfl_xor_sync(0xffffffffu, b, distance);
-  }
+  a = warp_sum(a);
+  b = warp_sum(b);
   const double r = inverse_deviation(var, set, s.eps);
   const double m = static_cast<double>(s.groups == 0 ? s.batch * s.pixels : s.pixels * width);
   for (int64_t i = lane; i < width; i += kWarp) {
