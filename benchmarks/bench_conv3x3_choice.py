@@ -19,13 +19,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from benchmarks.bench_conv3x3_networks import HELD
 from benchmarks.common import RESULTS, Options, conditions, machine_name, one_thread, parse
 from unet_fast.ops import _convolution, conv3x3, use_convolution
 
 NAME = "convolution_choice"
 LEVELS = {
     "AVX-512": {},
-    "AVX2": {"UNET_FAST_CPU_LEVEL": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "AVX2": HELD,
     "plain": {"UNET_FAST_CPU_LEVEL": "plain", "ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
 }
 # where a class of channels begins: full and hardly begun vectors of 8 and of 16, and inputs that have a direct form

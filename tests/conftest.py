@@ -196,13 +196,12 @@ def little_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs write pictures of one pixel. For tests of all else about a run: to draw takes longer than to train a small one."""
-    from PIL import Image
-
+    from tests.pictures import one_pixel
     from unet_fast import plots
 
     def draw(*arguments: Any, **_: Any) -> Path:
         path = next(argument for argument in arguments if isinstance(argument, Path))
-        Image.new("L", (1, 1)).save(path)
+        one_pixel(path)
         return path
 
     for name in ("preview", "loss_curve", "overlay"):

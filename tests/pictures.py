@@ -9,9 +9,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 
+def one_pixel(path: Path, form: str | None = None) -> None:
+    """The picture; its format follows from the path unless it is named."""
+    Image.new("L", (1, 1)).save(path, format=form)
+
+
 def save_little(figure: Figure, path: Path, **options: Any) -> None:
     """In place of ``Figure.savefig``: all is on the figure by now, and nothing of it is drawn."""
-    Image.new("L", (1, 1)).save(path, format=options["format"])
+    one_pixel(path, options["format"])
 
 
 def draw_little() -> None:
