@@ -13,3 +13,8 @@ class InputTypeError(InputError, TypeError):
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot do the work: not built, not loadable, no kernel for the device."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,7 +13,7 @@ from unet_fast.accelerate import check
 from unet_fast.accelerate.find import Left, find
 from unet_fast.accelerate.inference import prepare
 from unet_fast.accelerate.report import Report
-from unet_fast.errors import InputError, InputTypeError
+from unet_fast.errors import InputError, InputTypeError, first_line
 from unet_fast.models.wrapped import unwrapped
 
 __all__ = ["Report", "accelerate"]
@@ -84,7 +84,7 @@ def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
         with check.held(model), torch.no_grad():
             model.eval()(*check.cloned(args))
     except Exception as error:  # somebody's network
-        words = f"{' and '.join(map(_words, args))}: {check.first_line(error)}"
+        words = f"{' and '.join(map(_words, args))}: {first_line(error)}"
         raise InputError(f"the network does not take the example, {words}") from error
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unet_fast.accelerate import layers
-from unet_fast.accelerate.joined import Joined, Late, late_padding
+from unet_fast.accelerate.joined import Joined, pad
 from unet_fast.accelerate.patch import Patch
 
 
@@ -31,10 +30,7 @@ class UpCat(Patch):
             short = [int(skip != own) for skip, own in zip(x_e.shape[2:], up.shape[2:], strict=True)]
             if any(short):
                 amounts = [amount for one in reversed(short) for amount in (0, one)]
-                waits = late_padding(up, amounts, "replicate")
-                up = (
-                    F.pad(up.tensor() if isinstance(up, Late) else up, amounts, "replicate") if waits is None else waits
-                )
+                up = pad(up, amounts, "replicate")
         return layers.run([block.convs], Joined([x_e, up]))
 
     def rows(self) -> list[Sequence[nn.Module]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from unet_fast.accelerate.patch import Patch, instead, plainly
+from unet_fast.errors import first_line
 
 # how far a replaced module's output may be from its own, in units of the largest number of it
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
@@ -67,11 +68,6 @@ def refusal(model: nn.Module, args: tuple[Any, ...]) -> str | None:
     except Exception as error:  # somebody's network
         return first_line(error)
     return None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def differing(model: nn.Module, args: tuple[Any, ...], trains: bool) -> dict[int, str]:
@@ -163,8 +159,9 @@ def gradients_differ(model: nn.Module, args: tuple[Any, ...], trains: bool) -> s
     """What is wrong with the gradients of a step, in training or in evaluation, or None."""
     plain, fast = (_gradients(model, args, mode, trains) for mode in (plainly, None))
     wrong = _differing_gradients(plain, fast)
-    if not wrong or (missing := next((why for why in wrong.values() if isinstance(why, str)), None)):
-        return missing if wrong else None
+    missing = next((why for why in wrong.values() if isinstance(why, str)), None)
+    if missing is not None or not wrong:
+        return missing
     # Where a batch norm sees few numbers, rounding becomes as large as the gradient, by torch's own layers too.
     moved = _differing_gradients(plain, _gradients(model, tuple(map(_nudged, args)), plainly, trains))
     for name, off in wrong.items():

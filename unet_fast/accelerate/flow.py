@@ -200,13 +200,10 @@ def _run_step(block: nn.Module, step: Step, values: dict[str, Any]) -> Any:
 def _run_wait(block: nn.Module, step: Wait, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(step.target, str):
         return layers.run_late([block.get_submodule(step.target)], x)
-    waits = (joined.late_padding if step.target is F.pad else joined.late_interpolation)(x, *args, **kwargs)
-    if waits is not None:
-        return waits
-    x = x.tensor() if isinstance(x, joined.Late) else x
-    if step.target is F.pad and all(isinstance(one, int) and one == 0 for one in (args or [kwargs["pad"]])[0]):
-        return x
-    return step.target(x, *args, **kwargs)
+    if step.target is F.pad:
+        return joined.pad(x, *args, **kwargs)
+    waits = joined.late_interpolation(x, *args, **kwargs)
+    return step.target(joined.written(x), *args, **kwargs) if waits is None else waits
 
 
 def _fill(template: Any, values: dict[str, Any]) -> Any:

@@ -135,6 +135,20 @@ def late_padding(x: Any, pad: Any, mode: str = "constant", value: float | None =
     return x.padded(amounts, mode)
 
 
+def written(map_: Any) -> Any:
+    """The map itself, where it has waited."""
+    return map_.tensor() if isinstance(map_, Late) else map_
+
+
+def pad(x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
+    """``F.pad``, which waits where what it pads has waited and nothing is lost by it."""
+    waits = late_padding(x, pad, mode, value)
+    if waits is not None:
+        return waits
+    x = written(x)
+    return x if all(isinstance(one, int) and one == 0 for one in pad) else F.pad(x, pad, mode, value)
+
+
 def _tensor_of(map_: Tensor | Late) -> Tensor:
     return map_.x if isinstance(map_, Late) else map_
 
@@ -148,7 +162,7 @@ class Joined:
     @property
     def maps(self) -> list[Tensor]:
         """Each by itself."""
-        made = [one.tensor() if isinstance(one, Late) else one for one in self._maps]
+        made = [written(one) for one in self._maps]
         self._maps = [*made]
         return made
 

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from unet_fast.accelerate import joined, layers
 from unet_fast.accelerate.flow import Call, Flow, Join, Ref, Row, Step, Wait
+from unet_fast.errors import first_line
 
 
 class Unreadable(Exception):
@@ -45,7 +46,7 @@ def read(block: nn.Module) -> Flow:
     try:
         graph = _Tracer().trace(block)
     except Exception as error:  # whatever somebody's code raises when it is given proxies
-        raise Unreadable(f"its forward depends on its inputs ({str(error).splitlines()[0][:80]})") from None
+        raise Unreadable(f"its forward depends on its inputs ({first_line(error)[:80]})") from None
     finally:
         changed = [name for _, state in held for name in state.restore()]
     if changed:

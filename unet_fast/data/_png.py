@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from unet_fast.data.limits import check_decoded
-from unet_fast.errors import InputError
+from unet_fast.errors import InputError, first_line
 
 _HEADER_BYTES = 8
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types: grey, RGB, palette, grey and alpha, RGBA
@@ -84,7 +84,7 @@ class PngImages:
         except MemoryError:
             raise
         except Exception as error:  # each decoder raises its own types
-            cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            cause = first_line(error)[:200]
             raise _damaged(self.path, cause) from error
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if pixels.dtype.kind == "b":

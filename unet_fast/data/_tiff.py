@@ -20,7 +20,7 @@ import numpy as np
 from unet_fast.data._tiff_check import count_pages, truncated
 from unet_fast.data.formats import describe
 from unet_fast.data.limits import check_decoded
-from unet_fast.errors import InputError, InputTypeError
+from unet_fast.errors import InputError, InputTypeError, first_line
 from unet_fast.notes import note
 
 # ImageJ composes at most seven channels: a longer channel axis is a stack that was written without naming its axes
@@ -274,7 +274,7 @@ def _errors(path: Path) -> Iterator[None]:
             raise OSError(f"cannot read {path}: {error.strerror or error}") from error
         raise InputError(f"{path} is a damaged TIFF ({error}); export the file again") from error
     except Exception as error:
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        cause = first_line(error)[:200]
         raise InputError(
             f"{path} is a damaged TIFF, or uses an unknown compression ({cause}); export the file again"
         ) from error

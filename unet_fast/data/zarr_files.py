@@ -11,7 +11,7 @@ import numpy as np
 
 from unet_fast.data.bands import Regrouping, pyramid_levels, thinned
 from unet_fast.data.limits import check_decoded
-from unet_fast.errors import BackendError, InputError, InputTypeError
+from unet_fast.errors import BackendError, InputError, InputTypeError, first_line
 from unet_fast.files import atomic_folder, refuse_replacing
 
 SUFFIX = ".zarr"
@@ -56,7 +56,7 @@ def _opened(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    cause = first_line(error)
     return InputError(f"{path} is a damaged Zarr, or none that can be read ({cause})")
 
 
@@ -119,7 +119,7 @@ class ZarrImages:
         try:
             part = np.asarray(self._array[tuple(chosen)])
         except Exception as error:  # a damaged chunk raises what its codec raises
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            cause = first_line(error)
             raise InputError(f"{self.path} has a damaged chunk ({cause}); copy or export it again") from error
         return part.reshape(self.shape[0], *size).astype(self.dtype, copy=False)
 

@@ -25,7 +25,7 @@ from unet_fast.deploy import engines
 from unet_fast.deploy.choose import source_of, timed
 from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines import Engine
-from unet_fast.errors import BackendError, InputError
+from unet_fast.errors import BackendError, InputError, first_line
 from unet_fast.files import atomic_path, ensure_folder
 from unet_fast.models import SegmentationModel
 from unet_fast.remembered import machine_name
@@ -264,7 +264,7 @@ def _cell(
             for _ in range(WARM_UP):
                 timed(network, images)
         except Exception as error:  # an engine's library raises its own types; the others go on
-            row.failed = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            row.failed = first_line(error)[:160]
             continue
         row.difference = float((found.to(expected.device) - expected).abs().max()) / max(
             1.0, float(expected.abs().max())

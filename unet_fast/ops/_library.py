@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from unet_fast.errors import first_line
+
 _FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -27,7 +29,7 @@ def _load(name: str) -> Library:
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        cause = str(error).strip().splitlines()[0]
+        cause = first_line(error)
         return Library(
             path,
             f"{path.name} could not be loaded under torch {torch.__version__} ({cause}); "

@@ -20,7 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unet_fast.errors import InputError
+from unet_fast.errors import InputError, first_line
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.wrapped import evaluating
 from unet_fast.ops import use_convolution
@@ -104,7 +104,7 @@ class _Shapes:
         except _NoMap:
             raise
         except Exception as error:  # somebody's network: whatever it raises, the image is not one of its inputs
-            self.error = next(iter(str(error).splitlines()), type(error).__name__)
+            self.error = first_line(error)
             return None
 
 

@@ -91,8 +91,8 @@ def default_config(
     separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
     coarser = downsampling(object_radius) if separate == "cores" else 1  # a ridge is a pixel or two wide
     wide = minutes >= _WIDE_MINUTES if minutes is not None else steps is not None and steps >= _WIDE_STEPS
-    # weights of an encoder fit its full width only
     by_image = separate == "cores" and grey_spread is not None and grey_spread > _SPREAD_BY_IMAGE
+    # weights of an encoder fit its full width only
     options = _model_defaults(
         name, gpu, recipe is not None or "encoder_weights" in given, coarser, wide, "instance" if by_image else "batch"
     )

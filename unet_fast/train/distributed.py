@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from unet_fast.errors import InputError
+from unet_fast.errors import InputError, first_line
 
 
 class LostProcess(InputError):
@@ -56,7 +56,7 @@ def joined() -> Iterator[World]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = first_line(error)
         raise InputError(f"the processes of torchrun do not find one another ({first})") from error
     try:
         here = world()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from unet_fast.errors import first_line
+
 WARM_UP = 3  # steps that run eagerly before the capture: they load kernels, choose algorithms and allocate state
 AHEAD = 4  # steps that the host may be ahead of the GPU: enough to keep it busy, few enough to follow the clock
 
@@ -94,7 +96,7 @@ class GraphedStep:
                 generator.graphsafe_set_state(fresh)
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            self.reason = str(error).strip().splitlines()[0]
+            self.reason = first_line(error)
             return
         self._graph = graph
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from unet_fast import models
-from unet_fast.errors import InputError
+from unet_fast.errors import InputError, first_line
 from unet_fast.files import atomic_path, remove_leftovers
 from unet_fast.train.checkpoint import check_finite, load_tensors, save_tensors
 from unet_fast.train.config import TrainConfig
@@ -91,8 +91,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
         with torch.device("meta"):  # nothing is allocated for a network that the weights do not fit
             expected = models.create(**config.model).state_dict()
     except (TypeError, RuntimeError, OverflowError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the network of {Path(folder) / CONFIG} cannot be made ({first[:200]})") from error
+        raise InputError(
+            f"the network of {Path(folder) / CONFIG} cannot be made ({first_line(error)[:200]})"
+        ) from error
     differing = [name for name in expected.keys() | tensors.keys() if not _same(expected.get(name), tensors.get(name))]
     if differing:
         raise InputError(f"{path} does not fit the network of {CONFIG} (first at {min(differing)})")

@@ -13,7 +13,7 @@ from unet_fast.deploy.description import Description
 from unet_fast.deploy.engines.base import Engine, as_array
 from unet_fast.deploy.extras import load
 from unet_fast.deploy.seal import read_sealed
-from unet_fast.errors import BackendError, InputError
+from unet_fast.errors import BackendError, InputError, first_line
 from unet_fast.files import take_as_input
 
 
@@ -71,6 +71,6 @@ def read_description(data: bytes, path: Path) -> Description:
     try:
         session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime raises its own types
-        cause = str(error).strip().splitlines()[0]
+        cause = first_line(error)
         raise InputError(f"{path} is not an ONNX file that can be read ({cause}); export it again") from error
     return Description.read(dict(session.get_modelmeta().custom_metadata_map), path)
