@@ -1,4 +1,4 @@
-"""dice_cross_entropy, forward and backward, against MONAI's DiceCELoss and the same in plain torch.
+"""dice_cross_entropy, forward and backward, against MONAI's DiceCELoss and the same in plain torch, given the very same tensors.
 
 python -m benchmarks.bench_dice_cross_entropy
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,22 @@ def step(loss: Callable[..., Tensor], leaf: Tensor, target: Tensor) -> None:
     torch.autograd.grad(loss(leaf.view_as(leaf), target), leaf)
 
 
+def compare(suite: Suite, case: str, monai: Any, logits: Tensor, target: Tensor) -> None:
+    """Check the loss and time a step."""
+    ours = partial(dice_cross_entropy, over="batch")
+    truth = plain(logits.detach().double(), target)
+    torch.testing.assert_close(ours(logits, target).double(), truth, rtol=2e-6, atol=0.0)
+    timed = {
+        **suite.options.ours("dice_cross_entropy", partial(step, ours, logits, target)),
+        "plain torch": Candidate(partial(step, plain, logits, target)),
+    }
+    if monai is not None:
+        one = logits.shape[1] == 1
+        theirs = monai.DiceCELoss(sigmoid=one, softmax=not one, to_onehot_y=not one, batch=True)
+        timed["MONAI DiceCELoss"] = Candidate(partial(step, theirs, logits, target), capture=False)
+    suite.measure(case, timed, least_bytes=3 * logits.nbytes + 2 * target.nbytes)
+
+
 def main(options: Options) -> None:
     torch.manual_seed(0)
     suite = Suite("dice_cross_entropy", options)
@@ -47,21 +64,10 @@ def main(options: Options) -> None:
             form = torch.contiguous_format if layout == "NCHW" else last
             logits = torch.randn(n, classes, *size, device=options.device).to(memory_format=form).requires_grad_()
             target = torch.randint(0, max(classes, 2), (n, 1, *size), device=options.device)
-            ours = partial(dice_cross_entropy, over="batch")
-            truth = plain(logits.detach().double(), target)
-            torch.testing.assert_close(ours(logits, target).double(), truth, rtol=2e-6, atol=0.0)
-            timed = {
-                **options.ours("dice_cross_entropy", partial(step, ours, logits, target)),
-                "plain torch": Candidate(partial(step, plain, logits, target)),
-            }
-            if monai is not None:
-                theirs = monai.DiceCELoss(
-                    sigmoid=classes == 1, softmax=classes > 1, to_onehot_y=classes > 1, batch=True
-                )
-                given = target.to(logits.dtype) if classes == 1 else target
-                timed["MONAI DiceCELoss"] = Candidate(partial(step, theirs, logits, given), capture=False)
-            case = f"{n} x {classes} classes x {'x'.join(map(str, size))}, {layout}, forward + backward"
-            suite.measure(case, timed, least_bytes=3 * logits.nbytes + 2 * target.nbytes)
+            case = f"{n} x {classes} classes x {'x'.join(map(str, size))}, {layout}"
+            compare(suite, f"{case}, forward + backward", monai, logits, target)
+            if classes == 1:  # a mask, which people have as floating numbers as well
+                compare(suite, f"{case}, floating target, forward + backward", monai, logits, target.to(logits.dtype))
     suite.finish()
 
 

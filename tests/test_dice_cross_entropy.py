@@ -207,6 +207,32 @@ def test_the_number_of_threads_changes_nothing(generator):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+@needs("host")
+@pytest.mark.parametrize("scale", [0.5, 30.0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sigmoid_over_several_blocks(channels, scale, generator):
+    """Plain, weighted and partly ignored pixels, targets in their own memory and out of it; small losses keep their digits."""
+    size = (2, channels, 61, 83)  # no multiple of anything
+    mask = torch.rand(size, generator=generator).gt(0.7)
+    logits = (scale * (2 * mask - 1) * torch.rand(size, generator=generator).add(0.5)).float()
+    ignored = mask.float()
+    ignored[1, :, 40:] = -100 if channels == 1 else 0.5  # only in some of the blocks
+    weight = torch.rand(size[0], *size[2:], generator=generator)
+    gaps = torch.zeros(2, channels + 2, *size[2:])[:, 1:-1].copy_(mask)
+    for target in (mask, mask.float(), gaps, ignored, mask.float() * 0.9):
+        for given in (None, weight):
+            for lambdas in ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0)):
+                options = {"lambda_dice": lambdas[0], "lambda_ce": lambdas[1], "activation": "sigmoid"}
+                x, leaf, before = logits.clone().requires_grad_(), logits.double().requires_grad_(), target.clone()
+                value = dice_cross_entropy(x, target, given, **options)
+                truth = reference.dice_cross_entropy(leaf, target, given, **options)
+                # 1 less a Dice coefficient of nearly 1 has the digits of 1
+                assert abs(value.item() - truth.item()) <= 2e-6 * truth.item() + 1e-7 * lambdas[0]
+                grad, its = torch.autograd.grad(value, x)[0], torch.autograd.grad(truth, leaf)[0]
+                assert (grad - its).abs().max() <= 1e-5 * its.abs().max()
+                assert torch.equal(x, logits) and torch.equal(target, before)
+
+
 @needs("numeric")
 def test_the_sums_are_registered(generator):
     logits, target, weight = draw(generator, 3, "map", (4, 5))

@@ -1,15 +1,19 @@
 // Blocks of pixels that fit the first-level cache, one row a class, as in weighted_cross_entropy.cpp: the logits are read once for
-// the sums and once for the gradient, from either layout. The maths: dice_cross_entropy_rows.h.
+// the sums and once for the gradient, from either layout. The maths: dice_cross_entropy_rows.h and, of a sigmoid, which reads and
+// writes rows without gaps where the caller has them, dice_cross_entropy_sigmoid.h.
 #include "common/dice_cross_entropy.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "common/half.h"
 #include "common/macros.h"
 #include "cpu/cross_entropy_block.h"
 #include "cpu/dice_cross_entropy_rows.h"
+#include "cpu/dice_cross_entropy_sigmoid.h"
 
 namespace uf {
 namespace {
@@ -50,8 +54,10 @@ struct SumsOfPart {
 
 template <bool soft, bool with_loss, class A>
 UF_INLINE void sums_of(bool sigmoid, const Rows<A>& rows, SumsOfPart<A>& sums) {
-  if (sigmoid)
-    sigmoid_sums<soft, with_loss>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
+  if (sigmoid && rows.weighted)
+    sigmoid_sums<soft, with_loss, true>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
+  else if (sigmoid)
+    sigmoid_sums<soft, with_loss, false>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
   else if (rows.classes == 2)
     two_class_sums<soft, with_loss>(rows, sums.both, sums.predicted, sums.truth, sums.loss);
   else if (!soft && rows.plain)
@@ -62,8 +68,10 @@ UF_INLINE void sums_of(bool sigmoid, const Rows<A>& rows, SumsOfPart<A>& sums) {
 
 template <bool soft, bool with_loss, class A>
 UF_INLINE void gradient_of(bool sigmoid, const Rows<A>& rows) {
-  if (sigmoid)
-    sigmoid_gradient<soft, with_loss>(rows);
+  if (sigmoid && rows.weighted)
+    sigmoid_gradient<soft, with_loss, true>(rows);
+  else if (sigmoid)
+    sigmoid_gradient<soft, with_loss, false>(rows);
   else if (rows.classes == 2)
     two_class_gradient<soft, with_loss>(rows);
   else if (!soft && rows.plain)
@@ -96,11 +104,16 @@ UF_INLINE int64_t find_counted(const A* __restrict t, int64_t pixels, A ignored,
   return number;
 }
 
-// Whether one of them is no probability; a NaN is none.
 template <class A>
-UF_INLINE bool any_outside(const A* __restrict t, int64_t pixels) {
+UF_INLINE bool is_probability(A t) {  // which a NaN is not
+  return t >= 0 && t <= 1;
+}
+
+// Whether one of them is ignored, or no probability.
+template <class A>
+UF_INLINE bool any_unusual(const A* __restrict t, int64_t pixels, A ignored) {
   int32_t number = 0;
-  for (int64_t i = 0; i < pixels; ++i) number += !(t[i] >= 0 && t[i] <= 1);
+  for (int64_t i = 0; i < pixels; ++i) number += !is_probability(t[i]) || t[i] == ignored;
   return number > 0;
 }
 
@@ -119,7 +132,9 @@ UF_FLOATING(UF_DICE)
   UF_MULTIVERSION int64_t run_find_counted(const A* t, int64_t pixels, A ignored, int32_t* counted) {                  \
     return find_counted(t, pixels, ignored, counted);                                                                  \
   }                                                                                                                    \
-  UF_MULTIVERSION bool run_any_outside(const A* t, int64_t pixels) { return any_outside(t, pixels); }                  \
+  UF_MULTIVERSION bool run_any_unusual(const A* t, int64_t pixels, A ignored) {                                        \
+    return any_unusual(t, pixels, ignored);                                                                            \
+  }                                                                                                                    \
   UF_MULTIVERSION void run_leave_out(const Rows<A>& rows, const int32_t* counted, A* weight, A* soft) {                \
     leave_out(rows, counted, weight, soft);                                                                            \
   }                                                                                                                    \
@@ -184,56 +199,96 @@ struct Scratch {
   }
   A* row(int64_t index) { return values.data() + index * pitch; }
 
+  // Those of `count` pixels from pixel `at` on, 1 without `given`; only read where `all` of them count.
+  const A* weights(const A* given, int64_t at, int64_t count, bool all) {
+    if (given != nullptr && all) return given + at;
+    A* mine = row(static_cast<int64_t>(class_weight.size()) + kExtraRows);
+    if (given != nullptr)
+      std::copy_n(given + at, count, mine);
+    else if (!ones)
+      std::fill_n(mine, pitch, A(1));
+    ones = given == nullptr && all;
+    return mine;
+  }
+
   const int64_t pitch;
   std::vector<A> values;
   std::vector<int32_t> integers;
   std::vector<A> class_weight;
+  bool ones = false;  // are what the row of weights holds
 };
+
+// A matrix of one row a class in scratch, or where the caller has it in that form.
+template <class A>
+struct Matrix {
+  const A* values;
+  int64_t pitch;
+};
+
+// The rows of pixels from `from` on, which `scratch` holds where it has to.
+template <class T, class A>
+Matrix<A> rows_of(const T* from, int64_t class_stride, int64_t pixel_stride, int64_t count, int64_t classes, A* scratch, int64_t pitch,
+                  bool anywhere) {
+  if constexpr (std::is_same_v<T, A>)
+    if (anywhere && pixel_stride == 1) return {from, class_stride};
+  load_rows(from, class_stride, pixel_stride, count, classes, pitch, scratch);
+  return {scratch, pitch};
+}
 
 // Reads `count` pixels from pixel `start` of image n on: logits, truth and weights, with nothing at ignored pixels. Adds to
 // `counted`, and looks for targets out of range.
 template <class T, class A>
 Rows<A> read_block(const DiceCrossEntropyShape& s, const DiceCrossEntropyInputs& in, int64_t n, int64_t start, int64_t count,
                    Scratch<A>& scratch, double& counted, BadClass& bad) {
-  const int64_t at = n * s.pixels + start, k = s.classes;
-  A* t = scratch.row(k + kExtraRows + 1);
-  A* weight = scratch.row(k + kExtraRows);
-  int32_t* target = scratch.integers.data();
-  Rows<A> rows = {count,  k,      scratch.pitch, scratch.row(0), t, target, weight, scratch.class_weight.data(), static_cast<A>(s.smoothing),
-                  scratch.row(k), scratch.integers.data() + scratch.pitch, 0, nullptr, nullptr, in.class_weight == nullptr};
-  load_rows(static_cast<const T*>(in.logits) + n * s.logits_stride[0] + start * s.logits_stride[2], s.logits_stride[1],
-            s.logits_stride[2], count, k, scratch.pitch, rows.x);
-  if (in.weight)
-    std::copy_n(static_cast<const A*>(in.weight) + at, count, weight);
-  else
-    std::fill_n(weight, count, A(1));
+  const int64_t at = n * s.pixels + start, k = s.classes, pitch = scratch.pitch;
+  A* const soft = scratch.row(k + kExtraRows + 1);
+  int32_t* const target = scratch.integers.data();
+  Rows<A> rows = {};
+  rows.pixels = count, rows.classes = k, rows.pitch = rows.gradient_pitch = pitch;
+  rows.x = rows.gradient = scratch.row(0), rows.extra = scratch.row(k);
+  rows.target = target, rows.argmax = target + pitch;
+  rows.class_weight = scratch.class_weight.data(), rows.smoothing = static_cast<A>(s.smoothing);
+  rows.plain = in.class_weight == nullptr;
+
+  Matrix<A> truth = {soft, pitch};
   int64_t used = count;
   if (s.soft) {
-    load_rows(static_cast<const A*>(in.target) + n * s.target_stride[0] + start * s.target_stride[2], s.target_stride[1],
-              s.target_stride[2], count, k, scratch.pitch, t);
-    if (k == 1) {  // of several classes no pixel is ignored
-      used = run_find_counted(t, count, static_cast<A>(s.ignore_index), target);
-    }
-    if (used < count) run_leave_out(rows, target, weight, t);
-    for (int64_t row = 0; row < k && !bad.found; ++row) {
-      const A* values = t + row * scratch.pitch;
-      if (!run_any_outside(values, count)) continue;
-      bad = {true, static_cast<double>(*std::find_if(values, values + count, [](A t) { return !(t >= 0 && t <= 1); }))};
+    truth = rows_of(static_cast<const A*>(in.target) + n * s.target_stride[0] + start * s.target_stride[2], s.target_stride[1],
+                    s.target_stride[2], count, k, soft, pitch, true);
+    // of several classes no pixel is ignored
+    const A ignored = k == 1 ? static_cast<A>(s.ignore_index) : std::numeric_limits<A>::quiet_NaN();
+    for (int64_t row = 0; row < k; ++row) {
+      const A* values = truth.values + row * truth.pitch;
+      if (!run_any_unusual(values, count, ignored)) continue;
+      used = run_find_counted(values, count, ignored, target);
+      const A* wrong = std::find_if(values, values + count, [&](A t) { return t != ignored && !is_probability(t); });
+      if (wrong != values + count && !bad.found) bad = {true, static_cast<double>(*wrong)};
     }
     counted += static_cast<double>(used);
-    return rows;
-  }
-  const BlockSums found = read_targets(s.target_type, in.target, at, count, std::max<int64_t>(k, 2), s.ignore_index, target);
-  if (found.bad.found && !bad.found) bad = {true, static_cast<double>(found.bad.value)};
-  if (found.counted < count) {
-    for (int64_t i = 0; i < count; ++i) rows.argmax[i] = target[i] >= 0;
-    run_leave_out(rows, rows.argmax, weight, static_cast<A*>(nullptr));
-  }
-  if (in.class_weight && !s.sigmoid) {
-    for (int64_t i = 0; i < count; ++i) counted += target[i] >= 0 && target[i] < k ? scratch.class_weight[target[i]] : A(0);
   } else {
-    counted += static_cast<double>(found.counted);
+    const BlockSums found = read_targets(s.target_type, in.target, at, count, std::max<int64_t>(k, 2), s.ignore_index, target);
+    if (found.bad.found && !bad.found) bad = {true, static_cast<double>(found.bad.value)};
+    used = found.counted;
+    if (in.class_weight && !s.sigmoid) {
+      for (int64_t i = 0; i < count; ++i) counted += target[i] >= 0 && target[i] < k ? scratch.class_weight[target[i]] : A(0);
+    } else {
+      counted += static_cast<double>(used);
+    }
   }
+
+  const bool all = used == count;
+  const Matrix<A> logits = rows_of(static_cast<const T*>(in.logits) + n * s.logits_stride[0] + start * s.logits_stride[2], s.logits_stride[1],
+                                   s.logits_stride[2], count, k, rows.x, pitch, s.sigmoid && all);
+  rows.logits = logits.values, rows.logits_pitch = logits.pitch;
+  rows.weighted = in.weight != nullptr || in.class_weight != nullptr || !all;
+  rows.weight = scratch.weights(static_cast<const A*>(in.weight), at, count, all);
+  if (!all) {
+    if (s.soft && truth.values != soft) std::copy_n(truth.values, count, soft), truth = {soft, pitch};
+    if (!s.soft)
+      for (int64_t i = 0; i < count; ++i) rows.argmax[i] = target[i] >= 0;
+    run_leave_out(rows, s.soft ? target : rows.argmax, scratch.row(k + kExtraRows), s.soft ? soft : nullptr);
+  }
+  rows.t = truth.values, rows.t_pitch = truth.pitch;
   return rows;
 }
 
@@ -306,8 +361,14 @@ void all_gradients(const DiceCrossEntropyShape& s, const DiceCrossEntropyInputs&
         rows.gradient_of_both = slopes + n * (2 * s.classes + 1);
         rows.gradient_of_predicted = rows.gradient_of_both + s.classes;
         rows.gradient_of_loss = rows.gradient_of_predicted[s.classes];
+        T* out = grad + n * s.classes * s.pixels + start * s.grad_pixel_stride;
+        bool there = false;
+        if constexpr (std::is_same_v<T, A>) {
+          there = s.sigmoid && s.grad_pixel_stride == 1;
+          if (there) rows.gradient = out, rows.gradient_pitch = s.grad_class_stride;
+        }
         run_gradient(s.sigmoid, s.soft, s.cross_entropy, rows);
-        store_rows(grad + n * s.classes * s.pixels + start * s.grad_pixel_stride, s.grad_class_stride, s.grad_pixel_stride, rows);
+        if (!there) store_rows(out, s.grad_class_stride, s.grad_pixel_stride, rows);
       }
     }
   });

@@ -10,7 +10,7 @@
 // Two classes need one exponential, u = exp(-|x_1 - x_0|): p_0 and p_1 are 1 / (1 + u) and u / (1 + u), the gradient of x_1 is
 // p_0 p_1 (G_1 - G_0) + p_1 c_0 - p_0 c_1, and that of x_0 its negative.
 //
-// With a sigmoid each class is alone: p (1 - p) G, and v t (p - 1) + (1 - t) p.
+// The sigmoid: dice_cross_entropy_sigmoid.h.
 #pragma once
 
 #include <algorithm>
@@ -25,12 +25,15 @@ namespace uf {
 
 constexpr int64_t kExtraRows = 8;  // of scratch
 
-// Rows of one block; row k of a matrix starts at k * pitch.
+// Rows of one block; row k of a matrix starts at k * pitch, where it has no pitch of its own.
 template <class A>
 struct Rows {
   int64_t pixels, classes, pitch;
-  A* x;            // logits, later what is made of them
-  const A* t;      // truth of each class, where it is soft
+  A* x;              // logits, later what is made of them
+  const A* logits;   // of a sigmoid: x, or where the caller has them
+  A* gradient;       // likewise
+  const A* t;        // truth of each class, where it is soft
+  int64_t logits_pitch, gradient_pitch, t_pitch;
   const int32_t* target;  // else the class
   const A* weight;        // 0 where ignored
   const A* class_weight;
@@ -40,7 +43,8 @@ struct Rows {
   double gradient_of_loss;
   const double* gradient_of_both;
   const double* gradient_of_predicted;
-  bool plain;  // without weights of classes
+  bool plain;     // without weights of classes
+  bool weighted;  // in any way; else `weight` holds ones
 };
 
 // The truth of class k (of the only class, with a sigmoid of one channel) at pixel i.
@@ -98,7 +102,7 @@ UF_INLINE void two_class_sums(const Rows<A>& rows, double* both, double* predict
   A* __restrict second = rows.x + rows.pitch;
   A* __restrict cost = rows.extra;
   const A* __restrict t0 = rows.t;
-  const A* __restrict t1 = rows.t + (soft ? rows.pitch : 0);
+  const A* __restrict t1 = rows.t + (soft ? rows.t_pitch : 0);
   const A* __restrict weight = rows.weight;
   const int32_t* __restrict target = rows.target;
   const A v0 = rows.class_weight[0], v1 = rows.class_weight[1], flat = rows.smoothing / A(2), sharp = 1 - rows.smoothing;
@@ -117,7 +121,7 @@ UF_INLINE void two_class_sums(const Rows<A>& rows, double* both, double* predict
   }
   if constexpr (with_loss) loss += row_sum<A>(cost, rows.pixels);
   for (int32_t k = 0; k < 2; ++k)
-    add_row<soft>(rows.x + k * rows.pitch, weight, rows.t + (soft ? k * rows.pitch : 0), target, k, rows.pixels, cost,
+    add_row<soft>(rows.x + k * rows.pitch, weight, rows.t + (soft ? k * rows.t_pitch : 0), target, k, rows.pixels, cost,
                   cost + rows.pitch, both[k], predicted[k], truth[k]);
 }
 
@@ -126,7 +130,7 @@ UF_INLINE void two_class_gradient(const Rows<A>& rows) {
   A* __restrict first = rows.x;
   A* __restrict second = rows.x + rows.pitch;
   const A* __restrict t0 = rows.t;
-  const A* __restrict t1 = rows.t + (soft ? rows.pitch : 0);
+  const A* __restrict t1 = rows.t + (soft ? rows.t_pitch : 0);
   const A* __restrict weight = rows.weight;
   const int32_t* __restrict target = rows.target;
   const A v0 = rows.class_weight[0], v1 = rows.class_weight[1], flat = rows.smoothing / A(2), sharp = 1 - rows.smoothing;
@@ -164,7 +168,7 @@ UF_INLINE void softmax_sums(const Rows<A>& rows, double* both, double* predicted
   const A flat = rows.smoothing / static_cast<A>(rows.classes), sharp = 1 - rows.smoothing;
   for (int32_t k = 0; k < rows.classes; ++k) {
     A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
+    const A* __restrict t = rows.t + (soft ? k * rows.t_pitch : 0);
     const A v = rows.class_weight[k];
     UF_INDEPENDENT
     for (int64_t i = 0; i < pixels; ++i) {
@@ -189,7 +193,7 @@ UF_INLINE void softmax_sums(const Rows<A>& rows, double* both, double* predicted
     A* __restrict row = rows.x + k * rows.pitch;
     UF_INDEPENDENT
     for (int64_t i = 0; i < pixels; ++i) row[i] *= total[i];
-    add_row<soft>(row, weight, rows.t + (soft ? k * rows.pitch : 0), target, k, pixels, rest, cost, both[k], predicted[k], truth[k]);
+    add_row<soft>(row, weight, rows.t + (soft ? k * rows.t_pitch : 0), target, k, pixels, rest, cost, both[k], predicted[k], truth[k]);
   }
 }
 
@@ -212,7 +216,7 @@ UF_INLINE void softmax_gradient(const Rows<A>& rows) {
   for (int64_t i = 0; i < pixels; ++i) rest[i] = largest[i] - largest[i], total[i] = others[i] = of_largest[i] = mean[i] = 0;
   for (int32_t k = 0; k < rows.classes; ++k) {
     A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
+    const A* __restrict t = rows.t + (soft ? k * rows.t_pitch : 0);
     const A v = rows.class_weight[k];
     const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
     UF_INDEPENDENT
@@ -238,7 +242,7 @@ UF_INLINE void softmax_gradient(const Rows<A>& rows) {
   }
   for (int32_t k = 0; k < rows.classes; ++k) {
     const A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
+    const A* __restrict t = rows.t + (soft ? k * rows.t_pitch : 0);
     const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
     UF_INDEPENDENT
     for (int64_t i = 0; i < pixels; ++i) {
@@ -248,7 +252,7 @@ UF_INLINE void softmax_gradient(const Rows<A>& rows) {
   }
   for (int32_t k = 0; k < rows.classes; ++k) {
     A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
+    const A* __restrict t = rows.t + (soft ? k * rows.t_pitch : 0);
     const A v = rows.class_weight[k];
     const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
     UF_INDEPENDENT
@@ -258,56 +262,6 @@ UF_INLINE void softmax_gradient(const Rows<A>& rows) {
       const A above = is_largest ? A(0) : of_predicted + of_both * truth - of_largest[i];
       A gradient = p * (above - mean[i]);
       if constexpr (with_loss) gradient += of_loss * (is_largest ? others[i] : (plain ? p : p * total[i]) - v * (sharp * truth + flat));
-      row[i] = weight[i] * gradient;
-    }
-  }
-}
-
-// ---- sigmoid
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void sigmoid_sums(const Rows<A>& rows, double* both, double* predicted, double* truth, double& loss) {
-  const int64_t pixels = rows.pixels;
-  A* __restrict cost = rows.extra;
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict target = rows.target;
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const int32_t which = rows.classes == 1 ? 1 : k;
-    const A v = rows.class_weight[k];
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < pixels; ++i) {
-      const A x = row[i], u = exp_nonpositive(x < 0 ? x : -x) + (x - x), y = A(1) + u, inverse = A(1) / y;
-      if constexpr (with_loss) {
-        const A is = truth_of<soft>(t, target, i, which), log = log1p_nonnegative(u, y, inverse);
-        cost[i] = weight[i] * ((A(1) - is) * ((x < 0 ? A(0) : x) + log) + v * is * ((x < 0 ? -x : A(0)) + log));
-      }
-      row[i] = weight[i] * (x < 0 ? u * inverse : inverse);
-    }
-    if constexpr (with_loss) loss += row_sum<A>(cost, pixels);
-    add_row<soft>(row, weight, t, target, which, pixels, cost, cost + rows.pitch, both[k], predicted[k], truth[k]);
-  }
-}
-
-template <bool soft, bool with_loss, class A>
-UF_INLINE void sigmoid_gradient(const Rows<A>& rows) {
-  const A* __restrict weight = rows.weight;
-  const int32_t* __restrict target = rows.target;
-  const A of_loss = static_cast<A>(rows.gradient_of_loss);
-  for (int32_t k = 0; k < rows.classes; ++k) {
-    A* __restrict row = rows.x + k * rows.pitch;
-    const A* __restrict t = rows.t + (soft ? k * rows.pitch : 0);
-    const int32_t which = rows.classes == 1 ? 1 : k;
-    const A v = rows.class_weight[k];
-    const A of_both = static_cast<A>(rows.gradient_of_both[k]), of_predicted = static_cast<A>(rows.gradient_of_predicted[k]);
-    UF_INDEPENDENT
-    for (int64_t i = 0; i < rows.pixels; ++i) {
-      const A x = row[i], u = exp_nonpositive(x < 0 ? x : -x) + (x - x), inverse = A(1) / (A(1) + u);
-      const A p = x < 0 ? u * inverse : inverse, not_p = x < 0 ? inverse : u * inverse;
-      const A is = truth_of<soft>(t, target, i, which);
-      A gradient = p * not_p * (of_predicted + of_both * is);
-      if constexpr (with_loss) gradient += of_loss * ((A(1) - is) * p - v * is * not_p);
       row[i] = weight[i] * gradient;
     }
   }
