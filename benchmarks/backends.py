@@ -5,6 +5,9 @@ same file. An op takes the backend with the smaller geometric mean of times over
 without a detour through Python, unless Triton is faster by more than the spread of such figures. What has no such
 rows is not in the table, and takes the CUDA library.
 
+For 3x3 convolutions on a CPU from how many tiles on ours is the faster one, by channels: the table of
+benchmarks/bench_conv3x3_choice.py.
+
 For networks the fused layers or torch's own: the geometric mean of the times of "ours" over "plain" in every case of
 benchmarks/bench_unet.py that has both, run alike.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +85,17 @@ def table(results: Path = RESULTS) -> dict[str, Any]:
     """For every measured op the faster backend, and by how much, over how many cases; and the same of whole networks."""
     fused = fused_ratios(results)
     networks = {"fused over plain": round(mean_of(fused), 3), "cases": len(fused)} if fused else None
-    return {"ops": ops_table(results), "networks": networks}
+    return {"ops": ops_table(results), "networks": networks, "convolution": convolution_table(results)}
+
+
+def convolution_table(results: Path) -> dict[str, Any] | None:
+    """The channels where a class begins, and by instruction set and kind of call the least tiles of each pair; 0: never."""
+    path = next(results.glob("*/convolution_choice.json"), None)
+    if path is None:
+        return None
+    found = json.loads(path.read_text())
+    levels = {name: level["least tiles"] for name, level in found["levels"].items()}
+    return {"inputs": found["inputs"], "outputs": found["outputs"], "levels": levels}
 
 
 def ops_table(results: Path) -> dict[str, dict[str, Any]]:
@@ -97,7 +111,10 @@ def ops_table(results: Path) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Write the table into the package and say what it holds."""
     found = table()
-    _backends.MEASURED_FILE.write_text(json.dumps(found, indent=1) + "\n")
+    text = json.dumps(found, indent=1)
+    # a row of numbers a line
+    text = re.sub(r"\[[\d\s,]+\]", lambda match: " ".join(match[0].split()), text)
+    _backends.MEASURED_FILE.write_text(text + "\n")
     print(f"wrote {_backends.MEASURED_FILE}: {len(found['ops'])} ops, networks {found['networks']}")
     for op, entry in found["ops"].items():
         print(f"  {op}: {entry['fastest']} (triton / cuda = {entry['triton over cuda']}, {entry['cases']} cases)")

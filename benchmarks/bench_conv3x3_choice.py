@@ -1,7 +1,7 @@
 """From how many tiles on our 3x3 convolution is faster than torch's, by channels, layout and instruction set of a CPU.
 
-Writes a table to check the rule of "auto" by, which is in unet_fast/ops/_convolution.py. One thread. The
-instruction sets that are wider than one are hidden from our kernels, oneDNN's and torch's own.
+Writes the table that "auto" reads (least_tiles in unet_fast/ops/_convolution.py), which benchmarks/backends.py puts into the
+package. One thread. The instruction sets that are wider than one are hidden from our kernels, oneDNN's and torch's own.
 
 python -m benchmarks.bench_conv3x3_choice [AVX-512 | AVX2 | plain]
 """
@@ -33,7 +33,8 @@ LEVELS = {
 INPUTS = (1, 3, 5, 8, 12, 16, 17, 24, 32, 33, 64)
 OUTPUTS = (1, 8, 12, 16, 17, 24, 32, 33, 64)
 SIDES = (1, 2, 3, 4, 8, 16)  # tiles along an image
-SECONDS = 2e-3  # that a candidate is repeated for, at least once
+SECONDS = 2e-3  # that a candidate is repeated for, at least once a round
+ROUNDS = 8
 
 
 def best(call: Callable[[], object], before: float) -> float:
@@ -66,7 +67,7 @@ def ratio(inputs: int, outputs: int, side: int, layout: torch.memory_format, tra
 
     times = [math.inf, math.inf]
     with use_convolution("winograd"), torch.set_grad_enabled(training):
-        for _ in range(3):  # the first of which allocates
+        for _ in range(ROUNDS):  # the first of which allocates
             times = [best(lambda f=f: run(f), t) for f, t in zip((ours, torchs), times, strict=True)]
     return times[0] / times[1]
 
@@ -109,7 +110,7 @@ def main(options: Options, names: list[str] | None = None) -> None:
                 print(name, kind, *rows, sep="\n")
             if options.tiny:
                 continue
-            levels[name] = {"conditions": {**conditions("cpu"), "level": _convolution.level()}, "least tiles": found}
+            levels[_convolution.level()] = {"conditions": conditions("cpu"), "least tiles": found}
         lines = [f'"inputs": {list(INPUTS)}', f'"outputs": {list(OUTPUTS)}', '"rows": []']
         lines += [f'"levels": {{\n  {", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in levels.items())}\n }}']
         path.write_text("{\n " + ",\n ".join(lines) + "\n}\n")

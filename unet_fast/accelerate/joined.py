@@ -183,6 +183,10 @@ class Joined:
         n, _, *size = self._maps[0].shape
         return torch.Size((n, sum(one.shape[1] for one in self._maps), *size))
 
+    def stride(self, dim: int, /) -> int:
+        """That of the first map, whose layout the joined one has."""
+        return _tensor_of(self._maps[0]).stride(dim)
+
     def tensor(self) -> Tensor:
         """The joined map itself."""
         if len(self._maps) == 2:

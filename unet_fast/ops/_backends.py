@@ -40,6 +40,8 @@ _TABLE = json.loads(MEASURED_FILE.read_text())
 MEASURED: dict[str, str] = {op: entry["fastest"] for op, entry in _TABLE["ops"].items()}
 # whether networks of fused layers were measured to be faster on a GPU than torch's own layers
 FUSED_IS_FASTER: bool = _TABLE["networks"] is not None and _TABLE["networks"]["fused over plain"] < 1
+# from how many tiles on our 3x3 convolution was measured to be faster on a CPU than torch's: least_tiles in _convolution.py
+CONVOLUTION: dict[str, Any] = _TABLE["convolution"]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # as Triton reads it; its kernels then run on the CPU, slowly, which is how they are tested without a GPU

@@ -7,6 +7,7 @@ that was measured to be the faster for the channels and the size.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import os
@@ -26,11 +27,10 @@ from unet_fast.remembered import machine_name, remember, remembered
 NAMES = ("auto", "winograd", "direct")
 TILE = 4  # output pixels along a side of a tile
 
-# What "auto" gives to Winograd: at least so many channels on both sides, which fill a vector, and as many tiles as make up
-# for reading weights that are four times as large. Up to THIN input channels (kThin of csrc/cpu/winograd.h), as of an image,
-# the same operator has a direct form of its own.
+# What "auto" may give to Winograd before sizes are known: at least so many channels on both sides, which fill a vector. Up to
+# THIN input channels (kThin of csrc/cpu/winograd.h), as of an image, the same operator has a direct form of its own. Which of
+# them it does give is in a table, see least_tiles.
 LEAST_CHANNELS = 16
-LEAST_TILES = 4
 THIN = 4
 MOST_KEPT = 3 << 17  # a quarter of kMostWhole in csrc/cpu/winograd.cpp
 
@@ -70,6 +70,7 @@ class Described(Protocol):
     def dtype(self) -> torch.dtype: ...  # noqa: D102
     @property
     def shape(self) -> torch.Size: ...  # noqa: D102
+    def stride(self, dim: int, /) -> int: ...  # noqa: D102
 
 
 def by_winograd(inputs: Sequence[Described], weight: torch.Tensor, padding: int) -> bool:
@@ -86,18 +87,37 @@ def by_winograd(inputs: Sequence[Described], weight: torch.Tensor, padding: int)
         return False
     if _wish == "winograd":
         return True
-    if not suit(weight.shape[0], weight.shape[1]):
-        return False
     batch, _, height, width = first.shape
     if torch.compiler.is_compiling() or not type(batch) is type(height) is type(width) is int:
-        return True  # a graph serves sizes that nobody knows yet
+        return suit(weight.shape[0], weight.shape[1])  # a graph serves sizes that nobody knows yet
     edge = 2 * padding - 2 + TILE - 1
-    return batch * ((height + edge) // TILE) * ((width + edge) // TILE) >= LEAST_TILES
+    tiles = batch * ((height + edge) // TILE) * ((width + edge) // TILE)
+    kind = "training" if torch.is_grad_enabled() and weight.requires_grad else "forward"
+    # one channel has no layout: then that of the weights
+    last = first.stride(1) == 1 or (first.shape[1] == 1 and weight.stride(1) == 1)
+    least = least_tiles(level(), kind, "channels-last" if last else "contiguous", weight.shape[0], weight.shape[1])
+    return 0 < least <= tiles
 
 
 def suit(out_channels: int, in_channels: int) -> bool:
-    """Whether "auto" has a form for a convolution of these channels: Winograd's, or the direct one of a first layer."""
+    """Whether "auto" may have a form for a convolution of these channels: Winograd's, or the direct one of a first layer."""
     return out_channels >= LEAST_CHANNELS and (in_channels >= LEAST_CHANNELS or in_channels <= THIN)
+
+
+@functools.cache
+def least_tiles(level: str, kind: str, layout: str, out_channels: int, in_channels: int) -> int:
+    """From how many tiles on the operator was measured to be faster than torch's convolution; 0: never.
+
+    ``kind``: "forward" or "training"; ``layout``: "channels-last" or "contiguous". The table, in measured.json, holds the
+    channels at which a vector is full or hardly begun; others go with the next smaller ones
+    (benchmarks/bench_conv3x3_choice.py).
+    """
+    table = _backends.CONVOLUTION
+    row, column = (
+        bisect.bisect_right(table[name], channels) - 1
+        for name, channels in (("inputs", in_channels), ("outputs", out_channels))
+    )
+    return int(table["levels"][level][f"{kind}, {layout}"][row][column]) if min(row, column) >= 0 else 0
 
 
 # parameter -> (its versions and the channels of the inputs, transformed weights, their header), as long as the parameter lives
@@ -154,19 +174,36 @@ def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor |
 
 
 def rule() -> str:
-    """Which convolutions Winograd's form computes under "auto", for a person."""
+    """Which convolutions Winograd's form computes, and why, for a person."""
+    if wish() == "direct":
+        return "all by torch, as asked for"
+    if wish() == "winograd":
+        return f"{level()}, all of float32, as asked for"
+    least = {
+        layout: ", ".join(
+            f"{least_tiles(level(), 'forward', layout, channels, channels) or 'never'} with {channels} channels"
+            for channels in (16, 32, 64)
+        )
+        for layout in ("channels-last", "contiguous")
+    }
     return (
-        f"{level()}, float32, from {LEAST_CHANNELS} channels and {LEAST_TILES} tiles of {TILE} x {TILE} pixels on, and "
-        f"images of up to {THIN} channels; else direct, by torch"
+        f"{level()}, float32, from as many tiles of {TILE} x {TILE} pixels on as were measured to be faster than torch, "
+        f"which computes the others: " + "; ".join(f"{layout} {words}" for layout, words in least.items())
     )
 
 
 LEVELS = ("plain C++", "AVX2", "AVX-512")  # of csrc/cpu/winograd.h
+_levels: dict[str | None, str] = {}  # by that limit
 
 
 def level() -> str:
     """The instruction set of Winograd's form on this processor; UNET_FAST_CPU_LEVEL=plain|avx2|avx512 limits it."""
-    return LEVELS[int(torch.ops.unet_fast.conv3x3_weights(torch.zeros(1, 1, 3, 3), [1]).view(torch.int32)[0])]
+    limit = os.environ.get("UNET_FAST_CPU_LEVEL")
+    if limit not in _levels:
+        with torch.inference_mode(False), torch.no_grad():
+            weights = torch.ops.unet_fast.conv3x3_weights(torch.zeros(1, 1, 3, 3), [1])
+        _levels[limit] = LEVELS[int(weights.view(torch.int32)[0])]
+    return _levels[limit]
 
 
 @functools.cache
