@@ -12,6 +12,7 @@ from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.fusion import Fused, Fusion, check_fused, fusion_for, untouched
 from unet_fast.models.geometry import Geometry
+from unet_fast.models.replay import replayed
 from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
 from unet_fast.ops._tensors import autocasts
 
@@ -160,6 +161,9 @@ class SingleHeadModel(SegmentationModel):
         """
         if target is not None and not isinstance(target, fx.Proxy):
             return self.loss(x, target, weight)
+        return replayed(self, self._computed, x)
+
+    def _computed(self, x: Tensor) -> Tensor:
         return self._logits(self.features(x))
 
     def _logits(self, features: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ def folded(norm: nn.BatchNorm2d, layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
+def kept() -> list[Tensor]:
+    """All folded weights and biases that are kept."""
+    return [tensor for _, *folded in _kept.values() for tensor in folded]
+
+
 def _parts(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> list[Tensor]:
     parts = (layer.weight, layer.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     return [tensor for tensor in parts if tensor is not None]

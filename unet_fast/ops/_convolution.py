@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
@@ -122,7 +122,7 @@ def least_tiles(level: str, kind: str, layout: str, out_channels: int, in_channe
 
 # parameter -> (its versions and the channels of the inputs, transformed weights, their header), as long as the parameter lives
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_STALE = 1  # the word of the header in csrc/bindings/torch_cpu/conv3x3.cpp
+STALE = 1  # the word of the header in csrc/bindings/torch_cpu/conv3x3.cpp
 
 
 def versions_of(tensors: Sequence[torch.Tensor]) -> tuple[object, ...] | None:
@@ -164,13 +164,18 @@ def transformed(weight: torch.Tensor, channels: Sequence[int]) -> torch.Tensor |
         return None
     state = (*versions, *channels)
     found = _kept.get(weight)
-    if found is not None and found[0] == state and not found[2][_STALE]:
+    if found is not None and found[0] == state and not found[2][STALE]:
         made: torch.Tensor = found[1]
         return made
     with torch.inference_mode(False), torch.no_grad():
         made = torch.ops.unet_fast.conv3x3_weights(weight, channels)
-        _kept[weight] = (state, made, made[: _STALE + 1].view(torch.int32).numpy())
+        _kept[weight] = (state, made, made[: STALE + 1].view(torch.int32).numpy())
     return made
+
+
+def kept() -> list[tuple[torch.Tensor, Any]]:
+    """All transformed weights that are kept, and their headers, in which a call that finds them out of date says so."""
+    return [(made, header) for _, made, header in _kept.values()]
 
 
 def rule() -> str:

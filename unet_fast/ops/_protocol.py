@@ -36,7 +36,7 @@ def _all_own(values: Iterable[Any]) -> bool:
     return _OWN.issuperset(map(type, values))
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether something sees every call, whatever its arguments are."""
     return torch._C._is_tracing() or torch._C._is_torch_function_mode_enabled()
 
@@ -46,7 +46,7 @@ def public(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or (_all_own(args) and _all_own(kwargs.values()) and not _is_watched()):
+        if torch.compiler.is_compiling() or (_all_own(args) and _all_own(kwargs.values()) and not is_watched()):
             return function(*args, **kwargs)
         values = tuple(_values((*args, *kwargs.values())))
         for value in values:
