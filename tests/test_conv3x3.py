@@ -302,9 +302,10 @@ def test_wishes_and_dtypes(generator, monkeypatch):
         assert torch.equal(conv3x3(x, weight), F.conv2d(x, weight))
     with pytest.raises(InputError, match=r"convolution is 'fft', expected one of auto"), use_convolution("fft"):
         pass
-    monkeypatch.setattr(_convolution, "_wish", "fft")  # as the environment may have it
-    with pytest.raises(InputError, match=r"UNET_FAST_CONVOLUTION is 'fft', expected one of auto"):
-        _convolution.by_winograd([x], weight, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(_convolution, "_wish", "fft")  # as the environment may have it
+        with pytest.raises(InputError, match=r"UNET_FAST_CONVOLUTION is 'fft', expected one of auto"):
+            _convolution.by_winograd([x], weight, 0)
 
 
 def test_dtypes_that_torch_computes(generator):
