@@ -131,6 +131,21 @@ def test_the_network_of_a_cpu_grows_with_the_budget():
     assert default_config("cpu", steps=1, recipe=recipes.get("keras")).model["base_channels"] == 64
 
 
+def test_what_a_pixel_weighs_unless_it_is_said():
+    def weighing(**options):
+        loss = default_config("cpu", minutes=4.0, **options).loss
+        return loss.w0, loss.balance
+
+    alike = (0.0, False)
+    assert [weighing(kind=kind) for kind in ("mask", "classes", None)] == [alike] * 3
+    assert weighing(kind="mask", model="unet++") == alike
+    assert weighing(kind="mask", w0=4.0) == (4.0, False)
+    assert weighing(kind="mask", balance=True) == (0.0, True)
+    assert weighing(kind="instances") == (4.0, False)  # borders of objects that touch
+    assert weighing(kind="instances", separate="ridge") == weighing(kind="classes", num_classes=3) == (4.0, True)
+    assert weighing(kind="mask", recipe=recipes.get("paper-2015")) == (10.0, True)
+
+
 def test_schedules():
     base = config(learning_rate=2.0, warmup=0.1).optimizer
     assert learning_rate(base, 0.05) == pytest.approx(2.0 * 0.95**0.9 * 0.5)

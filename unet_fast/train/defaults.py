@@ -68,7 +68,8 @@ def default_config(
         recipe: settings of a system of the literature, which take the place of the defaults, full width included.
         kind: of the labels: "mask", "classes" or "instances". A network that learns from instances, and by no recipe, learns
             rims and cores (``separate="cores"``) with all classes weighted alike, so that touching objects come apart and keep
-            their size; it has three output channels.
+            their size; it has three output channels. On a CPU two classes that number no objects are learnt with every pixel weighing
+            the same, so that a probability of 0.5 is the threshold of fewest wrong pixels; see docs/train.md.
         object_radius: the median radius of the objects in pixels, see :func:`object_radius`; None: not known.
         grey_spread: how far the images differ in their grey values, see :func:`grey_spread`; None: not known. On a CPU objects in
             images that differ by more than 0.5 are learnt with instance normalisation in place of batch normalisation.
@@ -108,6 +109,7 @@ def default_config(
         num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
     network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
+    by_pixel = not gpu and recipe is None and separate == "ridge" and kind != "instances" and num_classes == 2
     by_batch, normalised = options.get("norm") == "batch", options.get("norm") in ("batch", "instance")
     values: dict[str, Any] = {
         "model": network,
@@ -117,6 +119,7 @@ def default_config(
         "batch_size": 4 if gpu else 1,
         "learning_rate": 3e-4 if gpu else 3e-3 if normalised else 1e-3,
         **({"balance": False, "threshold": _THRESHOLD_OF_OBJECTS} if separate == "cores" else {}),
+        **({"w0": 0.0, "balance": False} if by_pixel else {}),
         **({"statistics_until": _STATISTICS_UNTIL} if recipe is None and separate == "ridge" and by_batch else {}),
         **from_recipe,
     }
