@@ -248,7 +248,11 @@ def test_images_that_differ_in_their_grey_values_are_normalised_one_by_one(rng: 
     differing[1::2, :, :1] += 20  # 2 % of it in others
     other = data.Pair(differing, labels, "instances", 2, list("abcdef"))
     assert train.grey_spread(other) > 0.5
-    assert train.traits(other) == {"object_radius": train.object_radius(other), "grey_spread": train.grey_spread(other)}
+    assert train.traits(other) == {
+        "object_radius": train.object_radius(other),
+        "grey_spread": train.grey_spread(other),
+        "image_side": 50,
+    }
     assert train.grey_spread(other.select([0, 1, 2])) is None
     assert (
         train.grey_spread(data.Pair(np.zeros((4, 1, 8, 8), np.uint8), labels[:4, :8, :8], "mask", 2, list("abcd"))) == 0

@@ -146,6 +146,20 @@ def test_what_a_pixel_weighs_unless_it_is_said():
     assert weighing(kind="mask", recipe=recipes.get("paper-2015")) == (10.0, True)
 
 
+def test_images_that_a_prediction_takes_whole_are_normalised_one_by_one():
+    def normalised(side, **options):
+        config = default_config("cpu", minutes=4.0, image_side=side, **options)
+        return config.model["norm"], config.optimizer.learning_rate, config.optimizer.statistics_until
+
+    assert normalised(512, kind="mask") == normalised(64) == ("instance", 3e-3, 1.0)
+    assert normalised(513, kind="mask") == normalised(None, kind="mask") == ("batch", 3e-3, 0.5)
+    assert normalised(512, kind="mask", norm="batch") == ("batch", 3e-3, 0.5)
+    assert normalised(512, kind="classes", num_classes=3) == ("batch", 3e-3, 0.5)
+    assert normalised(512, kind="instances") == ("batch", 3e-3, 1.0)
+    keras = recipes.get("keras")
+    assert default_config("cpu", steps=1, image_side=512, recipe=keras) == default_config("cpu", steps=1, recipe=keras)
+
+
 def test_schedules():
     base = config(learning_rate=2.0, warmup=0.1).optimizer
     assert learning_rate(base, 0.05) == pytest.approx(2.0 * 0.95**0.9 * 0.5)

@@ -14,6 +14,7 @@ from unet_fast.errors import InputError
 from unet_fast.models.unet import DOWNSAMPLES
 from unet_fast.train.config import TrainConfig, fast_bfloat16, precision_reason, resolve_device
 from unet_fast.train.losses import UNWEIGHTED, Loss
+from unet_fast.train.prediction import SMALLEST_TILE
 from unet_fast.train.recipe import Recipe
 
 NETWORK_OPTIONS = ("base_channels", "depth", "padding", "norm", "dropout", "downsample")  # that have a default here
@@ -45,6 +46,7 @@ def default_config(
     kind: str | None = None,
     object_radius: float | None = None,
     grey_spread: float | None = None,
+    image_side: int | None = None,
     **overrides: Any,
 ) -> TrainConfig:
     """The record that suits ``device`` and the budget; every keyword that is not None overrides its default.
@@ -73,6 +75,8 @@ def default_config(
         object_radius: the median radius of the objects in pixels, see :func:`object_radius`; None: not known.
         grey_spread: how far the images differ in their grey values, see :func:`grey_spread`; None: not known. On a CPU objects in
             images that differ by more than 0.5 are learnt with instance normalisation in place of batch normalisation.
+        image_side: the longest side of the images in pixels; None: not known. On a CPU two classes that number no objects are learnt
+            with instance normalisation where it is at most 512, so that prediction takes such an image in one piece.
         overrides: settings under their flat names: ``learning_rate``, ``loss``, ``w0``, ``elastic_sigma``, ``image_padding``, ...; see
             :class:`TrainConfig`, whose records inside one another they belong to.
 
@@ -92,7 +96,9 @@ def default_config(
     separate = given.setdefault("separate", "cores" if kind == "instances" and recipe is None else "ridge")
     coarser = downsampling(object_radius) if separate == "cores" else 1  # a ridge is a pixel or two wide
     wide = minutes >= _WIDE_MINUTES if minutes is not None else steps is not None and steps >= _WIDE_STEPS
-    by_image = separate == "cores" and grey_spread is not None and grey_spread > _SPREAD_BY_IMAGE
+    by_pixel = not gpu and recipe is None and separate == "ridge" and kind != "instances" and num_classes == 2
+    differing = separate == "cores" and grey_spread is not None and grey_spread > _SPREAD_BY_IMAGE
+    by_image = differing or (by_pixel and image_side is not None and image_side <= SMALLEST_TILE)
     # weights of an encoder fit its full width only
     options = _model_defaults(
         name, gpu, recipe is not None or "encoder_weights" in given, coarser, wide, "instance" if by_image else "batch"
@@ -109,7 +115,6 @@ def default_config(
         num_classes = NUM_CLASSES
     single = num_classes == 2 and models.defaults(name)["num_classes"] == 1
     network = {"name": name, "in_channels": in_channels, "num_classes": 1 if single else num_classes, **options}
-    by_pixel = not gpu and recipe is None and separate == "ridge" and kind != "instances" and num_classes == 2
     by_batch, normalised = options.get("norm") == "batch", options.get("norm") in ("batch", "instance")
     values: dict[str, Any] = {
         "model": network,

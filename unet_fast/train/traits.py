@@ -19,13 +19,18 @@ class Traits(TypedDict):
 
     object_radius: float | None
     grey_spread: float | None
+    image_side: int | None
 
 
 def traits(training: Pair | Dataset, recipe: Recipe | None = None) -> Traits:
-    """:func:`object_radius` and :func:`grey_spread` of the training images; a recipe takes neither, and nothing is measured."""
+    """:func:`object_radius`, :func:`grey_spread` and the longest side (None for windows that stay in files) of the training images.
+
+    A recipe takes none of them, and nothing is measured.
+    """
     if recipe is not None:
-        return {"object_radius": None, "grey_spread": None}
-    return {"object_radius": object_radius(training), "grey_spread": grey_spread(training)}
+        return {"object_radius": None, "grey_spread": None, "image_side": None}
+    side = None if isinstance(training, Dataset) else max(training.images.shape[2:])
+    return {"object_radius": object_radius(training), "grey_spread": grey_spread(training), "image_side": side}
 
 
 def grey_spread(training: Pair | Dataset) -> float | None:

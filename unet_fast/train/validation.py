@@ -16,9 +16,9 @@ from unet_fast.predict.cores import core_instances, levels_of
 from unet_fast.predict.instances import MIN_SIZE, foreground_instances
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.losses import logits_of
-from unet_fast.train.prediction import predictor_of
+from unet_fast.train.prediction import SMALLEST_TILE, predictor_of
 
-TILE = 256  # at least: the output tile of a validation
+TILE = 256  # at least: the output tile of a validation, where tiles do not differ from the whole image
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,15 @@ def cannot_judge(pair: data.Pair, best_by: str) -> str | None:
 
 
 def predict_pair(model: torch.nn.Module, config: TrainConfig, pair: data.Pair) -> np.ndarray:
-    """(N, K, H, W) float32 probabilities of all outputs of a network, without averaging over versions."""
+    """(N, K, H, W) float32 probabilities of all outputs of a network, without averaging over versions.
+
+    A network that normalises by what it sees gets the tiles of a prediction, so that what is validated is what is applied.
+    """
+    smallest = TILE if getattr(model, "tile_dependence", None) is None else SMALLEST_TILE
     as_they_are: dict[str, Any] = {"preprocess": _as_they_are} if pair.normalized else {}
-    return predictor_of(model, config, tta=1, tile=max(config.tile, TILE), separate="ridge", **as_they_are)(pair.images)
+    return predictor_of(model, config, tta=1, tile=max(config.tile, smallest), separate="ridge", **as_they_are)(
+        pair.images
+    )
 
 
 def _as_they_are(images: np.ndarray) -> np.ndarray:
