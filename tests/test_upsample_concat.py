@@ -14,7 +14,7 @@ from tests.fuzz.drawing import lay_out
 from tests.places import has, needs
 from tests.tolerances import BY_DTYPE, EXACT
 from unet_fast.errors import InputError, InputTypeError
-from unet_fast.ops import crop_concat, upsample_concat
+from unet_fast.ops import crop_concat, upsample_concat, use_backend
 
 pytestmark = pytest.mark.kernels
 
@@ -74,6 +74,65 @@ def test_agrees_with_plain_torch(mode, order, padding, place, generator):
             torch.testing.assert_close(
                 mine.cpu().double(), its, rtol=BY_DTYPE[dtype]["rtol"], atol=4 * BY_DTYPE[dtype]["atol"]
             )
+
+
+@needs("host")
+@pytest.mark.parametrize("mode", [*MODES, "none"])
+def test_small_maps_are_left_to_torch_with_the_same_result(mode, generator):
+    """Bit for bit where numbers are copied, in the same layout; but for integers, maps without pixels, and under autocast."""
+    factor = 1 if mode == "none" else 2
+    sizes = [
+        ((2, 3, 8, 9), (2, 4, 3, 4)),
+        ((1, 2, 4, 4), (1, 2, 2, 2)),
+        ((1, 1, 2, 2), (1, 1, 1, 1)),
+        ((1, 3, 2, 3), (1, 2, 1, 1)),
+    ]
+    sizes += [
+        ((0, 2, 6, 6), (0, 2, 2, 2)),
+        ((1, 2, 6, 6), (1, 0, 2, 2)),
+        ((1, 1, 6, 6), (1, 3, 2, 2)),
+        ((2, 2, 5, 5), (2, 2, 0, 0)),
+    ]
+    dtypes = itertools.cycle((torch.float32, torch.bfloat16, torch.float64, torch.float16))
+    layouts = ("dense", "channels_last", "slice", "transposed", "channels_last_slice")
+    faster = 0
+    for (large, small), layout, order, padding in itertools.product(sizes, layouts, ORDERS, PADDINGS):
+        if padding == "replicate" and 0 in small[2:]:
+            continue
+        dtype = next(dtypes)
+        tensors = [lay_out(torch.randn(size, generator=generator).to(dtype), layout) for size in (large, small)]
+        found = []
+        for backend in ("auto", "cpp"):
+            leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+            with use_backend(backend):
+                out = ours(*leaves, mode, order, padding)
+            grad = torch.arange(out.numel(), dtype=dtype).view(out.shape) / 16
+            found.append((out, *torch.autograd.grad(out, leaves, grad, allow_unused=True)))
+            faster += backend == "auto" and out.grad_fn.name() == "CatBackward0"
+        (mine, *grads), (its, *theirs) = found
+        assert mine.stride() == its.stride() or 1 in mine.shape or mine.numel() == 0, (
+            large,
+            small,
+            layout,
+            order,
+            padding,
+        )
+        close = EXACT if mode in ("nearest", "none") else BY_DTYPE[dtype]
+        torch.testing.assert_close(mine, its, **close, check_stride=False)
+        for a, b in zip(grads, theirs, strict=True):
+            torch.testing.assert_close(
+                a, b, rtol=BY_DTYPE[dtype]["rtol"], atol=16 * BY_DTYPE[dtype]["atol"], check_stride=False
+            )
+    assert faster > 50
+    whole = (
+        torch.ones(1, 2, 8, 8, dtype=torch.int64),
+        torch.ones(1, 2, 8 // factor - 1, 8 // factor - 1, dtype=torch.int64),
+    )
+    if mode in ("nearest", "none"):
+        assert ours(*whole, mode, "skip_first", "replicate").dtype == torch.int64
+    with torch.autocast("cpu", torch.bfloat16):
+        low = [tensor.bfloat16() for tensor in whole]
+        assert ours(*low, mode, "skip_first", "replicate").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool])

@@ -13,6 +13,7 @@ import torch
 from unet_fast import checks, reference
 from unet_fast.errors import InputError
 from unet_fast.ops import _backends, _protocol, _record, _tensors
+from unet_fast.ops._small_joins import join_by_torch, steps_of_torch
 from unet_fast.ops._tolerances import BY_DTYPE, EXACT
 from unet_fast.ops.upsample_concat import ORDERS, PADDINGS, check_join, check_padding
 
@@ -36,7 +37,8 @@ def crop_concat(
         (N, C1 + C2, h, w) or (N, C1 + C2, d, h, w): first the crop of ``skip``, which starts at ``(S - s) // 2`` in
         every spatial dimension (an odd difference loses one more pixel at the far side), then ``up``. Channels-last
         when both inputs are. With another order or a padding, images are joined by the kernels of :func:`upsample_concat` (no
-        second derivatives), volumes by torch's own operations.
+        second derivatives), volumes by torch's own operations. So are small maps and maps that fit each other on a CPU, which torch
+        joins sooner, unless a backend is asked for by name.
 
     Raises:
         InputError: ranks, batch sizes or devices differ, ``skip`` is smaller than ``up``, or an unknown name.
@@ -49,13 +51,14 @@ def crop_concat(
         y, x = (skip.shape[2] - up.shape[2]) // 2, (skip.shape[3] - up.shape[3]) // 2
         torch.cat([skip[:, :, y : y + up.shape[2], x : x + up.shape[3]], up], dim=1)
     """
-    if _needs_no_crop(skip, up):  # first, and without the checks below, which take as long as the join of small maps
+    steps = steps_of_torch(
+        skip, up, 1, padding
+    )  # before the checks below, which take as long as the join of small maps
+    if steps is not None:
         if order != "skip_first" or padding is not None:
             checks.check_choice("order", order, ORDERS)
             check_padding(padding)
-        if _backends.wish() != "auto":
-            _backends.choose("crop_concat", "cpu")  # raises where a backend was asked for that is not there
-        return torch.cat([skip, up] if order == "skip_first" else [up, skip], 1)
+        return join_by_torch(skip, up, steps, order, padding)
     checks.check_tensor("skip", skip)
     checks.check_tensor("up", up)
     checks.check_rank("skip", skip, (4, 5), "(N, C, H, W) or (N, C, D, H, W)")
@@ -80,27 +83,6 @@ def crop_concat(
     if _backends.choose("crop_concat", skip.device.type) == "reference":
         return reference.crop_concat(skip, up)
     return _record.run(torch.ops.unet_fast.crop_concat, skip, up)
-
-
-# Bytes from which on the C library takes memory from the kernel anew at each call. There a copy into huge pages takes a third of
-# torch.cat's time; below, 1.1 to 1.5 times (one thread, contiguous, 2 x 64 x 128 x 128 and smaller). Just above, torch.cat may find
-# the memory that an earlier map left in the heap, and takes 0.9 of our time then. Small maps pay 2.4 us for the checks, beside 1.5 of torch.cat.
-_FRESH_MEMORY = 1 << 25
-
-
-def _needs_no_crop(skip: torch.Tensor, up: torch.Tensor) -> bool:
-    """Whether two maps fit each other as they are, and ``torch.cat`` is the faster of two copies and gives the same layout."""
-    if not (isinstance(skip, torch.Tensor) and isinstance(up, torch.Tensor) and skip.is_cpu and up.is_cpu):
-        return False
-    a, b = skip.shape, up.shape
-    if len(a) != len(b) or len(a) not in (4, 5) or skip.dtype != up.dtype:
-        return False
-    if a[0] != b[0] or a[2] != b[2] or a[3] != b[3] or a[-1] != b[-1]:  # single numbers are the fastest to compare
-        return False
-    if (a[1] == 1) != (b[1] == 1):
-        return False
-    elements = skip.numel() + up.numel()  # which nobody knows of the sizes of a graph
-    return type(elements) is not int or elements * up.element_size() < _FRESH_MEMORY
 
 
 def _other_join(skip: torch.Tensor, up: torch.Tensor, order: str, padding: str | None) -> torch.Tensor:

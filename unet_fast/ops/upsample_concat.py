@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.ops import _backends, _protocol, _record, _tensors
+from unet_fast.ops._small_joins import join_by_torch, steps_of_torch
 from unet_fast.ops._tolerances import BY_DTYPE, GRADIENT
 
 MODES = ("nearest", "bilinear")
@@ -45,7 +47,8 @@ def upsample_concat(
     Returns:
         (N, C1 + C2, 2 h, 2 w), or (N, C1 + C2, H, W) with a padding; channels-last where both maps are. Interpolation is done in
         float32 (float64 for float64 maps). Gradients for both maps; that of the skip is a view where nothing is cropped. Second
-        derivatives raise; ``unet_fast.reference.upsample_concat`` has them.
+        derivatives raise, but for small maps on a CPU, which are joined by torch's own operations unless a backend is asked for by
+        name; ``unet_fast.reference.upsample_concat`` has them.
 
     Raises:
         InputError: ranks, batch sizes or devices that do not fit, a skip that is smaller than the up-sampled map, an unknown name,
@@ -65,6 +68,12 @@ def upsample_concat(
         checks.check_dtype("x", x, checks.FLOATING)
     elif align_corners:
         raise InputError("align_corners=True belongs to the mode 'bilinear'")
+    steps = steps_of_torch(skip, x, 2, padding)
+    if steps is not None:
+        checks.check_choice("order", order, ORDERS)
+        check_padding(padding)
+        up = F.interpolate(x, scale_factor=2, mode=mode, align_corners=align_corners if mode == "bilinear" else None)
+        return join_by_torch(skip, up, steps, order, padding)
     skip, x = check_join(skip, x, "x", 2, order, padding)
     if _backends.choose("upsample_concat", x.device.type) == "reference":
         return reference.upsample_concat(skip, x, mode=mode, align_corners=align_corners, order=order, padding=padding)
