@@ -55,14 +55,12 @@ def poisoned_memory() -> object:
 @pytest.fixture(params=PLACES, ids=lambda place: place[1] or place[0])
 def place(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every device that exists, a GPU once for each of its backends, which the test then runs on."""
-    from unet_fast.ops import _backends, _library, use_backend
+    from unet_fast.ops import _library, use_backend
 
     device, backend = request.param
     if backend == "cuda" and _library.CUDA.error is not None:
         pytest.skip(f"the CUDA operators are not tested: {_library.CUDA.error}")
-    # by name, since a free choice leaves small maps to torch
-    wish = "cpp" if device == "cpu" and _backends.wish() == "auto" else _backends.wish()
-    with use_backend(backend or wish):
+    with use_backend(backend or places.wish(device)):
         yield device
 
 

@@ -110,6 +110,14 @@ def _emulate() -> None:
         _emulation.impl(operator, kernel, "CPU", allow_override=True)
 
 
+def wish(device: str) -> str:
+    """The backend to ask for there: the C++ kernels by name on a CPU, where a free choice leaves small maps to torch."""
+    from unet_fast.ops import _backends
+
+    free = _backends.wish() == "auto" and device.partition(":")[0] == "cpu"
+    return "cpp" if free else _backends.wish()
+
+
 class cpp_kernels(AbstractContextManager[None]):
     """The C++ kernels behind the operators, in a place where others are: the truth for what is compared bit by bit."""
 

@@ -138,8 +138,9 @@ def test_slices_that_start_in_the_middle_of_a_word(channels_last, place, generat
 @pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])
 def test_gradients_and_registration(shapes, generator):
     skip, up = (draw(generator, *s, dtype=torch.float64).requires_grad_() for s in shapes)
-    assert torch.autograd.gradcheck(crop_concat, (skip, up))
-    assert torch.autograd.gradgradcheck(crop_concat, (skip, up))
+    with use_backend("cpp"):
+        assert torch.autograd.gradcheck(crop_concat, (skip, up))
+        assert torch.autograd.gradgradcheck(crop_concat, (skip, up))
     form = torch.channels_last_3d if skip.dim() == 5 else torch.channels_last
     for s, u in ((skip, up), (skip.to(memory_format=form), up.to(memory_format=form))):
         torch.library.opcheck(torch.ops.unet_fast.crop_concat.default, (s.detach().requires_grad_(), u.detach()))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from tests import places
 from tests.tolerances import BY_DTYPE, EXACT
 from unet_fast import nn, ops
 from unet_fast.errors import InputError
@@ -26,6 +27,13 @@ DIFFERENTIABLE = [name for name, op in OPS.items() if op.leaves]
 FORMS = {"planar": torch.contiguous_format, "channels_last": torch.channels_last}
 each_op = pytest.mark.parametrize("name", OPS)
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@pytest.fixture(autouse=True)
+def by_name() -> Iterator[None]:
+    """Our operators, and not torch's own, for maps of every size."""
+    with use_backend(places.wish("cpu")):
+        yield
 
 
 def test_every_public_operator_has_a_record():

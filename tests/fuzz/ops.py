@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests import fuzz as _package
+from tests import places
 from tests.fuzz import drawing
-from unet_fast.ops import _backends, _record
+from unet_fast.ops import _backends, _record, use_backend
 
 
 @dataclass(frozen=True)
@@ -86,4 +87,5 @@ def fuzz(
         watch(case)
         op.check(case, device)
 
-    run()
+    with use_backend(places.wish(device)):
+        run()

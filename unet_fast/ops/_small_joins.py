@@ -41,7 +41,8 @@ def steps_of_torch(skip: object, x: object, factor: int, padding: str | None) ->
         return None
     if torch.compiler.is_compiling() or type(skip.numel()) is not int or type(x.numel()) is not int:
         return () if factor == 1 and _fit(skip.shape, x.shape) else None  # no more is known of the sizes of a graph
-    steps = _steps(skip.shape, x.shape, x.dtype, factor, padding, skip.stride(1) == 1)
+    last = skip.dim() > 3 and skip.stride(1) == 1
+    steps = _steps(skip.shape, x.shape, x.dtype, factor, padding, last)
     if steps is not None and (factor > 1 or (steps and padding)) and torch.is_autocast_enabled("cpu"):
         return None  # torch interpolates and pads in float32 then
     return steps
