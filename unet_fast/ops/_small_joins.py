@@ -42,10 +42,7 @@ def steps_of_torch(skip: object, x: object, factor: int, padding: str | None) ->
     if torch.compiler.is_compiling() or type(skip.numel()) is not int or type(x.numel()) is not int:
         return () if factor == 1 and _fit(skip.shape, x.shape) else None  # no more is known of the sizes of a graph
     last = skip.dim() > 3 and skip.stride(1) == 1
-    steps = _steps(skip.shape, x.shape, x.dtype, factor, padding, last)
-    if steps is not None and (factor > 1 or (steps and padding)) and torch.is_autocast_enabled("cpu"):
-        return None  # torch interpolates and pads in float32 then
-    return steps
+    return _steps(skip.shape, x.shape, x.dtype, factor, padding, last)
 
 
 def _fit(a: Sequence[int], b: Sequence[int]) -> bool:
@@ -80,10 +77,23 @@ def _steps(
     return tuple(n for side in reversed(sides) for n in side)
 
 
-def join_by_torch(skip: torch.Tensor, up: torch.Tensor, steps: Steps, order: str, padding: str | None) -> torch.Tensor:
-    """The result, ``up`` being up-sampled already."""
+def join_by_torch(
+    skip: torch.Tensor,
+    x: torch.Tensor,
+    steps: Steps,
+    order: str,
+    padding: str | None,
+    mode: str | None = None,
+    aligned: bool = False,
+) -> torch.Tensor:
+    """The result; ``mode``: how ``x`` is up-sampled by 2 before."""
+    if (mode or steps) and torch.is_autocast_enabled("cpu"):  # by which torch would interpolate and pad in float32
+        with torch.autocast("cpu", enabled=False):
+            return join_by_torch(skip, x, steps, order, padding, mode, aligned)
+    if mode is not None:
+        x = F.interpolate(x, scale_factor=2, mode=mode, align_corners=aligned if mode == "bilinear" else None)
     if steps and padding is None:
         skip = skip[steps]
     elif steps:
-        up = F.pad(up, steps, mode="constant" if padding == "zeros" else str(padding))
-    return torch.cat([skip, up] if order == "skip_first" else [up, skip], 1)
+        x = F.pad(x, steps, mode="constant" if padding == "zeros" else str(padding))
+    return torch.cat([skip, x] if order == "skip_first" else [x, skip], 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from unet_fast import checks, reference
 from unet_fast.errors import InputError, InputTypeError
@@ -72,8 +71,7 @@ def upsample_concat(
     if steps is not None:
         checks.check_choice("order", order, ORDERS)
         check_padding(padding)
-        up = F.interpolate(x, scale_factor=2, mode=mode, align_corners=align_corners if mode == "bilinear" else None)
-        return join_by_torch(skip, up, steps, order, padding)
+        return join_by_torch(skip, x, steps, order, padding, mode, align_corners)
     skip, x = check_join(skip, x, "x", 2, order, padding)
     if _backends.choose("upsample_concat", x.device.type) == "reference":
         return reference.upsample_concat(skip, x, mode=mode, align_corners=align_corners, order=order, padding=padding)
