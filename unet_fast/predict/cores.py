@@ -47,7 +47,7 @@ def core_instances(levels: np.ndarray, *, min_size: int) -> np.ndarray:
 def grown(bands: Callable[[], Iterator[np.ndarray]], min_size: int) -> Iterator[np.ndarray]:
     """:func:`core_instances` of levels that arrive in bands of whole rows, each time anew: int32 (h, W), band by band.
 
-    A band has its summits, and grows, together with :data:`HALO` rows around it; markers and numbers are joined over the whole image.
+    A band has its summits, and grows, together with ``HALO`` rows around it; markers and numbers are joined over the whole image.
     So the lines between touching objects, and their number, depend on the bands only where these reach further than that.
     """
     pieces, markers = Join(), Join()

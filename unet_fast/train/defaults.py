@@ -56,7 +56,7 @@ def default_config(
     depth 4 computes (380 / 196)^2 = 3.8 times the pixels that it is scored on, which same padding spends on more steps. The
     context that same padding lacks at the rim of a tile is there again at prediction, whose tiles overlap by the receptive
     field. Its convolutions are followed by batch normalisation, which stands a learning rate of 3e-3 in place of 1e-3. Where
-    the objects are large it works at a coarser resolution, see :func:`downsampling`, on tiles of 128 px of that.
+    the objects are large it works at a coarser resolution, see :func:`unet_fast.train.defaults.downsampling`, on tiles of 128 px of that.
     docs/train.md says how these were chosen.
 
     Args:
