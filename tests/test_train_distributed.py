@@ -41,7 +41,7 @@ def command(files: Path, out: Path, *more: str, labels: str = "l.tif") -> list[s
     return [
         "-m", "unet_fast", "train", "--images", str(files / "i.tif"), "--labels", str(files / labels), "--out", str(out),
         "--steps", str(STEPS), "--base-channels", "4", "--depth", "2", "--tile", "16", "--device", "cpu", "--no-amp",
-        "--val", "3", "--norm", "none", *more,
+        "--val", "3", "--norm", "none", "--w0", "4", *more,
     ]  # fmt: skip
 
 

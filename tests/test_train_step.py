@@ -200,7 +200,7 @@ def weights(ours: Trainer) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        {"w0": 4.0, "balance": True},
         {"optimizer": "sgd", "dropout": 0.3},
         {"model": "unet-bn", "loss": "dice", "schedule": "step"},
         {"model": "unet++", "depth": 3, "loss": "bce"},

@@ -14,7 +14,7 @@ from unet_fast.data import normalize, read_dataset, read_pair
 from unet_fast.data.cores import CORE, RIM, rim_width, rims_and_cores
 from unet_fast.data.datasets import read_matching
 from unet_fast.errors import InputError
-from unet_fast.train import default_config, train, windows
+from unet_fast.train import default_config, train, traits, windows
 from unet_fast.train.checkpoint import load_tensors
 from unet_fast.train.config import TrainConfig
 from unet_fast.train.dataset import IGNORED, prepare
@@ -38,6 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def small(**changes: object) -> TrainConfig:
     options = {"steps": 6, "base_channels": 2, "depth": 1, "tile": 16, "batch_size": 2, "amp": False, **changes}
+    options = {"w0": 4.0, "balance": True, **options}
     return default_config("cpu", **options)  # type: ignore[arg-type]
 
 
@@ -47,6 +48,7 @@ def test_windows_are_those_of_the_resident_images(files: tuple[Path, Path], padd
     window's own edge cuts."""
     config = small(image_padding=padding)
     dataset, pair = read_matching(*files), read_pair(*files)
+    assert traits(dataset)["image_side"] == traits(pair)["image_side"] == 90
     feed = windows.Feed(dataset, config, 0)
     resident = prepare(pair, torch.device("cpu"), balance=True)
     margin = feed.side

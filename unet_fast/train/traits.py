@@ -23,13 +23,14 @@ class Traits(TypedDict):
 
 
 def traits(training: Pair | Dataset, recipe: Recipe | None = None) -> Traits:
-    """:func:`object_radius`, :func:`grey_spread` and the longest side (None for windows that stay in files) of the training images.
+    """:func:`object_radius`, :func:`grey_spread` and the longest side of the training images.
 
     A recipe takes none of them, and nothing is measured.
     """
     if recipe is not None:
         return {"object_radius": None, "grey_spread": None, "image_side": None}
-    side = None if isinstance(training, Dataset) else max(training.images.shape[2:])
+    sizes = [item.size for item in training.items] if isinstance(training, Dataset) else [training.images.shape[2:]]
+    side = max(length for size in sizes for length in size)
     return {"object_radius": object_radius(training), "grey_spread": grey_spread(training), "image_side": side}
 
 
