@@ -90,7 +90,7 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int6
   const int64_t count = (tiles + blocks - 1) / blocks;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
-  return {rows * groups, rows, out_bytes > kStreams};
+  return {count, rows, out_bytes > kStreams};
 }
 
 // Taps (out, in, 3, 3) as panels [two vectors of output channels][tap][input channel][lane], and the bias, or zeros, in
@@ -321,11 +321,11 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
 }
 
 void up_convolve(Level level, const UpConvolution& work, const Parallel& parallel) {
-  static thread_local Kept kept;
   const Kernels& kernels = kernels_of(level);
   const int64_t depth = work.source.channels, width = up_to(work.target.channels, 2 * kernels.lanes);
+  const int64_t floats = 4 * depth * width;
   Kept once;
-  float* panels = (4 * depth * width > kMostKept ? once : kept).get(4 * depth * width);
+  float* panels = floats > kMostKept ? once.get(floats) : scratch(floats);  // which nobody else needs meanwhile
   parallel(depth, (1 << 14) / (width + 1) + 1,
            [&](int64_t begin, int64_t end) { kernels.up_weights(work, begin, end, panels); });
   const int64_t row = 8 * work.width * depth * width;  // operations

@@ -27,6 +27,9 @@ UF_TARGET UF_INLINE Vector load_some(const float* p, int count) { return _mm256_
 
 UF_TARGET UF_INLINE void store_some(float* p, Vector v, int count) { _mm256_maskstore_ps(p, first_lanes(count), v); }
 
+// NaN stays: of two numbers that do not compare the second one counts
+UF_TARGET UF_INLINE Vector rectified(Vector v) { return _mm256_max_ps(_mm256_setzero_ps(), v); }
+
 UF_TARGET UF_INLINE void stream(float* p, Vector v) { _mm256_stream_ps(p, v); }
 
 }  // namespace

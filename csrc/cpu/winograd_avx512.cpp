@@ -25,6 +25,9 @@ UF_TARGET UF_INLINE Vector load_some(const float* p, int count) { return _mm512_
 
 UF_TARGET UF_INLINE void store_some(float* p, Vector v, int count) { _mm512_mask_storeu_ps(p, first_lanes(count), v); }
 
+// NaN stays: of two numbers that do not compare the second one counts
+UF_TARGET UF_INLINE Vector rectified(Vector v) { return _mm512_max_ps(_mm512_setzero_ps(), v); }
+
 UF_TARGET UF_INLINE void stream(float* p, Vector v) { _mm512_stream_ps(p, v); }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The kernels of csrc/cpu/winograd_kernels.h in vectors of kLanes floats, once for each instruction set. A file that includes
 // this defines UF_WINOGRAD_NAMESPACE, UF_TARGET (the attribute of every function), kLanes, kMaxRows, kTapRows, and, for the
-// channels that fill no vector, load_some and store_some; stream stores past the caches.
+// channels that fill no vector, load_some and store_some; rectified is ReLU; stream stores past the caches.
 //
 // With a tile's 6x6 input D, a kernel's 3x3 taps g and the matrices of Toom and Cook for the points of `Points`,
 //     output (4x4) = A^T [ sum over channels of (G g G^T) . (B^T D B) ] A

@@ -24,6 +24,8 @@ UF_INLINE void store_some(float* p, Vector v, int count) {
   std::memcpy(p, &v, static_cast<size_t>(count) * sizeof(float));
 }
 
+UF_INLINE Vector rectified(Vector v) { return v < 0 ? Vector{} : v; }  // NaN stays
+
 UF_INLINE void stream(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
 
 }  // namespace

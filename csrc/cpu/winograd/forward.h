@@ -124,16 +124,18 @@ class Ahead {
 
 // ---- the inner product
 
-// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes), or added to it; of a slice
+// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes), or added to it; of a slice. Vectors of
+// input channels lie in_step apart.
 template <int kVectors>
 struct Product {
   template <int kRows>
-  static void run(const float* in, const float* weights, float* product, int64_t depth, bool adds);
+  static void run(const float* in, int64_t in_step, const float* weights, float* product, int64_t depth, bool adds);
 };
 
 template <int kVectors>
 template <int kRows>
-UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, float* product, int64_t depth, bool adds) {
+UF_KERNEL void Product<kVectors>::run(const float* in, int64_t in_step, const float* weights, float* product, int64_t depth,
+                                       bool adds) {
   Vector sum[kRows][kVectors] = {};
   for (int64_t c = 0; c < depth; c += kLanes) {
 #pragma GCC unroll 16
@@ -146,7 +148,7 @@ UF_KERNEL void Product<kVectors>::run(const float* in, const float* weights, flo
 #pragma GCC unroll 2
         for (int n = 0; n < kVectors; ++n) sum[r][n] += w[n] * in[r * kLanes + k];
     }
-    in += kRows * kLanes;
+    in += in_step;
     weights += kVectors * kLanes * kLanes;
   }
 #pragma GCC unroll 16
@@ -296,12 +298,16 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
                                                                          : &outputs<Activation::kNone>;
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
     const int64_t count = std::min(by.tiles, end_tile - tile), parts = (end_panel - first_panel) * slices * kPoints;
+    const int64_t whole = count / by.rows * by.rows, rest = std::max<int64_t>(1, count - whole);  // of groups
     inputs(run, tile, count, in, first_layer);
     Ahead ahead(run, tile + count, std::min(end_tile, tile + count + by.tiles), parts);
     for (int64_t p = first_panel; p < end_panel; ++p) {
       const Panel& panel = run.panels[p];
       const int64_t width = panel.vectors * kLanes;
-      const auto multiply_rows = panel.vectors == 2 ? by_rows<Product<2>>(by.rows) : by_rows<Product<1>>(by.rows);
+      const auto multiply = [&](int64_t rows) {
+        return panel.vectors == 2 ? by_rows<Product<2>>(rows) : by_rows<Product<1>>(rows);
+      };
+      const auto multiply_group = multiply(by.rows), multiply_rest = multiply(rest);
       for (int64_t begin = 0; begin < run.depth; begin += kSlice) {
         const int64_t slice = std::min(kSlice, run.depth - begin), in_step = run.in_step(slice);
         const float* panel_weights = panel.weights + panel_floats(begin, width);
@@ -311,10 +317,12 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
         }
         for (int point = 0; point < kPoints; ++point) {
           const float* x = in + run.in_floats(begin) + point * in_step;
-          // a group that is not full has the layout of a full one, and its last rows are left from earlier blocks
-          for (int64_t t = 0; t < count; t += by.rows)
-            multiply_rows(x + t * slice, panel_weights + point * weight_step(slice, width),
-                          products + point * out_step + t * kPanel, slice, begin > 0);
+          const float* w = panel_weights + point * weight_step(slice, width);
+          float* to = products + point * out_step;
+          for (int64_t t = 0; t < whole; t += by.rows)
+            multiply_group(x + t * slice, by.rows * kLanes, w, to + t * kPanel, slice, begin > 0);
+          // a group that is not full has the layout of a full one
+          if (whole < count) multiply_rest(x + whole * slice, by.rows * kLanes, w, to + whole * kPanel, slice, begin > 0);
           ahead.go_on();
           if (run.taps) {
             if (begin + kSlice < run.depth)

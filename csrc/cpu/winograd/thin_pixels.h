@@ -9,7 +9,7 @@ namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
 template <Activation kActivation>
 UF_PART Vector activated(Vector v, float slope) {
-  if constexpr (kActivation == Activation::kRelu) return v < 0 ? zero() : v;  // NaN stays
+  if constexpr (kActivation == Activation::kRelu) return rectified(v);
   if constexpr (kActivation == Activation::kLeaky) return v < 0 ? v * slope : v;
   return v;
 }
