@@ -23,7 +23,6 @@ from unet_fast.nn import CropConcat
 from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
-from unet_fast.ops._tensors import autocast_dtype, dense_format, new
 from unet_fast.ops.conv3x3 import conv3x3_pool
 
 PADDINGS = ("valid", "same")
@@ -242,11 +241,11 @@ class Up(nn.Module):
 
     def up_sampled(self, x: Tensor, fusion: Fusion) -> Tensor:
         """The up-sampled map by itself."""
-        if not (self._fused(fusion) and fusion.in_place) or autocast_dtype(x) is not None:
+        if not self._fused(fusion):
             return self.up(x)
         n, _, height, width = x.shape
-        shape = (n, self.up.out_channels, 2 * height, 2 * width)
-        return up_conv_into(x, self.up.weight, self.up.bias, new(x, shape, layout=dense_format(x)), fresh=True)
+        # behind no channels at all: the operator allocates where maps lie that are used again
+        return up_conv_crop_concat(x, self.up.weight, self.up.bias, x.new_empty((n, 0, 2 * height, 2 * width)))
 
     def fitted(self, skip: Tensor, x: Tensor) -> Tensor:
         """The skip as it is to be cropped for the up-sampled ``x``."""

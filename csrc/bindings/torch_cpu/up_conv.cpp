@@ -133,7 +133,7 @@ Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optio
   const Tensor out = new_tensor(x, {x.size(0), skip.size(1) + weight.size(1), 2 * x.size(2), 2 * x.size(3)},
                                 std::nullopt, dense_format(is_channels_last(x)));
   if (out.numel() == 0) return out;
-  copy_crop(skip, out);
+  if (skip.size(1) > 0) copy_crop(skip, out);
   up_conv_into_cpu(x, weight, bias, out);
   return out;
 }
