@@ -8,9 +8,12 @@ python -m benchmarks.bench_crop_concat
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.common import Candidate, Options, Suite, run, sweep
 from unet_fast import ops, reference
@@ -20,7 +23,40 @@ CASES = [  # skip (C, H), up (C, h): the two widest concats of a 572 tile, and a
     ((128, 280), (128, 200)),
     ((64, 192), (64, 192)),
 ]
+# channels and side of the up-sampled map, whose skip is larger by 2: where what a call costs counts, and where the copies do
+SMALL = [(16, 8), (32, 32), (32, 128)]
+JOINS = {"up first": ("up_first", None), "padded with zeros": ("skip_first", "zeros")}
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+def by_torch(skip: Tensor, up: Tensor, order: str, padding: str | None) -> Tensor:
+    """As networks write it."""
+    high, wide = skip.shape[2] - up.shape[2], skip.shape[3] - up.shape[3]
+    if padding is None:
+        skip = skip[:, :, high // 2 : high // 2 + up.shape[2], wide // 2 : wide // 2 + up.shape[3]]
+    else:
+        up = F.pad(up, [wide // 2, wide - wide // 2, high // 2, high - high // 2])
+    return torch.cat([skip, up] if order == "skip_first" else [up, skip], 1)
+
+
+def compare_join(suite: Suite, channels: int, side: int, layout: str, form: torch.memory_format) -> None:
+    """The other joins, forward and backward, in the dtype of autocast."""
+    for name, (order, padding) in JOINS.items():
+        shapes = [(2, channels, side + 2, side + 2), (2, channels, side, side)]
+        maps = [torch.rand(s, dtype=torch.bfloat16, device=suite.options.device) for s in shapes]
+        leaves = [tensor.to(memory_format=form).requires_grad_() for tensor in maps]
+        ours, theirs = (partial(f, order=order, padding=padding) for f in (ops.crop_concat, by_torch))
+        truth = theirs(*leaves)
+        torch.testing.assert_close(ours(*leaves), truth, rtol=0, atol=0)
+        grad = torch.rand(truth.shape, device=suite.options.device).to(truth.dtype).to(memory_format=form)
+
+        def both(function: Any, leaves: list[Tensor] = leaves, grad: Tensor = grad) -> Any:
+            return torch.autograd.grad(function(*leaves), leaves, grad)
+
+        suite.measure(
+            f"{name}, 2 x {channels}x{side}x{side} twice, bfloat16, {layout}, forward + backward",
+            {**suite.options.ours("crop_concat", partial(both, ours)), "torch": partial(both, theirs)},
+        )
 
 
 def main(options: Options) -> None:
@@ -63,6 +99,9 @@ def main(options: Options) -> None:
                 },
                 least_bytes=(2 * grad.numel() + grad.numel() + skip.numel() + up.numel()) * size,
             )
+    for channels, side in SMALL[:1] if options.tiny or options.quick else SMALL:
+        for name, form in LAYOUTS.items():
+            compare_join(suite, channels, side, name, form)
     suite.finish()
 
     def sizes(n: int, side: int) -> tuple[dict[str, Any], float]:

@@ -6,10 +6,21 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from pathlib import Path
+
+from unet_fast.ops import _backends
+from unet_fast.ops._record import OPS
 
 TOTAL = 540.0  # seconds; the limits add up to no more
 HEADLINE = 240.0  # by when the figures that matter most are there
-OPERATORS = ("elastic_warp", "weighted_cross_entropy", "weight_map", "distance_transform", "nearest_two", "crop_concat")
+ALL_OPERATORS = 108.0  # of these, for the operators with a benchmark of their own, in equal parts
+BENCHMARKS = Path(__file__).parents[1]
+
+
+def measured() -> list[str]:
+    """The operators that have kernels for a GPU and a benchmark of their own; the others are parts of ``junctions``."""
+    own = [name for name in OPS if (BENCHMARKS / f"bench_{name}.py").exists()]
+    return [name for name in own if {"cuda", "triton"} & {*_backends.KERNELS[name]}]
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,10 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     def batch(images: int) -> tuple[str, ...]:
         return () if tiny else ("--batches", str(images))
 
-    several = (python, "-m", "benchmarks", "train", "junctions", *OPERATORS, *scale)
+    operators = measured()
+    several = (python, "-m", "benchmarks", "train", "junctions", *operators, *scale)
     together = [Item("together", several, 17)] if tiny else []
+    each = ALL_OPERATORS / len(operators)
     sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
     found = [
         build(device, jobs, architecture),
@@ -50,9 +63,9 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
         *([] if tiny else [bench("unet", 25, "--peers", "eager", *batch(1), label="unet_1")]),
         bench("unet", 40, "--peers", "compiled", label="unet_compiled"),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
-        *([] if tiny else [bench("junctions", 35), *(bench(name, 17, *sweep) for name in OPERATORS)]),
+        *([] if tiny else [bench("junctions", 35), *(bench(name, each, *sweep) for name in operators)]),
         *together,
-        *fuzzing(device, jobs, OPERATORS[-2:] if tiny else (), 2 if tiny else 60),
+        *fuzzing(device, jobs, operators[:1] if tiny else [], 2 if tiny else 60),
     ]
     if not tiny:  # where the caller is such a test itself
         processes = ("-n", str(jobs), "--dist", "worksteal") if find_spec("xdist") else ()
@@ -86,7 +99,7 @@ def build(device: str, jobs: int, architecture: str) -> Item:
     return Item("build", (sys.executable, "setup.py", "build_ext", "--inplace"), 65, variables, vital=True)
 
 
-def fuzzing(device: str, jobs: int, names: tuple[str, ...], cases: int) -> list[Item]:
+def fuzzing(device: str, jobs: int, names: list[str], cases: int) -> list[Item]:
     """Random cases of these operators, or of all, against independent truths, with each backend of the device."""
     command = (sys.executable, "-m", "benchmarks.gpu_check.fuzz", *names, "--device", device, "--cases", str(cases))
     backends = {"cuda": "fuzz", "triton": "fuzz_triton"} if device == "cuda" else {"cpp": "fuzz"}

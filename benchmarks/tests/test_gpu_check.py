@@ -14,7 +14,7 @@ import pytest
 from benchmarks import rows
 from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.gpu_check import report
-from benchmarks.gpu_check.items import HEADLINE, OPERATORS, TOTAL, Item, items
+from benchmarks.gpu_check.items import BENCHMARKS, HEADLINE, TOTAL, Item, items, measured
 from benchmarks.gpu_check.runner import ROOT, run
 from unet_fast.errors import InputError
 from unet_fast.ops._record import OPS
@@ -33,6 +33,16 @@ def test_the_items_fit_into_nine_minutes_and_the_headline_into_four():
     assert sum(item.limit for item in found[:until]) <= HEADLINE <= 240
     assert len(set(names)) == len(names)
     assert found[0].variables["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    # every operator with kernels for a GPU by itself or as a junction, in the sizes of a network
+    of_networks = {
+        "bias_relu",
+        "conv_bias_relu",
+        "head_cross_entropy",
+        "relu_pool_skip",
+        "up_conv_into",
+        "up_conv_crop_concat",
+    }
+    assert set(OPS) - {*names, *of_networks} == {"conv3x3"}  # for a CPU only
 
 
 def test_an_item_that_fails_or_hangs_or_lacks_something_is_recorded_with_its_rows():
@@ -142,8 +152,9 @@ def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path):
     assert missing <= {"memcheck", "racecheck"}, {name: found[name]["output"] for name in missing}
     assert all(found[name]["outcome"].startswith("not run: compute-sanitizer") for name in missing)
     assert {row["op"] for row in found["smoke"]["rows"]} == set(OPS)
-    measured = {row["benchmark"] for row in found["together"]["rows"]}
-    assert measured >= {"train", "junctions", *OPERATORS, *(f"{name}_sizes" for name in OPERATORS)}
+    there = {row["benchmark"] for row in found["together"]["rows"]}
+    swept = {f"{name}_sizes" for name in measured() if "sweep(" in (BENCHMARKS / f"bench_{name}.py").read_text()}
+    assert len(swept) >= 6 and there >= {"train", "junctions", *measured(), *swept}
     candidates = {row["candidate"] for row in found["unet"]["rows"]}
     assert candidates == {"plain", "ours"}
     assert {row["candidate"] for row in found["unet_compiled"]["rows"]} == {"plain, torch.compile", "ours"}
