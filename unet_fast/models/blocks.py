@@ -274,7 +274,8 @@ class Up(nn.Module):
 def _centre(skip: Tensor, size: tuple[int, ...]) -> Tensor:
     """The centre of the skip that :class:`CropConcat` takes, where it lies."""
     for dim, length in enumerate(size, start=2):
-        skip = skip.narrow(dim, (skip.shape[dim] - length) // 2, length)
+        if skip.shape[dim] != length:
+            skip = skip.narrow(dim, (skip.shape[dim] - length) // 2, length)
     return skip
 
 
