@@ -12,7 +12,7 @@ import itertools, sys
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from unet_fast.ops import _record
+from unet_fast.ops import _record, use_backend
 torch.set_num_threads(1)
 O, f = torch.ops.unet_fast, torch.rand
 seed = int(sys.argv[1])
@@ -34,7 +34,7 @@ class Seen(TorchDispatchMode):
 draw = _record.Draw(torch.Generator().manual_seed(seed), torch.float32)
 for op in _record.OPS.values():
     tensors = op.with_leaves(op.sample(draw, 2, 9, 8))
-    with Seen():
+    with Seen(), use_backend("cpp"):  # by "auto" small maps are torch's
         op.results(tensors)
 
 # what they do not, and what has more arguments than they give
