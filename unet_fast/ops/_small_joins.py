@@ -7,7 +7,7 @@ more than it saves there. Where a backend is asked for by name, its kernels run 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -52,7 +52,7 @@ def _fit(a: Sequence[int], b: Sequence[int]) -> bool:
     return bool(a[1] == 1) == bool(b[1] == 1)
 
 
-@cache
+@lru_cache(1024)  # sizes may differ from call to call
 def _steps(
     a: Sequence[int], b: Sequence[int], dtype: torch.dtype, factor: int, padding: str | None, last: bool
 ) -> Steps | None:
