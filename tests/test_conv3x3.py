@@ -180,18 +180,26 @@ def test_what_is_not_finite_never_vanishes(bad, activation, level, generator):
     assert not conv3x3(draw(generator, 1, 20, 9, 9), weight)[:, 3].isfinite().any()
 
 
-def test_equal_bits_for_any_number_of_threads(level, generator):
-    x, weight = draw(generator, 1, 40, 45, 38).requires_grad_(), draw(generator, 36, 40, 3, 3).requires_grad_()
-    bias, results, threads = draw(generator, 36).requires_grad_(), [], torch.get_num_threads()
+# small: the threads share every part of the work; large: each sums up tiles of its own, or shares them with some
+@pytest.mark.parametrize("size", [(40, 36, 45, 38), (20, 12, 130, 122)])
+def test_equal_bits_for_any_number_of_threads(size, level, generator):
+    in_channels, out_channels, height, width = size
+    x, weight = draw(generator, 1, in_channels, height, width), draw(generator, out_channels, in_channels, 3, 3)
+    bias, results, threads = draw(generator, out_channels), [], torch.get_num_threads()
+    inputs = [tensor.requires_grad_() for tensor in (x, weight, bias)]
     try:
-        for count in (1, 2, 3, 7):
+        for count in (1, 2, 3, 4, 7):
             torch.set_num_threads(count)
-            out = conv3x3(x, weight, bias, activation="relu")
-            results.append([out, *torch.autograd.grad(out.square().sum(), (x, weight, bias))])
+            out = conv3x3(*inputs, activation="relu")
+            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    truth = torch.autograd.grad(F.conv2d(*exact).relu().square().sum(), exact)
+    for got, want in zip(results[0][1:], truth, strict=True):
+        assert rms(got - want) <= 1e-5 * rms(want)
 
 
 class Calls(TorchDispatchMode):

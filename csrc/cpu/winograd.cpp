@@ -256,9 +256,27 @@ void convolve(Level level, const Convolution& work, const Taps& taps, const Para
   convolve(level, work, weights, parallel);
 }
 
-// In parts of as many tiles as the second-level cache holds the transforms of. First all threads transform the tiles of a
-// part, then each takes some blocks of taps and adds up their products; the results wait for the last part. Where the
-// whole work is one part, as at the deep levels of a network, no sums are kept at all.
+namespace {
+
+// The sums over tiles [first, end), in parts of run.room tiles: first all threads transform the tiles of a part, then each
+// takes some blocks of taps and adds up their products.
+void sum_tiles(const Kernels& kernels, TapRun run, int64_t first, int64_t end, int64_t units, const Parallel& parallel) {
+  for (run.first = first; run.first < end; run.first += run.room) {
+    run.count = std::min(run.room, end - run.first);
+    run.adds = run.first > first;
+    const int64_t chunk = run.first / kChunk;
+    parallel((run.count + kChunk - 1) / kChunk, 1,
+             [&](int64_t b, int64_t e) { kernels.tap_inputs(run, chunk + b, chunk + e); });
+    parallel(units, 1, [&](int64_t b, int64_t e) { kernels.tap_products(run, b, e); });
+  }
+}
+
+}  // namespace
+
+// The tiles are divided into segments with sums of their own, which are added up at the end. Where there are enough for all
+// threads each takes whole segments: what one thread transforms never has to reach another's cache, and none waits for
+// another. Where there are not, the threads share each part of a segment. A part is as many tiles as the second-level cache
+// holds the transforms of. Where the whole work is one part, as at the deep levels of a network, no sums are kept at all.
 void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel) {
   const Kernels& kernels = kernels_of(level);
   const int64_t lanes = kernels.lanes, out_height = work.height + 2 * work.padding - 2,
@@ -281,37 +299,53 @@ void tap_gradient(Level level, const TapGradient& work, const Parallel& parallel
     return;
   }
   const int64_t blocks = run.width / kernels.tap_rows * ((run.depth + 2 * lanes - 1) / (2 * lanes));
-  const int64_t block_floats = kPoints * kernels.tap_rows * 2 * lanes;
+  const int64_t block_floats = kPoints * kernels.tap_rows * 2 * lanes, sum_floats = blocks * block_floats;
 
-  constexpr int64_t kPart = 1 << 17, kWhole = 3 << 20;  // floats
+  constexpr int64_t kPart = 1 << 17, kWhole = 3 << 20, kAllSums = 1 << 20;  // floats
+  constexpr int64_t kSegments = 8, kSegmentChunks = 8;                     // most segments, and fewest chunks of one
+  // of the shape alone, as the order of the sums depends on it
+  int64_t wished = kSegments;
+  while (wished > 1 && (wished * kSegmentChunks > chunks || wished * sum_floats > kAllSums)) wished /= 2;
+  const int64_t segment = (chunks + wished - 1) / wished;  // in chunks
+  const int64_t segments = (chunks + segment - 1) / segment, threads = parallel.threads();
+  const int64_t turns = (segments + threads - 1) / threads;  // of each thread, if it takes whole segments
+  const bool apart = segments > 1 && 7 * turns * threads <= 8 * segments;
+
   const int64_t floats = kPoints * (run.depth + run.width) * kChunk;  // of a chunk
-  const bool whole = floats * chunks <= kWhole && blocks >= 3 * parallel.threads() && blocks * block_floats > kPart;
-  int64_t part = whole ? chunks : std::clamp<int64_t>(kPart / floats, 1, chunks) * parallel.threads();
-  part = std::min(part, chunks);
-  run.room = part * kChunk;
+  const bool whole = segments == 1 && floats * chunks <= kWhole && blocks >= 3 * threads && sum_floats > kPart;
+  const int64_t in_cache = std::clamp<int64_t>(kPart / floats, 1, chunks) * (apart ? 1 : threads);
+  const int64_t part = whole ? chunks : std::min(in_cache, segment);
   const bool one = part >= chunks;
+  run.room = part * kChunk;
+  run.segments = segments;
+  run.segment_step = sum_floats;
   const int64_t in_floats = kPoints * run.in_step(), out_floats = kPoints * run.out_step();
-  run.in = scratch(in_floats + out_floats + (one ? 0 : blocks * block_floats) + (work.bias ? chunks * run.width : 0));
-  run.out = run.in + in_floats;
-  float* next = run.out + out_floats;
-  if (!one) {
-    run.sums = next;
-    next += blocks * block_floats;
-  }
+  static thread_local Kept kept;
+  float* sums = kept.get((one ? 0 : segments * sum_floats) + (work.bias ? chunks * run.width : 0));
   if (work.bias) {
-    run.bias_sums = next;
-    std::fill_n(next, chunks * run.width, 0.0f);
+    run.bias_sums = sums + (one ? 0 : segments * sum_floats);
+    std::fill_n(run.bias_sums, chunks * run.width, 0.0f);
   }
-  for (run.first = 0; run.first < tiles; run.first += run.room) {
-    run.count = std::min(run.room, tiles - run.first);
-    run.adds = run.first > 0;
-    const int64_t first_chunk = run.first / kChunk;
-    parallel((run.count + kChunk - 1) / kChunk, 1, [&](int64_t begin, int64_t end) {
-      kernels.tap_inputs(run, first_chunk + begin, first_chunk + end);
-    });
-    parallel(blocks * (one ? 1 : 3), 1, [&](int64_t begin, int64_t end) { kernels.tap_products(run, begin, end); });
+  const auto sum_segments = [&](int64_t begin, int64_t end, const Parallel& inside) {
+    TapRun part_run = run;
+    part_run.in = scratch(in_floats + out_floats);
+    part_run.out = part_run.in + in_floats;
+    for (int64_t s = begin; s < end; ++s) {
+      part_run.sums = one ? nullptr : sums + s * sum_floats;
+      sum_tiles(kernels, part_run, s * segment * kChunk, std::min(tiles, (s + 1) * segment * kChunk), blocks * (one ? 1 : 3),
+                inside);
+    }
+  };
+  if (apart) {
+    const Parallel alone(nullptr, 1);
+    parallel(segments, 1, [&](int64_t begin, int64_t end) { sum_segments(begin, end, alone); });
+  } else {
+    sum_segments(0, segments, parallel);
   }
-  if (!one) parallel(blocks, 1, [&](int64_t begin, int64_t end) { kernels.tap_results(run, begin, end); });
+  if (!one) {
+    run.sums = sums;
+    parallel(blocks, 1, [&](int64_t begin, int64_t end) { kernels.tap_results(run, begin, end); });
+  }
   if (work.bias)
     for (int64_t c = 0; c < work.gradient.channels; ++c) {
       double sum = 0;

@@ -84,6 +84,7 @@ struct TapRun {
   int64_t first, count, room;  // tiles whose transforms lie in `in` and `out`, and how many there is room for
   float *in, *out;
   float* sums;       // kPoints sums for each block, or null: one part is all there is
+  int64_t segments, segment_step;  // for `tap_results`: as many of all these sums, one behind the other
   float* bias_sums;  // null, or `width` sums for each chunk of the work
   bool adds;         // to the sums of earlier parts
 

@@ -124,8 +124,8 @@ UF_PART void write_taps(const TapGradient& work, const Vector g[9], int lanes, f
     for (int k = 0; k < 9; ++k) to[k / 3 * work.y_step + k % 3 * work.x_step] = taps[k * kLanes + lane];
 }
 
-// The gradient of the taps of a block from its sums.
-UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums) {
+// The gradient of the taps of a block from its sums, those of all segments.
+UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums, int64_t segments) {
   const TapGradient& work = *run.work;
   const TapBlock b = tap_block(run, block);
   const int64_t rows = std::min<int64_t>(kTapRows, work.gradient.channels - b.out);
@@ -147,6 +147,9 @@ UF_PART void tap_result(const TapRun& run, int64_t block, const float* sums) {
         Vector d[6], o[3];
 #pragma GCC unroll 6
         for (int i = 0; i < 6; ++i) d[i] = load(p + (6 * i + j) * kBlockSums);
+        for (int64_t s = 1; s < segments; ++s)
+#pragma GCC unroll 6
+          for (int i = 0; i < 6; ++i) d[i] += load(p + s * run.segment_step + (6 * i + j) * kBlockSums);
         taps_of(d, o);
 #pragma GCC unroll 3
         for (int i = 0; i < 3; ++i) t[i][j] = o[i];
@@ -166,14 +169,14 @@ UF_KERNEL inline void tap_products(const TapRun& run, int64_t first_unit, int64_
       tap_points_of_block(run, unit / 3, part, part + kPoints / 3, run.sums + unit / 3 * kPoints * kBlockSums);
     } else {
       tap_points_of_block(run, unit, 0, kPoints, local);
-      tap_result(run, unit, local);
+      tap_result(run, unit, local, 1);
     }
   }
 }
 
 UF_KERNEL inline void tap_results(const TapRun& run, int64_t first_block, int64_t end_block) {
   for (int64_t block = first_block; block < end_block; ++block)
-    tap_result(run, block, run.sums + block * kPoints * kBlockSums);
+    tap_result(run, block, run.sums + block * kPoints * kBlockSums, run.segments);
 }
 
 }  // namespace uf::winograd::UF_WINOGRAD_NAMESPACE
