@@ -6,8 +6,9 @@ and ``unet-fast info`` go through :data:`OPS`; none of them has a list of its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -228,8 +229,10 @@ def run(operator: Any, *arguments: Any) -> Any:
     try:
         if not all(map(_is_plain, arguments)):
             return operator(*arguments)
-        if torch.is_grad_enabled() and any(getattr(argument, "requires_grad", False) for argument in arguments):
-            return _Recorded.apply(*arguments, operator)  # type: ignore[no-untyped-call,unused-ignore]
+        if torch.is_grad_enabled():
+            flat, counts = _flattened(arguments)
+            if any(getattr(argument, "requires_grad", False) for argument in flat):
+                return _Recorded.apply(*flat, counts, operator)  # type: ignore[no-untyped-call,unused-ignore]
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
     except RuntimeError as error:
@@ -240,13 +243,41 @@ def run(operator: Any, *arguments: Any) -> Any:
 
 
 _NUMBERS = {bool, int, float, str, type(None)}
-_PLAIN = _NUMBERS | {Tensor, torch.nn.Parameter}
+_TENSORS = {Tensor, torch.nn.Parameter}
+_PLAIN = _NUMBERS | _TENSORS
 
 
 def _is_plain(argument: Any) -> bool:
-    """Whether this is a tensor of torch's own, a number or a list of numbers."""
+    """Whether this is a tensor of torch's own, a number, or a list of either."""
     kind = type(argument)
-    return kind in _PLAIN or (kind in (list, tuple) and all(type(item) in _NUMBERS for item in argument))
+    return kind in _PLAIN or (kind in (list, tuple) and all(type(item) in _PLAIN for item in argument))
+
+
+def _flattened(arguments: Sequence[Any]) -> tuple[list[Any], tuple[int | None, ...]]:
+    """Lists of tensors taken apart, since autograd looks into none, and how many each held; None for the other arguments."""
+    flat: list[Any] = []
+    counts: list[int | None] = []
+    for argument in arguments:
+        held = type(argument) in (list, tuple) and any(type(item) in _TENSORS for item in argument)
+        flat.extend(argument if held else [argument])
+        counts.append(len(argument) if held else None)
+    return flat, tuple(counts)
+
+
+def _nested(flat: Iterable[Any], counts: Iterable[int | None]) -> tuple[Any, ...]:
+    """As it was before :func:`_flattened`."""
+    items = iter(flat)
+    return tuple(next(items) if count is None else list(islice(items, count)) for count in counts)
+
+
+class _Context:
+    """The context of a record's formula, to which a list of tensors is one argument as in ``torch.library``."""
+
+    def __init__(self, ctx: Any, counts: tuple[int | None, ...]) -> None:
+        self._ctx, self.needs_input_grad = ctx, _nested(ctx.needs_input_grad, counts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
 
 
 class _Recorded(torch.autograd.Function):
@@ -254,17 +285,19 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
-        *given, operator = arguments
+        *flat, ctx.counts, operator = arguments
         ctx.record = _BY_NAME[operator.__name__]
+        given = _nested(flat, ctx.counts)
         with torch._C._AutoDispatchBelowAutograd():
             output = operator(*given)
-        ctx.record.setup_context(ctx, tuple(given), output)
+        ctx.record.setup_context(ctx, given, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        found = ctx.record.backward(ctx, *grads)
-        return (*found, None) if isinstance(found, tuple) else (found, None)
+        found = ctx.record.backward(_Context(ctx, ctx.counts), *grads)
+        nested = zip(found if isinstance(found, tuple) else (found,), ctx.counts, strict=True)
+        return (*chain.from_iterable([grad] if count is None else grad for grad, count in nested), None, None)
 
 
 INPUT_ERROR = "[unet_fast.InputError] "

@@ -111,7 +111,8 @@ def run(
     """Winograd's form of checked operands, with kept weights where they may be kept."""
     kept = _convolution.transformed(weight, [map_.shape[1] for map_ in maps])
     slope = negative_slope if activation == "leaky_relu" else 0.0
-    return torch.ops.unet_fast.conv3x3(maps, weight, bias, kept, padding, ACTIVATIONS[activation], slope)
+    number = ACTIVATIONS[activation]
+    return _record.run(torch.ops.unet_fast.conv3x3, maps, weight, bias, kept, padding, number, slope)
 
 
 def conv3x3_pool(
@@ -225,8 +226,17 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     if torch.is_grad_enabled():  # create_graph=True: by operators that have derivatives themselves
         *grads, grad_weight, grad_bias = _plain_backward(grad, saved, weight, out, ctx.padding, ctx.slope)
     else:
-        *grads, grad_weight, grad_bias = torch.ops.unet_fast.conv3x3_backward(
-            grad, saved, weight, out, ctx.padding, ctx.slope, any(want_maps), want_weight, want_bias
+        *grads, grad_weight, grad_bias = _record.run(
+            torch.ops.unet_fast.conv3x3_backward,
+            grad,
+            saved,
+            weight,
+            out,
+            ctx.padding,
+            ctx.slope,
+            any(want_maps),
+            want_weight,
+            want_bias,
         )
     return (
         [g if wanted else None for g, wanted in zip(grads, want_maps, strict=True)],
