@@ -41,7 +41,7 @@ SHAPES = [
     (1, 32, 32, 22, 18, 0), (2, 5, 7, 9, 8, 1), (1, 16, 24, 6, 5, 0), (1, 48, 40, 3, 3, 0),
     (3, 3, 33, 1, 1, 1), (1, 20, 100, 25, 19, 0), (1, 130, 66, 12, 13, 1), (1, 1, 1, 30, 2, 1),
     (2, 64, 17, 40, 3, 0), (2, 1, 32, 21, 19, 0), (2, 2, 40, 18, 33, 1), (1, 4, 17, 20, 17, 1),
-    (1, 250, 190, 12, 9, 1),  # weights that are made on the way
+    (1, 250, 190, 12, 9, 1), (3, 250, 190, 10, 9, 0),  # weights that are made on the way
 ]
 # fmt: on
 
@@ -164,6 +164,16 @@ def test_error_is_of_the_size_of_the_direct_forms(channels, generator):
     assert rms(conv3x3(x, weight) - truth) <= 3 * rms(F.conv2d(x, weight) - truth)
 
 
+@pytest.mark.parametrize("size", [30, 31])  # with fewer tiles in the output than in the input, and with as many
+def test_error_of_the_gradient_is_of_the_size_of_the_outputs(size, generator):
+    x, weight = draw(generator, 1, 64, size, size).requires_grad_(), draw(generator, 64, 64, 3, 3)
+    out, truth = conv3x3(x, weight), F.conv2d(x.double(), weight.double())
+    grad = draw(generator, *out.shape)
+    exact = F.conv_transpose2d(grad.double(), weight.double())
+    error = rms(torch.autograd.grad(out, x, grad)[0] - exact) / scale(exact)
+    assert error <= 1.2 * rms(out - truth) / scale(truth)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_is_not_finite_never_vanishes(bad, activation, level, generator):
@@ -178,6 +188,18 @@ def test_what_is_not_finite_never_vanishes(bad, activation, level, generator):
         assert conv3x3(x, weight, padding=1, activation=activation).isnan()[direct.isnan()].all()
     weight[3, 0, 1, 1] = bad
     assert not conv3x3(draw(generator, 1, 20, 9, 9), weight)[:, 3].isfinite().any()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("size", [10, 11])  # of which the gradient has as many tiles as the output, and more
+def test_what_is_not_finite_never_vanishes_from_the_gradient(bad, size, level, generator):
+    x, weight = draw(generator, 1, 20, size, size).requires_grad_(), draw(generator, 18, 20, 3, 3)
+    for y in range(size - 2):
+        grad = draw(generator, 1, 18, size - 2, size - 2)
+        grad[0, 11, y, 5] = bad
+        got = torch.autograd.grad(conv3x3(x, weight), x, grad)[0]
+        assert not got[:, :, y : y + 3, 5:8].isfinite().any()
+        assert got[:, :, : y // 4 * 4].isfinite().all() and got[:, :, y // 4 * 4 + 8 :].isfinite().all()
 
 
 # small: the threads share every part of the work; large: each sums up tiles of its own, or shares them with some

@@ -78,16 +78,18 @@ std::vector<PanelChannels> panels_of(const std::vector<int64_t>& out_channels, i
   return panels;
 }
 
-Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t threads, int64_t out_bytes,
-                      bool makes_weights) {
+// Where the tiles of an image add to each other's pixels, one block has them all; `together` is their number, else 1.
+Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t together, int64_t threads,
+                      int64_t out_bytes, bool makes_weights) {
   // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read or made
   // once a block, count for more, and few tiles are divided evenly
   const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
   const bool few = makes_weights || (depth > 192 && depth <= 512 && tiles <= 2 * most);
   const int64_t wished = makes_weights ? kTilesOfMade : few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
-  int64_t blocks = (tiles + wished - 1) / wished;
-  if (blocks < 4 * threads && !(makes_weights && blocks == 1)) blocks = std::min(tiles, up_to(blocks, threads));
-  const int64_t count = (tiles + blocks - 1) / blocks;
+  const int64_t units = tiles / together, at_once = std::max<int64_t>(1, wished / together);
+  int64_t blocks = (units + at_once - 1) / at_once;
+  if (blocks < 4 * threads && !(makes_weights && blocks == 1)) blocks = std::min(units, up_to(blocks, threads));
+  const int64_t count = (units + blocks - 1) / blocks * together;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
   return {count, rows, out_bytes > kStreams};
@@ -182,19 +184,40 @@ void transform_weights(Level level, const Taps& taps, const std::vector<int64_t>
 
 namespace {
 
-// `weights` are transformed, or null: then they are made of the taps for each block of tiles.
-void convolve(const Kernels& kernels, const Convolution& work, const float* weights, const Taps* taps,
+struct Tiling {
+  bool transposed;
+  int64_t y, x;
+
+  int64_t of_image() const { return y * x; }
+};
+
+Tiling tiles_of(const Convolution& work, bool transposed) {
+  return {transposed, tiles_along(transposed ? work.height : work.out_height()),
+          tiles_along(transposed ? work.width : work.out_width())};
+}
+
+// The transposed form where it has fewer tiles. Those of an image are one block, so they must not be many; and where the output
+// is larger than the input, nothing comes behind it.
+Tiling best_tiling(const Convolution& work) {
+  const Tiling forward = tiles_of(work, false), transposed = tiles_of(work, true);
+  const bool fits = work.padding == 2 && !work.bias && work.activation == Activation::kNone && !work.pool && !work.first;
+  return fits && transposed.of_image() < forward.of_image() && transposed.of_image() <= kTilesOfMade ? transposed : forward;
+}
+
+// `weights` are transformed, or null: then they are made of the taps for each block of tiles. The taps are turned where the form
+// is the transposed one.
+void convolve(const Kernels& kernels, const Convolution& work, const Tiling& tiling, const float* weights, const Taps* taps,
               const Parallel& parallel) {
   const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
   const int64_t lanes = kernels.lanes, depth = filled_sum(in_channels, lanes), channels = sum_of(out_channels);
-  Run run = {&work, nullptr, {}, depth, tiles_along(work.out_height()), tiles_along(work.out_width()),
-             weights ? nullptr : taps, &in_channels, nullptr, nullptr};
+  Run run = {&work, nullptr, {}, depth, tiling.y, tiling.x, weights ? nullptr : taps, &in_channels, nullptr, nullptr,
+             tiling.transposed};
   if (const FirstLayer* first = work.first) {
     const ThinWeights thin = thin_weights(kernels, first->taps, first->bias, first->image.channels, in_channels[0]);
     run.first_weights = thin.taps;
     run.first_bias = thin.bias;
   }
-  const int64_t tiles = work.batch * run.tiles_y * run.tiles_x;
+  const int64_t tiles = work.batch * tiling.of_image();
   std::vector<Panel> panels;
   auto target = work.targets.begin();
   int64_t before = 0;  // channels of the targets in front of this one
@@ -206,7 +229,7 @@ void convolve(const Kernels& kernels, const Convolution& work, const float* weig
   if (tiles == 0 || panels.empty()) return;
   run.panels = panels.data();
   const auto count = static_cast<int64_t>(panels.size());
-  run.blocking = blocking_for(kernels, depth, tiles, parallel.threads(),
+  run.blocking = blocking_for(kernels, depth, tiles, tiling.transposed ? tiling.of_image() : 1, parallel.threads(),
                               work.batch * channels * work.out_height() * work.out_width() * 4, run.taps);
   // where there are fewer blocks than threads, several threads share one, each with panels of its own
   const int64_t blocks = (tiles + run.blocking.tiles - 1) / run.blocking.tiles;
@@ -228,7 +251,7 @@ void convolve(const Kernels& kernels, const Convolution& work, const float* weig
 }  // namespace
 
 void convolve(Level level, const Convolution& work, const float* weights, const Parallel& parallel) {
-  convolve(kernels_of(level), work, weights, nullptr, parallel);
+  convolve(kernels_of(level), work, tiles_of(work, false), weights, nullptr, parallel);
 }
 
 bool is_thin(const Convolution& work) {
@@ -243,17 +266,18 @@ void convolve(Level level, const Convolution& work, const Taps& taps, const Para
     return;
   }
   const std::vector<int64_t> in_channels = channels_of(work.sources), out_channels = channels_of(work.targets);
-  const int64_t floats = weight_floats(level, in_channels, out_channels);
-  const int64_t tiles = work.batch * tiles_along(work.out_height()) * tiles_along(work.out_width());
+  const Tiling tiling = best_tiling(work);
+  const Taps used = tiling.transposed ? turned(taps) : taps;
+  const int64_t floats = weight_floats(level, in_channels, out_channels), tiles = work.batch * tiling.of_image();
   if (floats > (tiles > kManyBlocks * kTilesOfMade ? kMostWholeOfMany : kMostWhole)) {
-    convolve(kernels_of(level), work, nullptr, &taps, parallel);
+    convolve(kernels_of(level), work, tiling, nullptr, &used, parallel);
     return;
   }
   static thread_local Kept kept;
   Kept once;
   float* weights = (floats > kMostWhole ? once : kept).get(floats);
-  transform_weights(level, taps, in_channels, out_channels, weights, parallel);
-  convolve(level, work, weights, parallel);
+  transform_weights(level, used, in_channels, out_channels, weights, parallel);
+  convolve(kernels_of(level), work, tiling, weights, nullptr, parallel);
 }
 
 namespace {

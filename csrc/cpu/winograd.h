@@ -29,6 +29,10 @@ struct Taps {
   int64_t out_step, in_step, y_step, x_step;
 };
 
+inline Taps turned(const Taps& taps) {
+  return {taps.data + 2 * (taps.y_step + taps.x_step), taps.out_step, taps.in_step, -taps.y_step, -taps.x_step};
+}
+
 // What a ReLU's output goes to instead of one target that holds all of it: its 2x2 max-pool (whose sides are rounded down),
 // and a part of it from (top, left) on.
 struct PoolTargets {

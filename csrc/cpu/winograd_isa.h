@@ -9,6 +9,9 @@
 //     transformed inputs   [slice of input channels][point][group of rows][input vector][row][lane]
 //     transformed weights  [panel][slice][point][input channel][output channel of the panel]
 //     products of a panel  [point][tile][output channel]
+// The transpose of all this takes a tile of 4x4 numbers of the input to the 6x6 of the output that they reach,
+//     output (6x6, added up where tiles meet) = B [ sum over channels of (G g' G^T) . (A D A^T) ] B^T,   g' = g turned round,
+// which needs fewer tiles where the output is the larger one, as the gradient of a small input is.
 // Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (CVPR 2016), with the points of `Points`.
 #include "cpu/winograd/forward.h"
 #include "cpu/winograd/tap_gradient.h"

@@ -53,7 +53,9 @@ struct Run {
   const Taps* taps;                         // null where every panel has its weights
   const std::vector<int64_t>* in_channels;  // of the sources
   const float *first_weights, *first_bias;  // of work->first, in panels: see thin_weights in winograd.cpp
+  bool transposed;  // tiles are of the input then: see winograd_isa.h
 
+  int64_t lead() const { return transposed ? 0 : work->padding; }  // pixels from a tile's first input back to its place
   int64_t padded_tiles() const { return (blocking.tiles + blocking.rows - 1) / blocking.rows * blocking.rows; }
   // floats from one of the 36 points to the next; not a multiple of 4096 bytes, so that they share no cache set
   int64_t in_step(int64_t slice) const { return padded_tiles() * slice + 16; }

@@ -58,8 +58,8 @@ winograd::Taps taps_of(const Tensor& weight) {
 }
 
 // For the gradient of the input: in and out change places, and the kernel is turned round.
-winograd::Taps turned(const winograd::Taps& taps) {
-  return {taps.data + 2 * (taps.y_step + taps.x_step), taps.in_step, taps.out_step, -taps.y_step, -taps.x_step};
+winograd::Taps taps_back(const winograd::Taps& taps) {
+  return winograd::turned({taps.data, taps.in_step, taps.out_step, taps.y_step, taps.x_step});
 }
 
 void check(const Tensor& weight, const std::vector<int64_t>& channels) {
@@ -267,7 +267,7 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
     winograd::Convolution back = {{gradient}, {}, grad.size(0), grad.size(2), grad.size(3), 2 - padding, nullptr};
     back.mask_slope = static_cast<float>(slope);
     for (const Tensor& target : grad_inputs) back.targets.push_back(target_of(target));
-    winograd::convolve(level, back, turned(taps_of(weight)), torch_parallel());
+    winograd::convolve(level, back, taps_back(taps_of(weight)), torch_parallel());
   }
   for (size_t i = 0; i < inputs.size(); ++i)
     results.push_back(want_inputs ? in_layout(grad_inputs[i], dense_format(inputs[i])) : grad_inputs[i]);

@@ -19,17 +19,17 @@ UF_PART Segment segment_at(const Run& run, int64_t first, int64_t end) {
 }
 
 // A vector of the channels of all tiles of a segment, the first of which is row `row` of its block.
-template <bool kMask>
+template <bool kMask, int kSide>
 UF_PART void segment_inputs(const Run& run, const Source& source, const Segment& segment, int64_t row, int64_t c, float* to,
                             int64_t slice) {
   const Convolution& work = *run.work;
   const int64_t rows = run.blocking.rows, step = run.in_step(slice), width = work.width;
   const int lanes = static_cast<int>(std::min<int64_t>(kLanes, source.channels - c));
-  int64_t x = segment.tile.x - work.padding;
-  Square<6> s = square_of<6>(source, segment.tile.image, segment.tile.y - work.padding, x, work.height, width);
+  int64_t x = segment.tile.x - run.lead();
+  Square<kSide> s = square_of<kSide>(source, segment.tile.image, segment.tile.y - run.lead(), x, work.height, width);
   for (int64_t t = row; t < row + segment.count; ++t, x += kOut) {
     float* place = to + t / rows * rows * slice + t % rows * kLanes;
-    s.in_columns = inside(x, width, kIn);
+    s.in_columns = inside(x, width, kSide);
     if (s.whole() && lanes == kLanes)
       transform<true, kMask, false>(s, c, lanes, work.mask_slope, place, step);
     else
@@ -40,7 +40,8 @@ UF_PART void segment_inputs(const Run& run, const Source& source, const Segment&
 }
 
 // The transformed input of a block of tiles; `scratch` for the first layer, if there is one.
-UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float* to, float* scratch) {
+template <int kSide>
+UF_KERNEL void inputs(const Run& run, int64_t first, int64_t count, float* to, float* scratch) {
   const int64_t rows = run.blocking.rows;
   for (int64_t t = 0; t < count;) {
     const Segment segment = segment_at(run, first + t, first + count);
@@ -51,9 +52,9 @@ UF_KERNEL inline void inputs(const Run& run, int64_t first, int64_t count, float
         const int64_t begin = at / kSlice * kSlice, slice = std::min(kSlice, run.depth - begin);
         float* place = to + run.in_floats(begin) + (at - begin) * rows;
         if (source.mask)
-          segment_inputs<true>(run, source, segment, t, c, place, slice);
+          segment_inputs<true, kSide>(run, source, segment, t, c, place, slice);
         else
-          segment_inputs<false>(run, source, segment, t, c, place, slice);
+          segment_inputs<false, kSide>(run, source, segment, t, c, place, slice);
       }
     }
     t += segment.count;
@@ -66,10 +67,10 @@ class Ahead {
  public:
   UF_PART Ahead(const Run& run, int64_t first, int64_t end, int64_t parts)
       : run_(run), next_(first), end_(run.work->first ? first : end),  // a first layer is not in memory
-        rows_(run.work->sources.size() * 2 * kIn), row_(rows_) {
+        side_(run.transposed ? kOut : kIn), rows_(static_cast<int64_t>(run.work->sources.size()) * 2 * side_), row_(rows_) {
     for (int64_t t = first; t < end_;) {
       const int64_t count = segment_at(run, t, end_).count;
-      lines_ += kIn * (kOut * count + kIn - kOut) * run.depth / kLine;
+      lines_ += side_ * (kOut * count + side_ - kOut) * run.depth / kLine;
       t += count;
     }
     for (const Source& source : run.work->sources)
@@ -103,12 +104,12 @@ class Ahead {
         next_ += segment_.count;
         row_ = 0;
       }
-      const Source& source = work.sources[row_ / (2 * kIn)];
-      const float* data = row_ % (2 * kIn) < kIn ? source.data : source.mask;
-      const int64_t y = segment_.tile.y - work.padding + static_cast<int64_t>(row_++ % kIn);
+      const Source& source = work.sources[static_cast<size_t>(row_ / (2 * side_))];
+      const float* data = row_ % (2 * side_) < side_ ? source.data : source.mask;
+      const int64_t y = segment_.tile.y - run_.lead() + row_++ % side_;
       if (!data || y < 0 || y >= work.height || source.columns > 2 * source.channels) continue;
-      const int64_t x = std::max<int64_t>(0, segment_.tile.x - work.padding);
-      const int64_t end = std::min(work.width, segment_.tile.x - work.padding + kOut * segment_.count + kIn - kOut);
+      const int64_t x = std::max<int64_t>(0, segment_.tile.x - run_.lead());
+      const int64_t end = std::min(work.width, segment_.tile.x - run_.lead() + kOut * segment_.count + side_ - kOut);
       at_ = data + segment_.tile.image * source.batch + y * source.rows + x * source.columns;
       left_ = ((end - x) * source.columns + kLine - 1) / kLine;
       return true;
@@ -116,8 +117,7 @@ class Ahead {
   }
 
   const Run& run_;
-  int64_t next_, end_, lines_ = 0, parts_ = 0, wait_ = 0, left_ = 0;
-  size_t rows_, row_;
+  int64_t next_, end_, side_, rows_, row_, lines_ = 0, parts_ = 0, wait_ = 0, left_ = 0;
   const float* at_ = nullptr;
   Segment segment_ = {};
 };
@@ -281,6 +281,45 @@ UF_KERNEL inline void pooled_outputs(const Run& run, const Panel& panel, int64_t
   }
 }
 
+// Of the transposed form: pixels that the tiles above and to the left have written before are added to.
+UF_KERNEL inline void added_outputs(const Run& run, const Panel& panel, int64_t first, int64_t count, const float* products) {
+  const Convolution& work = *run.work;
+  const Target& target = *panel.target;
+  const int64_t height = work.out_height(), width = work.out_width(), step = run.out_step(kLanes);
+  for (int64_t k = 0; k < count; ++k, products += kPanel) {
+    const Tile tile = tile_at(first + k, run.tiles_y, run.tiles_x);
+    const Place to = place_in(target, tile.image, tile.y + work.padding - 2, tile.x + work.padding - 2, height, width, kIn, false);
+    const uint32_t shared = (1u << (kIn - kOut)) - 1, add_rows = tile.y > 0 ? shared : 0, add_columns = tile.x > 0 ? shared : 0;
+    for (int n = 0; n < panel.vectors; ++n) {
+      const int64_t c = panel.channel + n * kLanes;
+      const int lanes = static_cast<int>(std::min<int64_t>(kLanes, target.channels - c));
+      Vector t[6][6];
+      int64_t at = n * kLanes;
+#pragma GCC unroll 6
+      for (int j = 0; j < 6; ++j, at += step) {
+        hide(at);
+        Vector m[6], o[6];
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; ++i) m[i] = load(products + 6 * i * step + at);
+        input_row(m, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < 6; ++i) t[i][j] = o[i];
+      }
+#pragma GCC unroll 6
+      for (int i = 0; i < 6; ++i) {
+        if (!((to.in_rows >> i) & 1)) continue;
+        Vector o[6];
+        input_row(t[i], o);
+        float* p = to.first + i * to.rows + c;
+#pragma GCC unroll 6
+        for (int j = 0; j < 6; ++j, p += to.columns)
+          if ((to.in_columns >> j) & 1)
+            store_lanes(p, ((add_rows >> i) | (add_columns >> j)) & 1 ? load_lanes(p, lanes) + o[j] : o[j], lanes);
+      }
+    }
+  }
+}
+
 using Outputs = void (*)(const Run& run, const Panel& panel, int64_t first, int64_t count, const float* products);
 
 // The whole convolution for some tiles and some panels.
@@ -292,14 +331,18 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
   float* products = in + run.in_floats(run.depth);
   float* made = products + kPoints * out_step;
   float* first_layer = made + run.made_floats(kLanes);
-  const Outputs write = run.work->pool                                 ? &pooled_outputs
+  const Outputs write = run.transposed                                 ? &added_outputs
+                            : run.work->pool                               ? &pooled_outputs
                             : run.work->activation == Activation::kRelu    ? &outputs<Activation::kRelu>
                             : run.work->activation == Activation::kLeaky ? &outputs<Activation::kLeaky>
                                                                          : &outputs<Activation::kNone>;
   for (int64_t tile = first_tile; tile < end_tile; tile += by.tiles) {
     const int64_t count = std::min(by.tiles, end_tile - tile), parts = (end_panel - first_panel) * slices * kPoints;
     const int64_t whole = count / by.rows * by.rows, rest = std::max<int64_t>(1, count - whole);  // of groups
-    inputs(run, tile, count, in, first_layer);
+    if (run.transposed)
+      inputs<kOut>(run, tile, count, in, first_layer);
+    else
+      inputs<kIn>(run, tile, count, in, first_layer);
     Ahead ahead(run, tile + count, std::min(end_tile, tile + count + by.tiles), parts);
     for (int64_t p = first_panel; p < end_panel; ++p) {
       const Panel& panel = run.panels[p];

@@ -41,6 +41,17 @@ UF_PART void input_points(const Vector d[6], Vector o[6]) {
   o[5] = d[1] * kAB + (d[5] - d[3] * kSum);
 }
 
+// B m, the transpose of input_points: products at the six points to the six numbers of a row.
+UF_PART void input_row(const Vector m[6], Vector y[6]) {
+  const Vector s1 = m[1] + m[2], d1 = (m[1] - m[2]) * kA, s2 = m[3] + m[4], d2 = (m[3] - m[4]) * kB;
+  y[0] = m[0] * kAB;
+  y[1] = m[5] * kAB - (d1 * kB2 + d2 * kA2);
+  y[2] = -(m[0] * kSum + (s1 * kB2 + s2 * kA2));
+  y[3] = (d1 + d2) - m[5] * kSum;
+  y[4] = m[0] + (s1 + s2);
+  y[5] = m[5];
+}
+
 // A^T m: products at the six points to the four numbers of an output row.
 UF_PART void output_row(const Vector m[6], Vector y[4]) {
   const Vector s1 = m[1] + m[2], d1 = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];

@@ -5,6 +5,39 @@
 
 namespace uf::winograd::UF_WINOGRAD_NAMESPACE {
 
+// Whether the nine taps of a pair of channels lie one after the other, and those of the next channel behind them.
+UF_PART bool are_contiguous(const Taps& taps) {
+  return taps.y_step == 3 * taps.x_step && taps.x_step * taps.x_step == 1 && (taps.in_step == 9 || taps.out_step == 9);
+}
+
+// Of contiguous taps and kLanes input and output channels: a row of each of the channels that do not follow each other, turned
+// into columns, and, unless these are the output channels, the square of each tap turned over once more.
+UF_PART void gather_contiguous(const Taps& taps, const float* first, float* to) {
+  const bool rows_of_outputs = taps.in_step == 9;
+  const float* low = taps.x_step < 0 ? first - 8 : first;
+  for (int block = 0; block < 9; ++block) {
+    Vector v[kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r)
+      v[r] = load(low + r * (rows_of_outputs ? taps.out_step : taps.in_step) + block * kLanes);
+    transpose(v);
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) {
+      const int channel = (block * kLanes + j) / 9, at = (block * kLanes + j) % 9, tap = taps.x_step < 0 ? 8 - at : at;
+      store(to + (tap * kLanes + channel) * kLanes, v[j]);
+    }
+  }
+  for (int tap = 0; tap < 9 && !rows_of_outputs; ++tap) {
+    float* square = to + tap * kLanes * kLanes;
+    Vector v[kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r) v[r] = load(square + r * kLanes);
+    transpose(v);
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r) store(square + r * kLanes, v[r]);
+  }
+}
+
 // The nine taps of up to kLanes input channels to as many output channels, kLanes of them in a vector; what there is no channel
 // for is 0. to: [tap][input][lane].
 UF_PART void gather_taps(const Taps& taps, const float* first, int ins, int outs, float* to) {
@@ -24,6 +57,8 @@ UF_PART void gather_taps(const Taps& taps, const float* first, int ins, int outs
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) store(to + (k * kLanes + i) * kLanes, v[i]);
     }
+  } else if (ins == kLanes && outs == kLanes && are_contiguous(taps)) {
+    gather_contiguous(taps, first, to);
   } else {
     for (int lane = 0; lane < outs; ++lane)
       for (int i = 0; i < ins; ++i) {
