@@ -236,9 +236,7 @@ class Calls(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.append(function.name())
         self.first_layers += function.name() == "unet_fast::conv3x3_pool" and len(args) > 7
-        # behind a skip of no channels nothing is joined: only the up-sampled map is written
-        alone = function.name() == "unet_fast::up_conv_crop_concat" and args[3].shape[1] == 0
-        self.joined += function.name().endswith(("cat", "concat")) and not alone
+        self.joined += function.name().endswith(("cat", "concat"))
         return function(*args, **(kwargs or {}))
 
 

@@ -60,6 +60,7 @@ GOOD |= {
     "conv3x3_weights": (f(4, 3, 3, 3), [2, 1]),
     "fingerprint": ([f(2, 3), f(4)],),
     "up_conv_into": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 5, 8, 8)),
+    "up_conv": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3)),
     "up_conv_into_backward": (f(1, 5, 8, 8), f(1, 4, 4, 4), f(4, 3, 2, 2), True, True, True),
     "up_conv_crop_concat": (f(1, 4, 4, 4), f(4, 3, 2, 2), f(3), f(1, 2, 9, 10)),
     "head_cross_entropy": (f(2, 3, 5, 6), f(3), True, f(4, 3), f(4), ints(2, 5, 6), f(2, 5, 6), -100, 2, True),

@@ -12,6 +12,7 @@ from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.nn import UpConvCropConcat
 from unet_fast.ops import relu_pool_skip, up_conv_crop_concat, up_conv_into
+from unet_fast.ops.up_conv_into import up_conv
 
 pytestmark = pytest.mark.kernels
 
@@ -106,6 +107,23 @@ def test_a_skip_without_channels(channels_last, place, generator):
     grad = draw(generator, *out.shape).to(place)
     got = torch.autograd.grad(out, inputs, grad)
     torch.testing.assert_close(got, torch.autograd.grad(want, inputs, grad), **CONVOLUTION[torch.float32])
+
+
+@pytest.mark.kernels
+@needs("cpp")
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_up_sampled_map_alone(channels_last, generator):
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    inputs = [t.contiguous(memory_format=form) if t.dim() == 4 else t for t in operands(generator, 2, 5, 3, (3, 4))]
+    inputs = [t.requires_grad_() for t in inputs]
+    out, want = up_conv(*inputs), torch.nn.functional.conv_transpose2d(*inputs, stride=2)
+    assert out.is_contiguous(memory_format=form)
+    torch.testing.assert_close(out, want, **CONVOLUTION[torch.float32])
+    grad = draw(generator, *out.shape)
+    got = torch.autograd.grad(out, inputs, grad)
+    torch.testing.assert_close(got, torch.autograd.grad(want, inputs, grad), **CONVOLUTION[torch.float32])
+    torch.library.opcheck(torch.ops.unet_fast.up_conv.default, [t.detach().requires_grad_() for t in inputs])
+    assert up_conv(inputs[0][:0], *inputs[1:]).shape == (0, 3, 6, 8)
 
 
 def test_a_buffer_that_was_written_before_gets_no_gradient_there(generator):

@@ -24,6 +24,7 @@ from unet_fast.nn.folding import can_fold, folded
 from unet_fast.ops import relu_pool_skip, up_conv_crop_concat, up_conv_into
 from unet_fast.ops._convolution import by_winograd
 from unet_fast.ops.conv3x3 import conv3x3_pool
+from unet_fast.ops.up_conv_into import up_conv
 
 PADDINGS = ("valid", "same")
 NORMS = ("batch", "instance", "group")
@@ -241,11 +242,7 @@ class Up(nn.Module):
 
     def up_sampled(self, x: Tensor, fusion: Fusion) -> Tensor:
         """The up-sampled map by itself."""
-        if not self._fused(fusion):
-            return self.up(x)
-        n, _, height, width = x.shape
-        # behind no channels at all: the operator allocates where maps lie that are used again
-        return up_conv_crop_concat(x, self.up.weight, self.up.bias, x.new_empty((n, 0, 2 * height, 2 * width)))
+        return up_conv(x, self.up.weight, self.up.bias) if self._fused(fusion) else self.up(x)
 
     def fitted(self, skip: Tensor, x: Tensor) -> Tensor:
         """The skip as it is to be cropped for the up-sampled ``x``."""

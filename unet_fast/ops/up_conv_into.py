@@ -85,6 +85,15 @@ def up_conv_into(
     return buffer
 
 
+def up_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """``conv_transpose2d(x, weight, bias, stride=2)`` on a CPU, for a convolution that reads it beside its skip.
+
+    Its result lies in memory that is used again, as torch's does not.
+    """
+    out: torch.Tensor = _record.run(torch.ops.unet_fast.up_conv, x, weight, bias)
+    return out
+
+
 def check_up_conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -144,6 +153,22 @@ def _fake(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, buff
     return None
 
 
+def _fake_alone(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    shape = (x.shape[0], weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    return _tensors.new(x, shape, layout=_tensors.dense_format(x))
+
+
+def _setup_alone(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, weight, bias = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(x, weight)
+
+
+def _backward_alone(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    _record.no_second_derivative("up_conv")
+    return up_conv_gradients(ctx, grad)
+
+
 def _fake_backward(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, want_x: bool, want_weight: bool, want_bias: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,6 +197,13 @@ _record.register(
         (
             _record.Operator(
                 "up_conv_into(Tensor x, Tensor weight, Tensor? bias, Tensor(a!) buffer) -> ()", _fake, flops=flops
+            ),
+            _record.Operator(
+                "up_conv(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+                _fake_alone,
+                _backward_alone,
+                _setup_alone,
+                flops,
             ),
             _record.Operator(
                 "up_conv_into_backward(Tensor grad, Tensor x, Tensor weight, bool want_x, bool want_weight, "

@@ -56,6 +56,15 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
                   call.stride, torch_parallel());
 }
 
+// The up-sampled map by itself, in memory that is kept where it is large.
+Tensor up_conv_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias) {
+  for (const Tensor* tensor : {&x, &weight}) checks::rank(*tensor, 4, 4, "up_conv: a tensor");
+  const Tensor out = new_tensor(x, {x.size(0), weight.size(1), 2 * x.size(2), 2 * x.size(3)}, std::nullopt,
+                                dense_format(is_channels_last(x)));
+  if (out.numel() > 0) up_conv_into_cpu(x, weight, bias, out);
+  return out;
+}
+
 std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_in, const Tensor& x, const Tensor& weight,
                                                              bool want_x, bool want_weight, bool want_bias) {
   const Tensor grad = innermost_dense(grad_in, is_channels_last(grad_in));
@@ -141,6 +150,7 @@ Tensor up_conv_crop_concat_cpu(const Tensor& x, const Tensor& weight, std::optio
 }  // namespace
 
 UF_OPERATOR_ON(CPU, up_conv_into, up_conv_into_cpu)
+UF_OPERATOR_ON(CPU, up_conv, up_conv_cpu)
 UF_OPERATOR_ON(CPU, up_conv_into_backward, up_conv_into_backward_cpu)
 UF_OPERATOR_ON(CPU, up_conv_crop_concat, up_conv_crop_concat_cpu)
 
