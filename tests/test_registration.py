@@ -96,9 +96,10 @@ def test_every_operator_behind_it_is_registered_right(name, form, generator):
 def test_no_operator_is_left_out(generator):
     seen = {operator for name in OPS for operator in calls_of(name, Draw(generator))}
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("unet_fast::")}
-    # what conv_bias_relu calls from C++ and from Triton, what is for GPUs only, what conv3x3 calls without gradients, and what the
-    # Dice loss calls for a value of each class; opchecked in tests/test_bias_relu.py, tests/test_gradient_scaling.py,
-    # tests/test_conv3x3.py and tests/test_dice_cross_entropy.py
+    # what conv_bias_relu calls from C++ and from Triton, what is for GPUs only, what conv3x3 calls without gradients, what the
+    # Dice loss calls for a value of each class, and what networks call in front of conv3x3; opchecked in
+    # tests/test_bias_relu.py, tests/test_gradient_scaling.py, tests/test_conv3x3.py, tests/test_dice_cross_entropy.py and
+    # tests/test_up_conv.py
     others = {
         "region_sums",
         "bias_relu_",
@@ -106,6 +107,7 @@ def test_no_operator_is_left_out(generator):
         "conv3x3_weights",
         "conv3x3_pool",
         "fingerprint",
+        "up_conv",
     }
     assert seen | others == {name.split("::")[1].split(".")[0] for name in registered}
 
