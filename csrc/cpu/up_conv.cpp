@@ -2,6 +2,7 @@
 #include "cpu/up_conv.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "common/pool_window.h"
@@ -12,6 +13,8 @@ namespace uf {
 namespace {
 
 constexpr int64_t kGrainElements = 1 << 15;  // less work than this is not worth waking a second thread for
+constexpr int64_t kShortRow = 64;            // pixels; what the ends of its loop cost shows
+constexpr int64_t kJoined = 512;             // pixels of short rows that are interleaved as if they were one
 
 // A unit is one row of the input: of all channels (channels last) or of one (planar). It becomes two rows of the image.
 template <class T, class A>
@@ -68,12 +71,40 @@ UF_INLINE void interleave(const T* __restrict left, const T* __restrict right, i
   }
 }
 
+// `rows` rows that adjoin in the product and are `step` apart in the image.
+template <class T, class A>
+UF_INLINE void interleave_rows(const T* __restrict left, const T* __restrict right, int64_t width, int64_t rows, A bias,
+                               T* __restrict image, int64_t step) {
+  T joined[2 * kJoined];
+  interleave(left, right, rows * width, bias, joined);
+  for (int64_t y = 0; y < rows; ++y)
+    std::memcpy(image + y * step, joined + y * 2 * width, static_cast<size_t>(2 * width) * sizeof(T));
+}
+
 template <class U>
 UF_INLINE void separate(const U* __restrict image, int64_t width, U* __restrict left, U* __restrict right) {
   for (int64_t x = 0; x < width; ++x) {
     left[x] = image[2 * x];
     right[x] = image[2 * x + 1];
   }
+}
+
+// The other way round; returns the sum of the image's numbers, where it is wanted.
+template <class T, class A>
+UF_INLINE A separate_rows(const T* __restrict image, int64_t step, int64_t width, int64_t rows, T* __restrict left,
+                          T* __restrict right, bool want_sum) {
+  using U = Bits<T>;
+  T joined[2 * kJoined];
+  for (int64_t y = 0; y < rows; ++y)
+    std::memcpy(joined + y * 2 * width, image + y * step, static_cast<size_t>(2 * width) * sizeof(T));
+  separate(reinterpret_cast<const U*>(joined), rows * width, reinterpret_cast<U*>(left), reinterpret_cast<U*>(right));
+  return want_sum ? row_sum<A>(joined, 2 * rows * width) : A(0);
+}
+
+// How many units from this one on are short rows of the same channel, to be taken together; 1 where there are none.
+UF_INLINE int64_t adjoining(const UpConvShape& s, int64_t unit, int64_t end) {
+  if (s.channels_last || s.width > kShortRow) return 1;
+  return std::min({end - unit, s.height - unit % s.height, kJoined / s.width});
 }
 
 // Where a unit lies: its image rows start at image, its products at product (channels last: pixel after pixel of
@@ -99,13 +130,18 @@ UF_INLINE Unit<T> locate(const Call<T, A>& call, int64_t unit) {
 template <class T, class A>
 UF_INLINE void scatter(const Call<T, A>& call, int64_t begin, int64_t end) {
   const UpConvShape& s = call.shape;
-  for (int64_t unit = begin; unit < end; ++unit) {
+  for (int64_t unit = begin, rows; unit < end; unit += rows) {
     const Unit<T> at = locate(call, unit);
+    rows = adjoining(s, unit, end);
     for (int64_t dy = 0; dy < 2; ++dy) {
       T* image = at.image + dy * call.stride.y;
       if (!s.channels_last) {
         const T* left = at.product + 2 * dy * at.plane_step;
-        interleave(left, left + at.plane_step, s.width, call.bias ? call.bias[at.channel] : A(0), image);
+        const A bias = call.bias ? call.bias[at.channel] : A(0);
+        if (rows > 1)
+          interleave_rows(left, left + at.plane_step, s.width, rows, bias, image, 2 * call.stride.y);
+        else
+          interleave(left, left + at.plane_step, s.width, bias, image);
         continue;
       }
       for (int64_t x = 0; x < 2 * s.width; ++x) {
@@ -122,13 +158,19 @@ UF_INLINE void scatter(const Call<T, A>& call, int64_t begin, int64_t end) {
 template <class T, class A>
 UF_INLINE void gather(const Call<T, A>& call, int64_t begin, int64_t end, A* sums, double* row) {
   const UpConvShape& s = call.shape;
-  for (int64_t unit = begin; unit < end; ++unit) {
+  for (int64_t unit = begin, rows; unit < end; unit += rows) {
     const Unit<T> at = locate(call, unit);
+    rows = adjoining(s, unit, end);
     std::fill_n(sums, s.channels_last ? s.channels : 0, A(0));
     for (int64_t dy = 0; dy < 2; ++dy) {
       const T* image = at.image + dy * call.stride.y;
       if (!s.channels_last) {
         T* left = at.product + 2 * dy * at.plane_step;
+        if (rows > 1) {
+          const A sum = separate_rows<T, A>(image, 2 * call.stride.y, s.width, rows, left, left + at.plane_step, row != nullptr);
+          if (row) row[unit / s.height] += sum;
+          continue;
+        }
         using U = Bits<T>;
         separate(reinterpret_cast<const U*>(image), s.width, reinterpret_cast<U*>(left),
                  reinterpret_cast<U*>(left + at.plane_step));

@@ -24,6 +24,25 @@ void add_product(const Matrix& a, const Matrix& b, const Matrix& out) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(to.get(), to.get(), left.get(), right.get(), 1.0, 1.0));
 }
 
+// `out` (N, a.rows, pixels) = a times `images` (N, a.columns, pixels), both dense and planar.
+void multiply_images(const UpConvCall& call, const Matrix& a, const Tensor& images, const Tensor& out) {
+  // What a product costs whatever its size is paid once for all images then. In 16 bits oneDNN brings `a` into its own layout
+  // for every image of such a call, which costs more than it saves from 256 x 512 numbers on.
+  constexpr int64_t kLargest16 = 1 << 15;
+  const bool wide = call.type == DType::kFloat32 || call.type == DType::kFloat64;
+  if (call.batch > 1 && (wide || a.rows * a.columns <= kLargest16)) {
+    const int64_t pixels = call.pixels();
+    const auto all = [&](const Tensor& tensor, int64_t channels) {
+      return plane_matrix(tensor, 0, channels, pixels).batch(call.batch, channels * pixels);
+    };
+    const Tensor to = all(out, a.rows), left = a.batch(call.batch, 0), right = all(images, a.columns);
+    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_bmm_out(to.get(), left.get(), right.get()));
+    return;
+  }
+  for (int64_t n = 0; n < call.batch; ++n)
+    multiply(a, plane_matrix(images, n, a.columns, call.pixels()), plane_matrix(out, n, a.rows, call.pixels()));
+}
+
 Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
 
 void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
@@ -49,8 +68,7 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
   if (call.channels_last) {
     multiply({call.x, rows, k, k, 1}, w, {product, rows, columns, columns, 1});
   } else {
-    for (int64_t n = 0; n < call.batch; ++n)
-      multiply(w.transposed(), plane_matrix(call.x, n, k, call.pixels()), plane_matrix(product, n, columns, call.pixels()));
+    multiply_images(call, w.transposed(), call.x, product);
   }
   up_conv_scatter(shape_of(call), call.type, product.const_data_ptr(), data_or_null(bias), first_channel(call, buffer),
                   call.stride, torch_parallel());
@@ -92,8 +110,7 @@ std::tuple<Tensor, Tensor, Tensor> up_conv_into_backward_cpu(const Tensor& grad_
     if (want_weight) multiply(Matrix{call.x, rows, k, k, 1}.transposed(), g, weight_matrix(call, grad_weight));
     return {grad_x, grad_weight, bias.tensor(grad)};
   }
-  for (int64_t n = 0; want_x && n < call.batch; ++n)
-    multiply(w, plane_matrix(product, n, columns, call.pixels()), plane_matrix(grad_x, n, k, call.pixels()));
+  if (want_x) multiply_images(call, w, product, grad_x);
   const bool summed = call.type == DType::kFloat32 || call.type == DType::kFloat64;
   if (want_weight && (call.batch == 1 || summed)) {
     for (int64_t n = 0; n < call.batch; ++n) {
