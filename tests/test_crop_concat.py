@@ -134,6 +134,39 @@ def test_slices_that_start_in_the_middle_of_a_word(channels_last, place, generat
     torch.testing.assert_close(crop_concat(part, part), torch.cat([part, part], 1), **EXACT)
 
 
+# (C1, side), (C2, side) of float32 maps whose join takes 16 MB and more: whole lines of the cache, 16 bytes, anything; contiguous rows
+# and rows of a crop
+LARGE = [((32, 264), (32, 256)), ((12, 395), (20, 387)), ((30, 258), (35, 256)), ((16, 364), (16, 364)), ((1, 1500), (2, 1492))]
+
+
+@needs("large")
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("join", ["skip_first crop", "up_first crop", "skip_first replicate", "up_first zeros"])
+@pytest.mark.parametrize(("skip_size", "up_size"), LARGE)
+def test_large_maps_are_written_past_the_caches_whatever_the_rows(skip_size, up_size, join, channels_last):
+    """With whole numbers that tell each place from its neighbours; the gradient of the skip too, from a slice of the joined one."""
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    sizes = [(1, channels, side, side) for channels, side in (skip_size, up_size)]
+    skip, up = (torch.arange(np.prod(s)).remainder(65521 + i).view(s).float() for i, s in enumerate(sizes))
+    skip, up = (t.to(memory_format=form).requires_grad_() for t in (skip, up))
+    order, padding = join.split()
+    with use_backend("cpp"):
+        out = crop_concat(skip, up, order=order, padding=None if padding == "crop" else padding)
+    assert out.numel() * out.element_size() >= 1 << 24
+    start, side = (skip_size[1] - up_size[1]) // 2, up_size[1]
+    maps = [skip[:, :, start : start + side, start : start + side], up]
+    if padding != "crop":
+        mode = "constant" if padding == "zeros" else padding
+        maps = [skip, torch.nn.functional.pad(up, [start, skip_size[1] - side - start] * 2, mode)]
+    want = torch.cat(maps if order == "skip_first" else maps[::-1], 1)
+    torch.testing.assert_close(out, want, **EXACT)
+    grad = out.detach() + 1
+    for mine, its in zip(
+        torch.autograd.grad(out, (skip, up), grad), torch.autograd.grad(want, (skip, up), grad), strict=True
+    ):
+        torch.testing.assert_close(mine, its, **EXACT)
+
+
 @needs("numeric")
 @pytest.mark.parametrize("shapes", [((2, 3, 7, 6), (2, 2, 4, 3)), ((1, 2, 3, 4, 5), (1, 2, 2, 2, 2))])
 def test_gradients_and_registration(shapes, generator):

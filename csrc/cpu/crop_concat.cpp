@@ -38,9 +38,21 @@ Channels channels_at(const char* base, int64_t offset, int64_t pitch, int64_t wi
   return {width > 0 ? base + offset : base, pitch, width};  // a tensor without channels has no memory to point into
 }
 
+// Whether pieces of these lengths, one behind the other from `to` on, are stored past the caches throughout.
+bool streams(const char* to, int64_t a, int64_t b, int64_t c = 0) {
+  return (static_cast<int64_t>(reinterpret_cast<uintptr_t>(to)) | a | b | c) % 16 == 0;
+}
+
 // Pixel by pixel, so that the result is written in one stream.
-UF_MULTIVERSION void join_pixels(const Channels& a, const Channels& b, int64_t pixels, char* to) {
+UF_MULTIVERSION void join_pixels(const Channels& a, const Channels& b, int64_t pixels, char* to, bool streamed) {
   const int64_t width = a.width + b.width;
+  if (streamed) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      stream_short(to + x * width, a.from + x * a.pitch, a.width);
+      stream_short(to + x * width + a.width, b.from + x * b.pitch, b.width);
+    }
+    return;
+  }
   const auto is_short = [](const Channels& c) { return c.width > 0 && c.width % 16 == 0 && c.width <= kShortRow; };
   if (is_short(a) && is_short(b)) {
     for (int64_t x = 0; x < pixels; ++x) {
@@ -64,8 +76,10 @@ void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t s
   const int64_t e = shape.element, c1 = shape.skip_size[kChannel], c2 = shape.up_size[kChannel], channels = c1 + c2;
   const int64_t batch = shape.up_size[kBatch], depth = shape.up_size[kDepth];
   const int64_t height = shape.up_size[kHeight], width = shape.up_size[kWidth];
+  const bool past = past_caches(batch * channels * depth * height * width * e);
 
   if (shape.channels_last) {
+    const bool streamed = past && streams(to, c1 * e, c2 * e);
     parallel(batch * depth * height, grain(width * channels * e), [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t y = unit % height, z = unit / height % depth, n = unit / height / depth;
@@ -73,8 +87,9 @@ void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t s
         const int64_t s = offset(skip_stride, n, 0, z + start.depth, y + start.height, start.width);
         const int64_t u = offset(up_stride, n, 0, z, y, 0);
         join_pixels(channels_at(from_skip, s * e, skip_stride[kWidth] * e, c1 * e),
-                    channels_at(from_up, u * e, up_stride[kWidth] * e, c2 * e), width, row);
+                    channels_at(from_up, u * e, up_stride[kWidth] * e, c2 * e), width, row, streamed);
       }
+      if (streamed) end_stream();
     });
     return;
   }
@@ -94,8 +109,9 @@ void crop_concat(const CropConcatShape& shape, const void* skip, const int64_t s
       const int64_t behind = (n * channels + (first ? c1 : channels)) * depth;  // the first plane of another tensor
       planes = (first ? whole_skip : whole_up) ? std::min(end, behind) - unit : 1;
       copy_rows(to + unit * height * width * e, width * e, (first ? from_skip : from_up) + source * e,
-                stride[kHeight] * e, width * e, height * planes);
+                stride[kHeight] * e, width * e, height * planes, past);
     }
+    if (past) end_stream();
   });
 }
 
@@ -112,6 +128,16 @@ void crop_concat_backward(const CropConcatShape& shape, const void* grad, const 
   const int64_t pixel = shape.channels_last ? channels * e : e;  // bytes of one step along x in the result
 
   if (channels == 0) return;
+  const int64_t pitch = grad_stride[kWidth] * e;
+  const bool streamed = past_caches(batch * channels * depth * height * width * e) &&
+                        streams(to, start.width * pixel, crop_width * pixel, width * pixel) &&
+                        (pitch == pixel || pixel % 16 == 0);
+  const auto clear = [&](char* target, int64_t bytes) {
+    if (streamed)
+      stream_zeros(target, bytes);
+    else
+      std::memset(target, 0, static_cast<size_t>(bytes));
+  };
 
   // One unit is one row of the result: of one channel (planar) or of interleaved pixels (channels last).
   parallel(batch * planes * depth * height, grain(width * pixel), [&](int64_t begin, int64_t end) {
@@ -120,15 +146,21 @@ void crop_concat_backward(const CropConcatShape& shape, const void* grad, const 
       const int64_t c = unit / height / depth % planes, n = unit / height / depth / planes;
       char* row = to + unit * width * pixel;
       if (y < 0 || y >= crop_height || z < 0 || z >= crop_depth) {
-        std::memset(row, 0, static_cast<size_t>(width * pixel));
+        clear(row, width * pixel);
         continue;
       }
       const char* source = from + offset(grad_stride, n, c, z, y, 0) * e;
-      std::memset(row, 0, static_cast<size_t>(start.width * pixel));
-      copy_rows(row + start.width * pixel, pixel, source, grad_stride[kWidth] * e, pixel, crop_width);
-      const int64_t behind = start.width + crop_width;
-      std::memset(row + behind * pixel, 0, static_cast<size_t>((width - behind) * pixel));
+      clear(row, start.width * pixel);
+      char* body = row + start.width * pixel;
+      if (streamed && pitch == pixel)
+        stream_short(body, source, crop_width * pixel);
+      else if (streamed)
+        for (int64_t x = 0; x < crop_width; ++x) stream_short(body + x * pixel, source + x * pitch, pixel);
+      else
+        copy_rows(body, pixel, source, pitch, pixel, crop_width);
+      clear(body + crop_width * pixel, (width - start.width - crop_width) * pixel);
     }
+    if (streamed) end_stream();
   });
 }
 

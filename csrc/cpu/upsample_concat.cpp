@@ -211,18 +211,18 @@ void copy_row(const UpsampleConcatShape& s, const U* from, U* to) {
 
 // `count` pixels, or rows, of `bytes`, each `factor` times.
 UF_MULTIVERSION void run_pixels(const char* from, int64_t pitch, int64_t bytes, int64_t count, int64_t factor, char* to,
-                                int64_t out_pitch) {
+                                int64_t out_pitch, bool streamed) {
   for (int64_t repeat = 0; repeat < factor; ++repeat)
-    copy_rows(to + repeat * out_pitch, factor * out_pitch, from, pitch, bytes, count);
+    copy_rows(to + repeat * out_pitch, factor * out_pitch, from, pitch, bytes, count, streamed);
 }
 
 // A row of pixels of all channels: those inside, and the border.
 template <class U>
-void copy_pixels(const UpsampleConcatShape& s, const U* from, int64_t pixel_pitch, int64_t out_pitch, U* to) {
+void copy_pixels(const UpsampleConcatShape& s, const U* from, int64_t pixel_pitch, int64_t out_pitch, U* to, bool streamed) {
   const auto size = static_cast<int64_t>(sizeof(U)), bytes = s.channels * size;
   const int64_t up = s.width * s.factor(), start = s.border == Border::kCrop ? 0 : crop_start(s.out_width, up);
   run_pixels(reinterpret_cast<const char*>(from), pixel_pitch * size, bytes, s.width, s.factor(),
-             reinterpret_cast<char*>(to + start * out_pitch), out_pitch * size);
+             reinterpret_cast<char*>(to + start * out_pitch), out_pitch * size, streamed);
   const bool zeros = s.border == Border::kZeros;
   for (int64_t i = 0; i < s.out_width; ++i) {
     if (i == start) i = std::min(start + up, s.out_width);
@@ -234,6 +234,12 @@ void copy_pixels(const UpsampleConcatShape& s, const U* from, int64_t pixel_pitc
   }
 }
 
+// Whether the joined map is written past the caches.
+template <class U>
+bool joined_past_caches(const UpsampleConcatShape& s) {
+  return past_caches(s.batch * (s.skip_channels + s.channels) * s.out_height * s.out_width * static_cast<int64_t>(sizeof(U)));
+}
+
 // f(from, y, to): the up-sampled row y, of one channel or of pixels, for every row of the joined map; the skip beside it.
 template <class U, class F>
 void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const Parallel& parallel, F f) {
@@ -241,6 +247,7 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
   const int64_t top = crop_start(s.skip_height, height), left = crop_start(s.skip_width, width);
   const int64_t skip_at = s.up_first ? c2 : 0, up_at = s.up_first ? 0 : c1;
   const auto size = static_cast<int64_t>(sizeof(U));
+  const bool streamed = joined_past_caches<U>(s);
   if (s.channels_last) {
     parallel(s.batch * height, kGrainElements / (width * all) + 1, [&](int64_t begin, int64_t end) {
       auto row_of = f();
@@ -250,9 +257,11 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
         if (c1 > 0)
           run_pixels(
               reinterpret_cast<const char*>(skip + n * s.skip_stride[0] + (y + top) * s.skip_stride[2] + left * s.skip_stride[3]),
-              s.skip_stride[3] * size, c1 * size, width, 1, reinterpret_cast<char*>(row + skip_at), all * size);
+              s.skip_stride[3] * size, c1 * size, width, 1, reinterpret_cast<char*>(row + skip_at), all * size,
+              streamed);
         if (c2 > 0) row_of(x + n * s.x_stride[0], y, row + up_at);
       }
+      if (streamed) end_stream();
     });
     return;
   }
@@ -270,24 +279,26 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
         const int64_t pitch = is_skip ? s.skip_stride[2] : s.x_stride[2];
         rows = std::min(end - unit, height - y);
         run_pixels(reinterpret_cast<const char*>(plane + y * pitch), pitch * size, width * size, rows, 1,
-                   reinterpret_cast<char*>(row), width * size);
+                   reinterpret_cast<char*>(row), width * size, streamed);
       } else {
         rows = 1;
         row_of(plane, y, row);
       }
     }
+    if (streamed) end_stream();
   });
 }
 
 template <class U>
 void join_copies(const UpsampleConcatShape& s, const void* skip, const void* x, void* out, const Parallel& parallel) {
   const int64_t up = s.height * s.factor(), pitch = s.skip_channels + s.channels;
+  const bool streamed = joined_past_caches<U>(s);
   join(s, static_cast<const U*>(skip), static_cast<const U*>(x), static_cast<U*>(out), parallel, [&] {
     return [&](const U* from, int64_t y, U* row) {
       const int64_t at = inside(s, y, s.out_height, up);
       const U* source = from + std::max<int64_t>(at, 0) / s.factor() * s.x_stride[2];
       if (s.channels_last) {
-        if (at >= 0) return copy_pixels(s, source, s.x_stride[3], pitch, row);
+        if (at >= 0) return copy_pixels(s, source, s.x_stride[3], pitch, row, streamed);
         for (int64_t i = 0; i < s.out_width; ++i) std::memset(row + i * pitch, 0, static_cast<size_t>(s.channels) * sizeof(U));
       } else if (at >= 0) {
         copy_row(s, source, row);

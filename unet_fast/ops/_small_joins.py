@@ -19,10 +19,9 @@ from unet_fast.ops import _backends, _library
 # Bytes of the joined map from which on our kernels are faster (one thread), forward and backward: a map that is cropped or padded, by
 # layout, where they take 1.0 to 1.5 times torch's time at half of it; one that is up-sampled.
 _MOVED, _MOVED_LAST, _UP_SAMPLED = 5 << 18, 3 << 18, 3 << 15
-# The same of maps that fit each other: bytes from which on the C library takes memory from the kernel anew at each call. There a copy
-# into huge pages takes a third of torch.cat's time; below, 1.1 to 1.5 times (one thread, contiguous, 2 x 64 x 128 x 128 and smaller).
-# Just above, torch.cat may find the memory that an earlier map left in the heap, and takes 0.9 of our time then.
-_FRESH_MEMORY = 1 << 25
+# The same of maps that fit each other: bytes from which on the joined map is written past the caches (csrc/cpu/copy_rows.h), which takes
+# 0.55 to 0.75 of torch.cat's time, and 0.11 where that gets new pages; below, 1.0 to 1.2 times (one thread).
+_PAST_CACHES = 1 << 24
 
 # What comes before torch.cat: an index into the skip, the padding of the other map, or nothing.
 Steps = tuple[Any, ...]
@@ -65,7 +64,7 @@ def _steps(
     # torch pads and interpolates floating numbers only, and where there are some
     if (factor > 1 or (padding and not same)) and (not dtype.is_floating_point or 0 in b):
         return None
-    least = _UP_SAMPLED if factor > 1 else _FRESH_MEMORY if same else _MOVED_LAST if last else _MOVED
+    least = _UP_SAMPLED if factor > 1 else _PAST_CACHES if same else _MOVED_LAST if last else _MOVED
     if a[0] * (a[1] + b[1]) * prod(a[2:] if padding else up) * dtype.itemsize >= least:
         return None
     if same:
