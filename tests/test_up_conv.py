@@ -43,8 +43,8 @@ def truth(x, weight, bias):
 
 SMALL = [(2, 5, 7, (3, 4)), (1, 1, 1, (1, 1)), (1, 33, 16, (5, 6)), (0, 2, 3, (4, 4))]
 LARGE = (3, 8, 40, (2, 9))
-# many short rows, long rows, and weights that are multiplied image by image in 16 bits
-FORMS = [(2, 4, 3, (70, 9)), (1, 3, 2, (2, 70)), (2, 130, 65, (3, 2))]
+# many short rows, long rows, weights that are multiplied image by image in 16 bits, and products of more than 1 MB
+FORMS = [(2, 4, 3, (70, 9)), (1, 3, 2, (2, 70)), (2, 130, 65, (3, 2)), (3, 4, 40, (30, 50))]
 PRODUCTS = [
     *((shape, dtype) for shape in SMALL for dtype in (torch.float32, torch.float64, torch.bfloat16)),
     *(pytest.param(shape, torch.float16, marks=needs("speed")) for shape in SMALL),

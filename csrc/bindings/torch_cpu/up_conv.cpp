@@ -1,5 +1,5 @@
 // The matrix products are torch's own (oneDNN or MKL), through the C interface of its CPU kernels: below the dispatcher, so
-// that neither autograd nor autocast sees them. Workspace: one product, the size of the up-sampled image.
+// that neither autograd nor autocast sees them. Workspace: one product, at most the size of the up-sampled image.
 #include "cpu/up_conv.h"
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -45,10 +45,27 @@ void multiply_images(const UpConvCall& call, const Matrix& a, const Tensor& imag
 
 Tensor product_for(const UpConvCall& call) { return new_tensor(call.x, {call.batch * call.pixels() * 4 * call.channels}); }
 
+// Channels-last, so many lines of the images at a time that their product is still in a core's cache when it is moved.
+void multiply_lines(const UpConvCall& call, const void* bias, char* image) {
+  constexpr int64_t kInCache = 1 << 20;  // bytes
+  const int64_t e = static_cast<int64_t>(call.x.element_size()), k = call.in_channels, columns = 4 * call.channels;
+  const int64_t lines = call.batch * call.height, line = call.width * columns * e;
+  const bool one_image = call.stride.batch == 2 * call.height * call.stride.y;  // to the lines it is
+  const int64_t most = one_image ? std::max<int64_t>(1, kInCache / line) : lines;
+  const Tensor product = new_tensor(call.x, {std::min(most, lines) * call.width * columns});
+  for (int64_t y = 0; y < lines; y += most) {
+    const int64_t count = std::min(most, lines - y), rows = count * call.width;
+    multiply({call.x, rows, k, k, 1, y * call.width * k}, weight_matrix(call, call.weight), {product, rows, columns, columns, 1});
+    const UpConvShape shape = one_image ? UpConvShape{1, call.channels, count, call.width, true} : shape_of(call);
+    up_conv_scatter(shape, call.type, product.const_data_ptr(), bias, image + 2 * y * call.stride.y * e, call.stride,
+                    torch_parallel());
+  }
+}
+
 void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias_in, Tensor buffer) {
   checks::no_overlap(buffer, "up_conv_into: buffer");
   const UpConvCall call = up_conv_call(x, weight, buffer, "up_conv_into");
-  if (x.numel() == 0) return;
+  if (x.numel() == 0 || call.channels == 0) return;
   const std::optional<Tensor> bias = dense_wide(bias_in, x, call.channels, "up_conv_into: bias");
   if (call.channels_last && call.type == DType::kFloat32) {  // no product is stored
     const auto* source = static_cast<const float*>(call.x.const_data_ptr());
@@ -62,14 +79,9 @@ void up_conv_into_cpu(const Tensor& x, const Tensor& weight, std::optional<Tenso
         torch_parallel());
     return;
   }
+  if (call.channels_last) return multiply_lines(call, data_or_null(bias), first_channel(call, buffer));
   const Tensor product = product_for(call);
-  const Matrix w = weight_matrix(call, call.weight);
-  const int64_t rows = call.batch * call.pixels(), k = call.in_channels, columns = 4 * call.channels;
-  if (call.channels_last) {
-    multiply({call.x, rows, k, k, 1}, w, {product, rows, columns, columns, 1});
-  } else {
-    multiply_images(call, w.transposed(), call.x, product);
-  }
+  multiply_images(call, weight_matrix(call, call.weight).transposed(), call.x, product);
   up_conv_scatter(shape_of(call), call.type, product.const_data_ptr(), data_or_null(bias), first_channel(call, buffer),
                   call.stride, torch_parallel());
 }
@@ -140,14 +152,16 @@ void copy_crop(const Tensor& skip_in, const Tensor& out) {
   const char* source = static_cast<const char*>(skip.const_data_ptr()) +
                        (crop_start(skip.size(2), height) * from.y + crop_start(skip.size(3), width) * from.x) * e;
   char* target = static_cast<char*>(out.mutable_data_ptr());
+  const bool streamed = past_caches(out.numel() * e);
   torch_parallel()(skip.size(0) * planes * height, (1 << 15) / (width * (last ? channels : 1) + 1) + 1,
                    [&](int64_t begin, int64_t end) {
                      for (int64_t unit = begin; unit < end; ++unit) {
                        const int64_t y = unit % height, c = unit / height % planes, n = unit / height / planes;
                        char* row = target + (n * to.batch + c * to.channel + y * to.y) * e;
                        const char* start = source + (n * from.batch + c * from.channel + y * from.y) * e;
-                       copy_rows(row, to.x * e, start, from.x * e, (last ? channels : 1) * e, width);
+                       copy_rows(row, to.x * e, start, from.x * e, (last ? channels : 1) * e, width, streamed);
                      }
+                     if (streamed) end_stream();
                    });
 }
 
