@@ -136,7 +136,13 @@ def test_slices_that_start_in_the_middle_of_a_word(channels_last, place, generat
 
 # (C1, side), (C2, side) of float32 maps whose join takes 16 MB and more: whole lines of the cache, 16 bytes, anything; contiguous rows
 # and rows of a crop
-LARGE = [((32, 264), (32, 256)), ((12, 395), (20, 387)), ((30, 258), (35, 256)), ((16, 364), (16, 364)), ((1, 1500), (2, 1492))]
+LARGE = [
+    ((32, 264), (32, 256)),
+    ((12, 395), (20, 387)),
+    ((30, 258), (35, 256)),
+    ((16, 364), (16, 364)),
+    ((1, 1500), (2, 1492)),
+]
 
 
 @needs("large")
