@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests import interpreter
+
 # What a test or a parameter may need, and what is said where a place does not have it.
 CAPABILITIES = {
     "errors": "kernels that look at values and raise",
@@ -81,6 +83,7 @@ def start(name: str) -> None:
             raise pytest.UsageError(f"the interpreter of Triton {version} fails with NumPy {_version('numpy')}")
         # Triton decides at the definition of a kernel whether it will be compiled or interpreted
         os.environ.update(TRITON_INTERPRET="1", UNET_FAST_BACKEND="triton")
+        interpreter.hurry()
     if name == "emulated":
         from tests import cuda_emulation
 
