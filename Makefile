@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # A log that is shown only when its command fails.
 QUIETLY = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
-.PHONY: help demo check test test-emulated test-interpreted install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
+.PHONY: help demo check test test-cpu test-emulated test-interpreted install build lint fuzz torture sanitize cuda-check gpu-check bench docs family clean
 
 help:
 	@sed -n '1,13p' Makefile
@@ -66,10 +66,13 @@ check: build lint
 	$(PY) -m pytest -q -n $(JOBS) -m core
 
 # Each place is a run of its own: Triton decides at the start whether it interprets, and one library is in place at a time.
-# The small ones go side by side, with the type checks, each in one process, which imports everything once.
+# The CPU's runs beside all others, which follow each other: three processes, of which two have work at any time. Its output
+# is shown as it comes, that of the others at their ends. (The + for that would also run it under make -n, and hand on make's jobs.)
 test: build $(VENV)/.tested
-	$(MAKE) -j $(JOBS) --output-sync=target --no-print-directory test-interpreted lint test-emulated
-	$(PY) -m pytest -n $(JOBS) --dist worksteal
+	$(MAKE) -j 2 --output-sync=target --no-print-directory test-cpu lint test-emulated test-interpreted
+
+test-cpu: build $(VENV)/.tested
+	+$(if $(findstring n,$(firstword -$(MAKEFLAGS))),echo )MAKEFLAGS= $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 test-emulated test-interpreted: test-%: build $(VENV)/.tested
 	$(PY) -m pytest --place $*
