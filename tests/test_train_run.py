@@ -123,17 +123,8 @@ def test_three_classes_and_a_valid_network(rng, tmp_path):
     labels = np.kron(rng.integers(0, 3, (5, 6, 6)), np.ones((1, 12, 12), dtype=np.int64)).astype(np.int32)
     images = labels[:, None] + 0.1 * rng.standard_normal((5, 1, 72, 72))
     pair = data.Pair(images.astype(np.float32), labels, "classes", 3, [str(i) for i in range(5)])
-    config = default_config(
-        "cpu",
-        steps=40,
-        base_channels=6,
-        depth=1,
-        padding="valid",
-        tile=32,
-        num_classes=3,
-        learning_rate=5e-3,
-        amp=False,
-    )
+    network = {"base_channels": 6, "depth": 1, "padding": "valid", "tile": 32, "num_classes": 3}
+    config = default_config("cpu", steps=40, learning_rate=5e-3, amp=False, **network)
     summary = train(config, pair.select([0, 1, 2, 3]), pair.select([4]), tmp_path / "run", progress=False)
     assert summary.validation.rand_error is None
     assert summary.validation.pixel_error < 0.35  # guessing the commonest class errs on about 0.6

@@ -83,7 +83,7 @@ class Run:
         Args:
             engine: what runs the network, see :func:`unet_fast.deploy.engine`: "auto", "onnxruntime", ...; None: torch.
             precision: of the engine.
-            announce: is told which engine "auto" took, and why.
+            announce: called with one line on which engine "auto" chose, and why.
             output: "probabilities", "labels" or "instances".
             options: override what the run says: ``tile``, ``tta``, ``threshold``, ``padding``, ``amp``, and the other
                 arguments of :class:`unet_fast.predict.Predictor` and :class:`unet_fast.predict.OverlapTile`. None

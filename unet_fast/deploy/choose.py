@@ -53,7 +53,7 @@ def engine(
         tile: side of the output tiles that auto measures with; None: that of the run.
         batch_size: tiles a call that auto measures with.
         device: cpu, cuda or cuda:N; None: where the network is.
-        announce: is told in one line what auto measured and took.
+        announce: called with one line on what "auto" measured and chose.
 
     Returns:
         An :class:`unet_fast.deploy.engines.Engine`; its ``report()`` says what it is.

@@ -158,7 +158,7 @@ def latency(
         device: cpu, cuda or cuda:N; None: where the network is.
         cold: measure cold start and memory too, each in a process of its own.
         seconds: how long the engines are measured together at one tile and batch; at least 10 rounds are.
-        announce: is told in a line what is being measured.
+        announce: called with one line on what is being measured.
 
     Returns:
         A :class:`Latency`: ``print`` it, look at its ``rows``, ``save`` it to a folder.

@@ -142,7 +142,7 @@ class Stream:
         return [number for number in range(len(self.groups)) if not self.store.has(number)]
 
     def make(self, numbers: Sequence[int], done: Callable[[int], None] = lambda tiles: None) -> None:
-        """Make parts; ``done`` is told how many tiles have been predicted since its last call."""
+        """Make parts; ``done`` is called with the number of tiles predicted since its last call."""
         tiles = self.predictor.tiles
         with Behind() as behind, tiles.evaluating():
             blobs: list[bytes] = []

@@ -23,7 +23,7 @@ def bce_with_logits_loss(
     Args:
         logits: (N, K, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16.
         target: K = 1: (N, *S) or (N, 1, *S), the foreground as integers or booleans 0 and 1, or as floating
-            probabilities from 0 to 1. K >= 2: (N, *S) or (N, 1, *S) integer class map, of which each class is told from the rest by
+            probabilities from 0 to 1. K >= 2: (N, *S) or (N, 1, *S) integer class map; each class is separated from the rest by
             its own sigmoid; a pixel's loss is the mean over the classes. (For a softmax: ``weighted_cross_entropy``.)
         weight: shape of the target, floating; None counts as 1. A constant: it gets no gradient.
         ignore_index: pixels with this target count for nothing, whatever their logits and weights, NaN included.
