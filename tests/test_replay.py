@@ -12,13 +12,21 @@ from torch import nn
 
 import unet_fast as uf
 from tests.places import needs
-from unet_fast.models import replay
+from unet_fast.models import UNet3Plus, UNetBN, UNetDental, UNetPlusPlus, replay
 from unet_fast.models.base import SingleHeadModel
 from unet_fast.ops import use_convolution
 
 pytestmark = [needs("cpp")]
 
-NETWORKS = {"plain": ("unet", {}), "batch": ("unet", {"norm": "batch"}), "released": ("unet-2015-release", {})}
+NETWORKS = {
+    "plain": ("unet", {}),
+    "batch": ("unet", {"norm": "batch"}),
+    "released": ("unet-2015-release", {}),
+    "nested": ("unet++", {"deep_supervision": True}),
+    "full scale": ("unet3+", {"deep_supervision": True, "classification": True}),
+    "adaptive": ("unet-bn", {}),
+    "dental": ("unet-dental", {}),
+}
 
 
 @pytest.fixture
@@ -40,13 +48,18 @@ def network(which="plain"):
 def ran(monkeypatch):
     """Names of what ran instead of a replay."""
     calls: list[str] = []
-    computed = SingleHeadModel._computed
 
-    def spied(self, x):
-        calls.append(self.name)
-        return computed(self, x)
+    def spy(kind):
+        computed = kind._computed
 
-    monkeypatch.setattr(SingleHeadModel, "_computed", spied)
+        def spied(self, x):
+            calls.append(self.name)
+            return computed(self, x)
+
+        monkeypatch.setattr(kind, "_computed", spied)
+
+    for kind in (SingleHeadModel, UNetPlusPlus, UNet3Plus, UNetBN, UNetDental):
+        spy(kind)
     return calls
 
 

@@ -14,6 +14,7 @@ from unet_fast.models.blocks import ConvBlock, SkipBuffer, Up, init_he, level_wi
 from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
+from unet_fast.models.replay import replayed
 
 
 @register("unet-bn")
@@ -74,6 +75,9 @@ class UNetBN(SegmentationModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
+        return replayed(self, self._computed, x)
+
+    def _computed(self, x: Tensor) -> Tensor:
         self.check_input(x)
         size = x.shape[2:]
         depth = self.used_depth(*size)

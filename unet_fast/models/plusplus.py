@@ -16,6 +16,7 @@ from unet_fast.models.fusion import PLAIN, Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs, mean_logits
 from unet_fast.models.registry import register
+from unet_fast.models.replay import replayed
 
 MODES = ("accurate", "fast")
 
@@ -107,6 +108,9 @@ class UNetPlusPlus(SegmentationModel):
 
     def forward(self, x: Tensor) -> Tensor | HeadOutputs:
         """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), those of all heads in training mode."""
+        return replayed(self, self._computed, x)
+
+    def _computed(self, x: Tensor) -> Tensor | HeadOutputs:
         self.check_input(x)
         if self._batch_norm:
             self.check_batch_statistics(x, self.last)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +26,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from unet_fast.nn import folding
 from unet_fast.ops import _backends, _convolution, _protocol
 from unet_fast.ops._tensors import autocasts
+
+Output = TypeVar("Output")
 
 MOST_SIZES = 8  # of one network that are remembered
 _OURS = ("torch.nn.modules.", "unet_fast.")
@@ -172,13 +174,13 @@ class _Network:
             and self.versions == _convolution.versions_of(self.tensors)
         )
 
-    def note(self, compute: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Tensor, _Replay | None]:
+    def note(self, compute: Callable[[Tensor], Output], image: Tensor) -> tuple[Output, _Replay | None]:
         """The result, and how to get it again; None where that cannot be told."""
         kept = _convolution.kept()
         constants = [*self.tensors, *(made for made, _ in kept), *folding.kept()]
         with _Notes(image, {id(tensor): tensor for tensor in constants}) as notes:
             result = compute(image)
-        place = notes.place.get(result)
+        place = notes.place.get(cast(Tensor, result))
         if not notes.clear or place is None:
             return result, None
         used = {id(tensor) for tensor in notes.values if tensor is not None}
@@ -189,8 +191,11 @@ class _Network:
 _networks: WeakKeyDictionary[nn.Module, _Network] = WeakKeyDictionary()
 
 
-def replayed(net: nn.Module, compute: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """``compute(image)``, which is a forward pass of ``net``, by replaying one that was noted where there is one."""
+def replayed(net: nn.Module, compute: Callable[[Tensor], Output], image: Tensor) -> Output:
+    """``compute(image)``, which is a forward pass of ``net``, by replaying one that was noted where there is one.
+
+    Outside of training mode the result must be one tensor.
+    """
     if (
         type(image) is not Tensor
         or image.device.type != "cpu"
@@ -224,7 +229,7 @@ def replayed(net: nn.Module, compute: Callable[[Tensor], Tensor], image: Tensor)
         network.fit = network.replays[key] is not None
         return result
     try:
-        return replay(image)
+        return cast(Output, replay(image))
     except _Changed:
         _networks.pop(net, None)
         return compute(image)
