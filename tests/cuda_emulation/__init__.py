@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from tests import scripts
 from unet_fast.ops import _record
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = scripts.ROOT
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 FLAGS = [
@@ -42,19 +43,22 @@ JOBS = 2
 def library() -> Path:
     """Compiles what is not yet compiled from the present sources and returns the path of the library."""
     assert COMPILER is not None, "no C++ compiler"
-    headers = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("*.h"), Path(__file__)]
+    included = scripts.load("csrc/cuda/check.py").included
+    everywhere = [*HERE.glob("*.h"), Path(__file__)]
     kernels = sorted(ROOT.glob("csrc/cuda/*.cu"))
     bindings = sorted([*ROOT.glob("csrc/bindings/torch/*.cpp"), *ROOT.glob("csrc/bindings/torch_cuda/*.cpp")])
     state = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(headers):
+    for path in sorted(everywhere):
         state.update(path.read_bytes())
     folder = ROOT / "build" / "cuda_emulation"
     folder.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{HERE}", f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in include_paths())]
 
     def compile_one(source: Path) -> Path:
-        digest = hashlib.sha256(state.digest() + source.read_bytes()).hexdigest()[:16]
-        target = folder / f"{source.stem}-{source.suffix[1:]}-{digest}.o"
+        own = state.copy()
+        for path in sorted(included(source)):  # a header that others take in compiles nothing here again
+            own.update(path.read_bytes())
+        target = folder / f"{source.stem}-{source.suffix[1:]}-{own.hexdigest()[:16]}.o"
         if not target.exists():
             register = ["-include", str(HERE / "registration.h")] if source in bindings else []
             _run([COMPILER, *FLAGS, *includes, *register, "-xc++", "-c", str(source)], target)
