@@ -332,6 +332,46 @@ def test_gradients_that_rounding_decides(image: torch.Tensor) -> None:
     assert report.replaced and not [one for one in report.left if "differs" in one.why], str(report)
 
 
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_networks_held_in_bfloat16(norm: str, image: torch.Tensor) -> None:
+    """Rounding, of which most of a bias's gradient before a norm is made, takes nothing back: errors are those of torch's own."""
+    torch.manual_seed(0)
+    net = Milesial(depth=2).to(torch.bfloat16)
+    for block in list(net.modules()):
+        for name, child in block.named_children():
+            if norm == "instance" and isinstance(child, nn.BatchNorm2d):
+                setattr(block, name, nn.InstanceNorm2d(child.num_features, affine=True).to(torch.bfloat16))
+    plain, wide, image = copy.deepcopy(net), copy.deepcopy(net).double(), image.to(torch.bfloat16)
+    report = uf.accelerate(net, image)
+    assert report.replaced and not [one for one in report.left if "differs" in one.why], str(report)
+    factors = torch.randn(plain(image).shape)
+
+    def gradients(model: nn.Module) -> torch.Tensor:
+        out = model.train()(image.to(next(model.parameters()).dtype))
+        found = torch.autograd.grad((out.double() * factors).sum(), list(model.parameters()))
+        return torch.cat([gradient.double().flatten() for gradient in found])
+
+    truth = gradients(wide)
+    ours, theirs = ((gradients(model) - truth).norm() for model in (net, plain))
+    assert 0 < ours <= 1.5 * theirs < 0.5 * truth.norm()
+
+
+def test_wrong_gradients_are_seen_in_bfloat16(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unet_fast.accelerate import layers
+
+    right = layers.normalised
+    monkeypatch.setattr(layers, "normalised", lambda norm, x, *rest: right(norm, x.lerp(x.detach(), 0.5), *rest))
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.InstanceNorm2d(16, affine=True), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    model, image = model.to(torch.bfloat16), image.to(torch.bfloat16)
+    report = uf.accelerate(model, image)
+    assert not report.replaced and any("the gradient of 0.weight differs by 0.5" in one.why for one in report.left)
+
+
+def test_what_is_not_replaced_takes_no_other_time(image: torch.Tensor) -> None:
+    report = uf.accelerate(nn.Sequential(nn.Conv2d(1, 4, 1)), image)
+    assert not report.replaced and report.after == report.before > 0
+
+
 def test_refusals(net: Milesial) -> None:
     with pytest.raises(InputTypeError, match="model is str, expected a torch.nn.Module"):
         uf.accelerate("net")

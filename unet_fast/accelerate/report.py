@@ -58,6 +58,11 @@ class Report:
                 f"forward in evaluation on {self.example}: {1e3 * self.before:.1f} ms before, {1e3 * self.after:.1f} ms "
                 f"after (x{self.after / self.before:.2f}), {torch.get_num_threads()} threads"
             )
+            if self.replaced and self.after > 1.1 * self.before:
+                lines.append(
+                    "slower on this example: each replaced module costs some 0.1 ms of Python, which shows where images are small; "
+                    "try one of the size that you use, or undo()"
+                )
             lines.append(f"largest difference {self.largest_difference:.1e}, largest output {self.scale:.2g}")
         return "\n".join([*lines, *self.notes])
 
