@@ -137,6 +137,18 @@ def test_reproducible_by_the_generator_alone(generator):
     assert torch.equal(first[0], augment(images, labels)[0])
 
 
+def test_labels_of_16_bits_without_a_sign(generator):
+    """Masks of many objects; torch itself compares them no more than it counts them."""
+    labels = torch.randint(0, 60000, (2, 30, 33), generator=generator)
+    images = torch.rand(2, 1, 30, 33, generator=generator)
+    found = [
+        Augmenter(44, 30)(images, as_given, generator=torch.Generator().manual_seed(0))[1]
+        for as_given in (labels, labels.to(torch.uint16))
+    ]
+    assert found[1].dtype == torch.uint16
+    torch.testing.assert_close(found[1].long(), found[0], **EXACT)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
 @pytest.mark.parametrize("padding", ["mirror", "nearest", "zeros"])
 def test_label_values_never_mix(dtype, padding, generator):

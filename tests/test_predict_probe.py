@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
@@ -103,6 +104,16 @@ OTHERS = {
     "smp Unet": peers.NETWORKS["smp Unet"],
     "one convolution": lambda: nn.Conv2d(1, 2, 3),
 }
+
+
+def test_sizes_that_a_network_refuses_are_tried_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, said = logging.getLogger("torch._subclasses.fake_tensor"), []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    monkeypatch.setattr(log, "handlers", [*log.handlers, handler])
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"), nn.Conv2d(4, 2, 1))
+    assert OverlapTile(net, tile=32)(np.zeros((1, 40, 40), np.float32)).shape == (1, 2, 40, 40)
+    assert not said and not log.disabled
 
 
 @pytest.mark.parametrize("name", OTHERS)

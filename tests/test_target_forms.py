@@ -27,7 +27,7 @@ LOSSES["DeepSupervision"] = lambda x, *rest: nn.DeepSupervision(nn.DiceCELoss())
 LOSSES["head_cross_entropy"] = lambda x, *rest: uf.ops.head_cross_entropy(x, torch.eye(x.shape[1]), None, *rest)
 SEVERAL = {"WeightedCrossEntropyLoss", "head_cross_entropy"}  # of two classes or more
 OVERLAPPING = {"DiceLoss", "DiceCELoss", "DeepSupervision"}  # take the truth of each class
-DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16)
 
 
 def test_all_losses_are_here() -> None:
@@ -53,7 +53,14 @@ def test_losses(name: str, classes: int, generator: torch.Generator) -> None:
     forms += [form.unsqueeze(1) for form in forms]
     if classes > 1:
         one_hot = F.one_hot(target, classes).movedim(-1, 1)
-        forms += [one_hot, one_hot.contiguous(), one_hot.bool(), one_hot.to(torch.int16), one_hot.to(torch.uint8)]
+        forms += [
+            one_hot,
+            one_hot.contiguous(),
+            one_hot.bool(),
+            one_hot.to(torch.int16),
+            one_hot.to(torch.uint8),
+            one_hot.to(torch.uint16),
+        ]
     for form in forms:
         for weights in (weight, weight.unsqueeze(1)):
             torch.testing.assert_close(loss(logits, form, weights), truth, **EXACT)

@@ -9,7 +9,7 @@ import torch
 from unet_fast.errors import InputError, InputTypeError
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-INTEGRAL = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGRAL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.int64)
 
 
 def check_tensor(name: str, value: object) -> torch.Tensor:

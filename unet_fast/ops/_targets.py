@@ -14,6 +14,11 @@ DTYPES = (*checks.INTEGRAL, torch.bool)
 _OF_OPERATORS = (torch.int64, torch.int32, torch.uint8)
 
 
+def calculable(target: torch.Tensor) -> torch.Tensor:
+    """The target itself, or in a dtype that torch compares and adds up, which it does not with 16 bits without a sign."""
+    return target.int() if target.dtype == torch.uint16 else target
+
+
 def has_values(tensor: torch.Tensor) -> bool:
     """Whether there are numbers to look at, here and now: on the CPU, and not a stand-in for others."""
     return (
@@ -47,11 +52,12 @@ def weight_of_pixels(
 
 
 def from_one_hot(target: torch.Tensor, classes: int, pixels: tuple[int, ...]) -> torch.Tensor:
-    """A class map (N, *S) from one-hot integers or bools (N, K, *S); another target as it is.
+    """A class map (N, *S) from one-hot integers or bools (N, K, *S); another target as it is, :func:`calculable`.
 
     On a GPU, where it would have to be waited for, nobody looks whether each pixel is of exactly one class; it is of its
     first, then.
     """
+    target = calculable(target)
     if classes < 2 or target.shape != (pixels[0], classes, *pixels[1:]):
         return target
     if target.dtype.is_floating_point:

@@ -48,7 +48,7 @@ def dice_cross_entropy(
     Args:
         logits: (N, K, *S) with one to three spatial dimensions; float32, float64, float16 or bfloat16, contiguous or
             channels-last or a slice of either (other layouts are copied).
-        target: a class map (N, *S) or (N, 1, *S) of integers (int8 to int64, uint8, bool), 0 to K - 1, for K = 1 a mask of 0
+        target: a class map (N, *S) or (N, 1, *S) of integers (int8 to int64, uint8, uint16, bool), 0 to K - 1, for K = 1 a mask of 0
             and 1; or the truth of each class, (N, K, *S), one-hot in any of these dtypes or floating probabilities; for K = 1
             (N, *S) may be floating too.
         weight: (N, *S) or (N, 1, *S), floating; None counts as 1. A constant: it gets no gradient.
@@ -208,7 +208,7 @@ def prepare(
 
 def _truth(target: torch.Tensor, logits: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
     """The target as the operator takes it."""
-    classes = logits.shape[1]
+    classes, target = logits.shape[1], _targets.calculable(target)
     floating = target.dtype.is_floating_point
     checks.check_constant("target", target)
     if target.shape == logits.shape and (floating or classes > 1):

@@ -20,7 +20,7 @@ from unet_fast.ops._tolerances import LARGE_WARP, WARP_GRADIENT
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.uint16, torch.bool)
+_DTYPES = (*checks.FLOATING, *checks.INTEGRAL, torch.bool)
 
 OutputSize = int | Sequence[int] | Sequence[Sequence[int]]
 

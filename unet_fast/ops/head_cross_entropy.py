@@ -41,7 +41,7 @@ def head_cross_entropy(
         weight: (K, C) or (K, C, 1, ...), K >= 2 classes; floating: the weight of a 1x1 convolution. It and the biases
             are taken in float32 (float64 for float64 features), also under autocast, and so are the logits.
         bias: (K,) floating, or None.
-        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64,
+        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64, uint16,
             uint8 or bool.
         pixel_weight: (N, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets
             no gradient.

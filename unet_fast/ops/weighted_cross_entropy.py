@@ -33,7 +33,7 @@ def weighted_cross_entropy(
     Args:
         logits: (N, K, *S) with one to three spatial dimensions and K >= 2 classes; float32, float64, float16 or
             bfloat16, contiguous or channels-last or a slice of either (other layouts are copied).
-        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64,
+        target: class map (N, *S) or (N, 1, *S) with values 0 to K - 1, or ``ignore_index``, or one-hot (N, K, *S); int8 to int64, uint16,
             uint8 or bool.
         weight: (N, *S) or (N, 1, *S) floating, such as the result of :func:`weight_map`; None counts as 1. A constant: it gets no
             gradient.

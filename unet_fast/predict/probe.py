@@ -8,6 +8,7 @@ larger input.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -99,6 +100,8 @@ class _Shapes:
 
     def accepts(self, channels: int, side: int) -> tuple[int, ...] | None:
         """The shape of the output, or None where the network refuses the image."""
+        log = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback of what a refusal is here
+        before, log.disabled = log.disabled, True
         try:
             return self(channels, side)
         except _NoMap:
@@ -106,6 +109,8 @@ class _Shapes:
         except Exception as error:  # somebody's network: whatever it raises, the image is not one of its inputs
             self.error = first_line(error)
             return None
+        finally:
+            log.disabled = before
 
 
 def _first_size(model: nn.Module, shapes: _Shapes) -> tuple[int, int]:

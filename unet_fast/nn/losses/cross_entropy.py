@@ -12,7 +12,7 @@ from unet_fast.errors import InputError
 from unet_fast.nn.losses import _pixels
 from unet_fast.nn.losses._inputs import Case, prepare
 from unet_fast.nn.losses._module import FunctionLoss, Loss
-from unet_fast.ops._targets import DTYPES
+from unet_fast.ops._targets import DTYPES, calculable
 
 
 def bce_with_logits_loss(
@@ -67,6 +67,7 @@ def class_counts(target: Tensor, num_classes: int, *, ignore_index: int = -100) 
     """
     checks.check_tensor("target", target)
     checks.check_dtype("target", target, DTYPES)
+    target = calculable(target)
     checks.check_ignore_index(ignore_index)
     if num_classes < 2:
         raise InputError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unet_fast import checks
 from unet_fast.errors import InputError, InputTypeError
+from unet_fast.ops._targets import calculable
 
 RESIZE = ("target", "logits")
 _SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of spatial dimensions
@@ -90,7 +91,7 @@ def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
         given = x.shape[dim]
         if given != wanted:
             index = (2 * torch.arange(wanted, device=x.device) + 1) * given // (2 * wanted)
-            x = x.index_select(dim, index)
+            x = calculable(x).index_select(dim, index)
     return x
 
 
