@@ -62,6 +62,11 @@ def test_graphs_transforms_and_views_are_functional(generator):
     both = torch.stack([before[0], before[0]])
     assert torch.equal(fill_buffer(both[:1], leaf[:1]), torch.cat([before[:, :3], leaf[:1]], 1))
     assert torch.equal(both[0], before[0])
+    wanting = before.clone().requires_grad_()
+    joined = fill_buffer(wanting, up)
+    assert torch.equal(joined, truth) and torch.equal(wanting, before)
+    (grad,) = torch.autograd.grad(joined.sum(), wanting)
+    assert grad[:, :3].eq(1).all() and grad[:, 3:].eq(0).all()
 
     class Net(torch.nn.Module):
         def forward(self, buffer, up):

@@ -134,6 +134,9 @@ def test_a_buffer_that_was_written_before_gets_no_gradient_there(generator):
     base = draw(generator, 1, 5, 4, 4).requires_grad_()
     up_conv_into(x.requires_grad_(), weight, bias, base * 1).sum().backward()
     assert base.grad[:, :2].eq(1).all() and base.grad[:, 2:].eq(0).all()
+    for buffer, words in ((base, "a leaf that requires gradients"), ((base * 1)[:, :], "a view of another tensor")):
+        with pytest.raises(InputError, match=f"buffer is {words}"):
+            up_conv_into(x, weight, bias, buffer)
     kept = base.exp()  # its backward needs its output
     up_conv_into(x, weight, bias, kept)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

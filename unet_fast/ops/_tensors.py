@@ -87,3 +87,8 @@ def autocast_pair(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, 
         x, weight = x.to(dtype), weight.to(dtype)
     checks.check_same_dtype("x", x, "weight", weight)
     return x, weight
+
+
+def unwritable(tensor: torch.Tensor) -> bool:
+    """Whether autograd, while it records, lets nobody write into this tensor: a view, or a leaf that wants a gradient."""
+    return tensor._is_view() or (tensor.is_leaf and tensor.requires_grad)

@@ -12,6 +12,7 @@ import torch
 from unet_fast import checks
 from unet_fast.errors import InputError
 from unet_fast.ops import _protocol
+from unet_fast.ops._tensors import unwritable
 
 
 @_protocol.public
@@ -24,7 +25,7 @@ def fill_buffer(buffer: torch.Tensor, up: torch.Tensor, *, fresh: bool = False) 
     Args:
         buffer: (N, C, H, W), any dtype and layout. Its last C2 channels are overwritten, whatever they held, and it is not to be
             used by itself afterwards. In a compiled or exported graph, under a transform of torch.func, for subclasses of tensors
-            and for views it is left alone, and a joined map is made.
+            for views and for leaves that want a gradient it is left alone, and a joined map is made.
         up: (N, C2, H, W) with C2 <= C, same dtype and device.
         fresh: those channels were never written, so that nobody looks at their gradient: that of ``buffer`` is then handed on as
             it is. Otherwise it is copied, with zeros in their place.
@@ -54,7 +55,7 @@ def fill_buffer(buffer: torch.Tensor, up: torch.Tensor, *, fresh: bool = False) 
         )
     plain = type(buffer) is torch.Tensor and type(up) in (torch.Tensor, torch.nn.Parameter)
     records = torch.is_grad_enabled() and (buffer.requires_grad or up.requires_grad)
-    if torch.compiler.is_compiling() or _protocol.transformed() or not plain or (records and buffer._is_view()):
+    if torch.compiler.is_compiling() or _protocol.transformed() or not plain or (records and unwritable(buffer)):
         return torch.cat([buffer[:, :kept], up], 1)
     if records:
         filled: torch.Tensor = _Fill.apply(buffer, up, fresh)  # type: ignore[no-untyped-call,unused-ignore]

@@ -75,10 +75,10 @@ def up_conv_into(
         return reference.up_conv_into(x, weight, bias, buffer)
     inputs = (x, weight, buffer) if bias is None else (x, weight, bias, buffer)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        if not torch.compiler.is_compiling() and buffer._is_view():
+        if not torch.compiler.is_compiling() and _tensors.unwritable(buffer):
+            what = "a view of another tensor" if buffer._is_view() else "a leaf that requires gradients"
             raise InputError(
-                "buffer is a view of another tensor, which autograd lets nobody write into; use up_conv_crop_concat, or "
-                "a tensor of its own"
+                f"buffer is {what}, which autograd lets nobody write into; use up_conv_crop_concat, or the result of an operation"
             )
         return _UpConvInto.apply(x, weight, bias, buffer, fresh)
     _record.run(torch.ops.unet_fast.up_conv_into, x, weight, bias, buffer)
