@@ -46,7 +46,7 @@ Table<A> forward_table(const UpsampleConcatShape& s, int64_t joined, int64_t siz
     const int64_t at = inside(s, i, joined, size * s.factor());
     const UpsampleTaps<A> taps = upsample_taps<A>(s.mode, std::max<int64_t>(at, 0), size);
     for (int64_t tap = 0; tap < table.taps; ++tap) {
-      table.place[tap * joined + i] = static_cast<int32_t>(taps.place[tap]);
+      table.place[tap * joined + i] = at < 0 ? 0 : static_cast<int32_t>(taps.place[tap]);  // a map without numbers has no last one
       table.weight[tap * joined + i] = at < 0 ? A(0) : taps.weight[tap];
     }
   }
