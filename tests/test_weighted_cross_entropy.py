@@ -325,7 +325,7 @@ LABELS = torch.zeros(1, 4, 5, dtype=torch.int64)
             (ZEROS, LABELS.float()),
             {},
             InputTypeError,
-            "target has dtype float32, expected one of uint8, int8, int16, int32, int64, bool",
+            "target has dtype float32, expected one of uint8, int8, uint16, int16, int32, int64, bool",
         ),
         ((ZEROS.int(), LABELS), {}, InputTypeError, "logits has dtype int32"),
         ((torch.zeros(4, 5), torch.zeros(4).long()), {}, InputError, r"logits has 2 dimensions.*\(N, K, H, W\)"),
