@@ -29,6 +29,7 @@ struct Taps {
   int64_t out_step, in_step, y_step, x_step;
 };
 
+// The kernel turned round by half a turn.
 inline Taps turned(const Taps& taps) {
   return {taps.data + 2 * (taps.y_step + taps.x_step), taps.out_step, taps.in_step, -taps.y_step, -taps.x_step};
 }

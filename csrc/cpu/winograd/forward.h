@@ -162,20 +162,26 @@ UF_KERNEL void Product<kVectors>::run(const float* in, int64_t in_step, const fl
 
 // ---- the output of a tile
 
-template <Activation kActivation>
-UF_PART void transform_output(const float* products, int64_t step, Vector bias, float slope, Vector y[4][4]) {
-  Vector t[4][6];
+// The products at all points, transformed along the columns: to 4 rows, or to 6 in the transposed form.
+template <int kRows>
+UF_PART void output_columns(const float* products, int64_t step, Vector (&t)[kRows][6]) {
   int64_t at = 0;
 #pragma GCC unroll 6
   for (int j = 0; j < 6; ++j, at += step) {
     hide(at);
-    Vector m[6], o[4];
+    Vector m[6], o[kRows];
 #pragma GCC unroll 6
     for (int i = 0; i < 6; ++i) m[i] = load(products + 6 * i * step + at);
     output_row(m, o);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) t[i][j] = o[i];
+#pragma GCC unroll 6
+    for (int i = 0; i < kRows; ++i) t[i][j] = o[i];
   }
+}
+
+template <Activation kActivation>
+UF_PART void transform_output(const float* products, int64_t step, Vector bias, float slope, Vector y[4][4]) {
+  Vector t[4][6];
+  output_columns(products, step, t);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     Vector o[4];
@@ -294,22 +300,12 @@ UF_KERNEL inline void added_outputs(const Run& run, const Panel& panel, int64_t 
       const int64_t c = panel.channel + n * kLanes;
       const int lanes = static_cast<int>(std::min<int64_t>(kLanes, target.channels - c));
       Vector t[6][6];
-      int64_t at = n * kLanes;
-#pragma GCC unroll 6
-      for (int j = 0; j < 6; ++j, at += step) {
-        hide(at);
-        Vector m[6], o[6];
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; ++i) m[i] = load(products + 6 * i * step + at);
-        input_row(m, o);
-#pragma GCC unroll 6
-        for (int i = 0; i < 6; ++i) t[i][j] = o[i];
-      }
+      output_columns(products + n * kLanes, step, t);
 #pragma GCC unroll 6
       for (int i = 0; i < 6; ++i) {
         if (!((to.in_rows >> i) & 1)) continue;
         Vector o[6];
-        input_row(t[i], o);
+        output_row(t[i], o);
         float* p = to.first + i * to.rows + c;
 #pragma GCC unroll 6
         for (int j = 0; j < 6; ++j, p += to.columns)

@@ -42,7 +42,7 @@ UF_PART void input_points(const Vector d[6], Vector o[6]) {
 }
 
 // B m, the transpose of input_points: products at the six points to the six numbers of a row.
-UF_PART void input_row(const Vector m[6], Vector y[6]) {
+UF_PART void output_row(const Vector m[6], Vector (&y)[6]) {
   const Vector s1 = m[1] + m[2], d1 = (m[1] - m[2]) * kA, s2 = m[3] + m[4], d2 = (m[3] - m[4]) * kB;
   y[0] = m[0] * kAB;
   y[1] = m[5] * kAB - (d1 * kB2 + d2 * kA2);
@@ -53,7 +53,7 @@ UF_PART void input_row(const Vector m[6], Vector y[6]) {
 }
 
 // A^T m: products at the six points to the four numbers of an output row.
-UF_PART void output_row(const Vector m[6], Vector y[4]) {
+UF_PART void output_row(const Vector m[6], Vector (&y)[4]) {
   const Vector s1 = m[1] + m[2], d1 = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
   y[0] = (m[0] + s1) + s2;
   y[1] = d1 * kA + d2 * kB;
