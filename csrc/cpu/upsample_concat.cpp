@@ -234,23 +234,18 @@ void copy_pixels(const UpsampleConcatShape& s, const U* from, int64_t pixel_pitc
   }
 }
 
-// Whether the joined map is written past the caches.
-template <class U>
-bool joined_past_caches(const UpsampleConcatShape& s) {
-  return past_caches(s.batch * (s.skip_channels + s.channels) * s.out_height * s.out_width * static_cast<int64_t>(sizeof(U)));
-}
-
-// f(from, y, to): the up-sampled row y, of one channel or of pixels, for every row of the joined map; the skip beside it.
+// f(streamed) makes for each thread what is called with (from, y, to): it writes the up-sampled row y, of one channel or of pixels, for
+// every row of the joined map, past the caches where `streamed` says so; the skip beside it.
 template <class U, class F>
 void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const Parallel& parallel, F f) {
   const int64_t c1 = s.skip_channels, c2 = s.channels, all = c1 + c2, height = s.out_height, width = s.out_width;
   const int64_t top = crop_start(s.skip_height, height), left = crop_start(s.skip_width, width);
   const int64_t skip_at = s.up_first ? c2 : 0, up_at = s.up_first ? 0 : c1;
   const auto size = static_cast<int64_t>(sizeof(U));
-  const bool streamed = joined_past_caches<U>(s);
+  const bool streamed = past_caches(s.batch * all * height * width * size);
   if (s.channels_last) {
     parallel(s.batch * height, kGrainElements / (width * all) + 1, [&](int64_t begin, int64_t end) {
-      auto row_of = f();
+      auto row_of = f(streamed);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / height, y = unit % height;
         U* row = out + unit * width * all;
@@ -268,7 +263,7 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
   // the rest of a plane that is only copied, of the skip or of a map as large as the joined one, goes at once
   const bool as_it_is = s.factor() == 1 && s.height == height && s.width == width;
   parallel(s.batch * all * height, kGrainElements / width + 1, [&](int64_t begin, int64_t end) {
-    auto row_of = f();
+    auto row_of = f(streamed);
     for (int64_t unit = begin, rows; unit < end; unit += rows) {
       const int64_t n = unit / height / all, c = unit / height % all, y = unit % height;
       const bool is_skip = c >= skip_at && c < skip_at + c1;
@@ -292,9 +287,8 @@ void join(const UpsampleConcatShape& s, const U* skip, const U* x, U* out, const
 template <class U>
 void join_copies(const UpsampleConcatShape& s, const void* skip, const void* x, void* out, const Parallel& parallel) {
   const int64_t up = s.height * s.factor(), pitch = s.skip_channels + s.channels;
-  const bool streamed = joined_past_caches<U>(s);
-  join(s, static_cast<const U*>(skip), static_cast<const U*>(x), static_cast<U*>(out), parallel, [&] {
-    return [&](const U* from, int64_t y, U* row) {
+  join(s, static_cast<const U*>(skip), static_cast<const U*>(x), static_cast<U*>(out), parallel, [&](bool streamed) {
+    return [&, streamed](const U* from, int64_t y, U* row) {
       const int64_t at = inside(s, y, s.out_height, up);
       const U* source = from + std::max<int64_t>(at, 0) / s.factor() * s.x_stride[2];
       if (s.channels_last) {
@@ -317,7 +311,7 @@ void join_interpolated(const UpsampleConcatShape& s, const void* skip, const voi
   const Resample<T, A> call = {rows, columns, s.x_stride[2], s.width, channels, s.channels_last ? s.x_stride[3] : 1,
                                s.channels_last ? s.skip_channels + s.channels : 1,
                                start, s.border == Border::kZeros ? start + up : s.out_width};
-  join(s, static_cast<const T*>(skip), static_cast<const T*>(x), static_cast<T*>(out), parallel, [&] {
+  join(s, static_cast<const T*>(skip), static_cast<const T*>(x), static_cast<T*>(out), parallel, [&](bool) {
     return [&, scratch = std::vector<A>(static_cast<size_t>((s.width + 1) * channels))](const T* from, int64_t y, T* row) mutable {
       run(call, from, y, scratch.data(), row);
     };
