@@ -14,7 +14,6 @@ from unet_fast.models.blocks import ConvBlock, SkipBuffer, Up, init_he, level_wi
 from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.registry import register
-from unet_fast.models.replay import replayed
 
 
 @register("unet-bn")
@@ -73,11 +72,8 @@ class UNetBN(SegmentationModel):
             depth -= 1
         return depth
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
-        return replayed(self, self._computed, x)
-
     def _computed(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W)."""
         self.check_input(x)
         size = x.shape[2:]
         depth = self.used_depth(*size)

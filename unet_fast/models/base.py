@@ -12,6 +12,7 @@ from unet_fast.checks import FLOATING, check_dtype, check_rank, check_tensor
 from unet_fast.errors import InputError, InputTypeError
 from unet_fast.models.fusion import Fused, Fusion, check_fused, fusion_for, untouched
 from unet_fast.models.geometry import Geometry
+from unet_fast.models.heads import HeadOutputs
 from unet_fast.models.replay import replayed
 from unet_fast.ops import head_cross_entropy, weighted_cross_entropy
 from unet_fast.ops._tensors import autocasts
@@ -23,8 +24,8 @@ class SegmentationModel(nn.Module):
     A network with several heads returns :class:`~unet_fast.models.heads.HeadOutputs` in training mode, and the logits
     alone in eval mode.
 
-    A subclass sets ``name`` (its registered name), passes its geometry and options here, and calls
-    :meth:`check_input` first in its ``forward``.
+    A subclass sets ``name`` (its registered name), passes its geometry and options here, and computes its output in
+    ``_computed``, which calls :meth:`check_input` first.
     """
 
     name: ClassVar[str]
@@ -98,6 +99,13 @@ class SegmentationModel(nn.Module):
     def input_size(self, size: int | Sequence[int]) -> int | tuple[int, int]:
         """The input size that gives exactly an output of ``size``; ``InputError`` names the nearest legal outputs."""
         return self.geometry.input_size(size)
+
+    def forward(self, x: Tensor) -> Tensor | HeadOutputs:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, h, w), or all outputs in training mode."""
+        return replayed(self, self._computed, x)
+
+    def _computed(self, x: Tensor) -> Tensor | HeadOutputs:
+        raise NotImplementedError
 
     def check_input(self, x: Tensor) -> None:
         """Raise one clear error unless ``x`` is a floating (N, in_channels, H, W) tensor of a legal size.

@@ -11,7 +11,6 @@ from unet_fast.models.fusion import Fused
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs
 from unet_fast.models.registry import register
-from unet_fast.models.replay import replayed
 
 _UP_KERNEL = 4
 
@@ -58,11 +57,8 @@ class UNetDental(SegmentationModel):
         self.auxiliary = nn.ModuleList(nn.Conv2d(widths[level], num_classes, 1) for level in range(1, depth))
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor | HeadOutputs:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), with the auxiliary ones in training mode."""
-        return replayed(self, self._computed, x)
-
     def _computed(self, x: Tensor) -> Tensor | HeadOutputs:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), with the auxiliary ones in training mode."""
         self.check_input(x)
         fusion = self.fusion(x)
         skips, x = contract(self.down, self.bottom, self.up, x, fusion)

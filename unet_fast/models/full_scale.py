@@ -14,7 +14,6 @@ from unet_fast.models.fusion import Fused, Fusion
 from unet_fast.models.geometry import Geometry
 from unet_fast.models.heads import HeadOutputs, gated_logits
 from unet_fast.models.registry import register
-from unet_fast.models.replay import replayed
 
 _GATE_DROPOUT = 0.5
 
@@ -110,11 +109,8 @@ class UNet3Plus(SegmentationModel):
             return "decides from its whole input whether there is any foreground"
         return super().tile_dependence
 
-    def forward(self, x: Tensor) -> Tensor | HeadOutputs:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), or all outputs in training mode."""
-        return replayed(self, self._computed, x)
-
     def _computed(self, x: Tensor) -> Tensor | HeadOutputs:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), or all outputs in training mode."""
         self.check_input(x)
         self.check_batch_statistics(x, self.depth)
         size = x.shape[2:]

@@ -16,7 +16,6 @@ from unet_fast.models.fusion import PLAIN, Fused, Fusion
 from unet_fast.models.geometry import unet_geometry
 from unet_fast.models.heads import HeadOutputs, mean_logits
 from unet_fast.models.registry import register
-from unet_fast.models.replay import replayed
 
 MODES = ("accurate", "fast")
 
@@ -106,11 +105,8 @@ class UNetPlusPlus(SegmentationModel):
         self.heads = nn.ModuleDict({str(j): nn.Conv2d(base_channels, num_classes, 1) for j in self.head_levels})
         init_he(self)
 
-    def forward(self, x: Tensor) -> Tensor | HeadOutputs:
-        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), those of all heads in training mode."""
-        return replayed(self, self._computed, x)
-
     def _computed(self, x: Tensor) -> Tensor | HeadOutputs:
+        """Images (N, in_channels, H, W) -> logits (N, num_classes, H, W), those of all heads in training mode."""
         self.check_input(x)
         if self._batch_norm:
             self.check_batch_statistics(x, self.last)
