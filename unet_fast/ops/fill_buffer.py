@@ -24,7 +24,7 @@ def fill_buffer(buffer: torch.Tensor, up: torch.Tensor, *, fresh: bool = False) 
 
     Args:
         buffer: (N, C, H, W), any dtype and layout. Its last C2 channels are overwritten, whatever they held, and it is not to be
-            used by itself afterwards. In a compiled or exported graph, under a transform of torch.func, for subclasses of tensors
+            used by itself afterwards. In a compiled or exported graph, under a transform of torch.func, for subclasses of tensors,
             for views and for leaves that want a gradient it is left alone, and a joined map is made.
         up: (N, C2, H, W) with C2 <= C, same dtype and device.
         fresh: those channels were never written, so that nobody looks at their gradient: that of ``buffer`` is then handed on as
