@@ -8,19 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.convolutions import LEVELS, draw
+from tests.convolutions import LEVELS, draw, winograd  # noqa: F401
 from tests.places import needs
 from tests.tolerances import CONVOLUTION
 from unet_fast.nn import ConvReLU
-from unet_fast.ops import _convolution, conv3x3, use_convolution
+from unet_fast.ops import _convolution, conv3x3
 
 pytestmark = [pytest.mark.kernels, needs("cpp")]
-
-
-@pytest.fixture(autouse=True)
-def winograd():
-    with use_convolution("winograd"):
-        yield
 
 
 def test_follow_every_change(generator):
