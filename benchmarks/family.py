@@ -1,6 +1,6 @@
 """Every system of the sources, trained by its recipe for a fixed number of tiles on public images, and scored.
 
-``python -m benchmarks.family --data DIR [--tiles 1] [--only em,keras] [--sets isbi2012]``, or ``make family DATA=DIR``
+``python -m benchmarks.family --data DIR [--seeds 0,1,2] [--only em,keras] [--sets isbi2012]``, or ``make family DATA=DIR``
 
 DIR holds a folder for each set of :data:`SETS`, in any layout that ``unet-fast train --data`` reads. The networks are
 narrow and the budget is counted in tiles, not in minutes, so that a machine that is busy gets the same scores; seconds are
@@ -62,7 +62,7 @@ SAID = {
 }
 
 
-def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> train.TrainConfig:
+def configuration(system: str, pair: data.Pair, tiles: int, folder: Path, seed: int) -> train.TrainConfig:
     """The recipe, narrowed: tiles of :data:`TILE` px and :data:`BASE_CHANNELS` channels at the first level; the defaults keep their tile."""
     recipe = None if system == DEFAULTS else recipes.get(system)
     model = "unet" if recipe is None else recipe.model
@@ -77,6 +77,7 @@ def configuration(system: str, pair: data.Pair, tiles: int, folder: Path) -> tra
         **train.traits(pair, recipe),
         "base_channels": BASE_CHANNELS,
         "validations": 1,
+        "seed": seed,
         "data": {"data": str(folder)},
     }
     plain = train.default_config("cpu", steps=1, **settings)
@@ -96,13 +97,13 @@ def hold_out(count: int) -> list[int]:
     return list(range(count - max(2, count // 5), count))
 
 
-def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
+def run(system: str, folder: Path, tiles: int, seed: int) -> dict[str, Any]:
     """Train, predict the held-out images as the recipe predicts, and score them; a row of the result."""
     source = data.read_dataset(folder)
     held_out = hold_out(len(source))
     training = source.pair([index for index in range(len(source)) if index not in held_out])
     test = source.pair(held_out)
-    config = configuration(system, training, tiles, folder)
+    config = configuration(system, training, tiles, folder, seed)
     out = Path(mkdtemp(prefix="family-"))
     try:
         # without validation images, so that there is nothing to choose by
@@ -127,6 +128,7 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
         "system": system,
         "set": folder.name,
         "tiles": tiles,
+        "seed": seed,
         "base_channels": BASE_CHANNELS,
         "processor": processor(),
         "model": config.model,
@@ -146,9 +148,11 @@ def run(system: str, folder: Path, tiles: int) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as Markdown: a line a system, a column a set, and the conditions below."""
+    """The result as Markdown: a line a system, a column a set (means over the seeds), and the conditions below."""
     sets = [name for name in SETS if any(row["set"] == name for row in result["rows"])]
-    rows = {(row["system"], row["set"]): row for row in result["rows"]}
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        rows.setdefault((row["system"], row["set"]), []).append(row)
 
     def of(name: str) -> list[dict[str, Any]]:
         return [row for row in result["rows"] if row["set"] == name]
@@ -157,7 +161,7 @@ def table(result: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for system, said in SAID.items():
         if any((system, name) in rows for name in sets):
-            cells = [_cell(rows.get((system, name))) for name in sets]
+            cells = [_cell(rows.get((system, name), [])) for name in sets]
             lines.append("| " + " | ".join([system, said, *cells]) + " |")
     images = ", ".join("{training} + {held_out}".format(**of(name)[0]["images"]) for name in sets)
     total = sum(row["seconds"] for row in result["rows"]) / 60
@@ -166,9 +170,15 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         machines.setdefault(f"{row['processor']}, commit {row['commit']}", []).append(row["set"])
     places = "; ".join(f"{place}: {', '.join(dict.fromkeys(names))}" for place, names in machines.items())
-    large = [
+    large = dict.fromkeys(
         f"{row['set']} {row['tile']}" for row in result["rows"] if row["system"] == DEFAULTS and row["tile"] > TILE
-    ]
+    )
+    seeds = max(len(found) for found in rows.values())
+    several = (
+        "one seed"
+        if seeds == 1
+        else f"means of {seeds} seeds with half of the range behind ±; where there is no ±, one seed"
+    )
     coarse = f" (the defaults, at a coarser resolution: {', '.join(large)})" if large else ""
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
@@ -176,7 +186,7 @@ def table(result: dict[str, Any]) -> str:
         "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
         f"Tiles of about {result['tile']} px{coarse}; tiles a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
         f"tiles a step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
-        f"the recipe. {total:.0f} minutes of training in all, one seed. {places}. {result['threads']} thread, "
+        f"the recipe. {total:.0f} minutes of training in all, {several if seeds > 1 else 'one seed'}. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )
     return "\n".join(lines) + "\n"
@@ -187,11 +197,18 @@ def _budget(name: str, rows: list[dict[str, Any]]) -> str:
     return f"{name} {tiles}, {channels}"
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
+def _cell(rows: list[dict[str, Any]]) -> str:
+    """The scores of one system on one set, over its seeds."""
+    if not rows:
         return "-"
-    text = f"E {row['pixel_error']:.3f} / {row['rand_error']:.3f}, "
-    return text + (f"A {row['accuracy']:.3f}" if row["seg"] is None else f"D {row['dice']:.3f}, S {row['seg']:.3f}")
+
+    def of(name: str) -> str:
+        values = [row[name] for row in rows]
+        mean = f"{sum(values) / len(values):.3f}"
+        return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+
+    text = f"E {of('pixel_error')} / {of('rand_error')}, "
+    return text + (f"A {of('accuracy')}" if rows[0]["seg"] is None else f"D {of('dice')}, S {of('seg')}")
 
 
 def main(arguments: list[str]) -> None:
@@ -199,6 +216,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.family", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--out", type=Path, default=RESULTS / machine_name("cpu") / "family.json", help="result file")
+    parser.add_argument("--seeds", default="0", help="seeds of the runs, joined by commas")
     parser.add_argument("--tiles", type=int, help="tiles a run, instead of those of the set")
     parser.add_argument("--only", default=",".join(SAID), help="systems, joined by commas")
     parser.add_argument("--sets", default=",".join(SETS), help="sets, joined by commas")
@@ -210,19 +228,18 @@ def main(arguments: list[str]) -> None:
     path: Path = given.out
     result = json.loads(path.read_text()) if path.exists() else {"rows": []}
     rows = result["rows"]
-    todo = [(name, system) for name in sets for system in systems]
-    for number, (name, system) in enumerate(todo, start=1):
-        tiles = given.tiles or SETS[name]
-        wanted = (system, name, tiles, BASE_CHANNELS)
-        if any((row["system"], row["set"], row["tiles"], row["base_channels"]) == wanted for row in rows):
+    todo = [(int(seed), name, system) for seed in given.seeds.split(",") for name in sets for system in systems]
+    keys = ("system", "set", "seed", "tiles", "base_channels")
+    for number, (seed, name, system) in enumerate(todo, start=1):
+        wanted = (system, name, seed, given.tiles or SETS[name], BASE_CHANNELS)
+        if any(tuple(row[key] for key in keys) == wanted for row in rows):
             continue
-        rows[:] = [row for row in rows if (row["system"], row["set"]) != (system, name)]
-        rows.append(run(system, given.data / name, tiles))
+        rows[:] = [row for row in rows if tuple(row[key] for key in keys[:3]) != wanted[:3]]
+        rows.append(run(system, given.data / name, given.tiles or SETS[name], seed))
         result = {**conditions("cpu"), "tile": TILE, "rows": rows}
         write(path, result)
-        print(
-            f"{number} of {len(todo)}: {system} on {name}: {_cell(rows[-1])}; {rows[-1]['seconds']:.0f} s", flush=True
-        )
+        scores = f"{_cell(rows[-1:])}; {rows[-1]['seconds']:.0f} s"
+        print(f"{number} of {len(todo)}: {system} on {name}, seed {seed}: {scores}", flush=True)
     print(f"wrote {path}; python -m benchmarks.tables puts it into docs/family.md")
 
 

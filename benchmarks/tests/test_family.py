@@ -58,21 +58,29 @@ def test_runs_are_made_once_and_become_a_table(folder, tmp_path, monkeypatch, ca
         "keras,defaults",
         "--tiles",
         "3",
+        "--seeds",
+        "0,1",
         "--out",
         str(out),
     ]
     family.main(arguments)
     result = json.loads(out.read_text())
-    assert [row["system"] for row in result["rows"]] == ["keras", "defaults"]
-    assert [row["steps"] for row in result["rows"]] == [2, 3]  # 3 tiles in batches of 2 and of 1
+    rows = result["rows"]
+    assert [(row["system"], row["seed"]) for row in rows] == [
+        ("keras", 0),
+        ("defaults", 0),
+        ("keras", 1),
+        ("defaults", 1),
+    ]
+    assert [row["steps"] for row in rows] == [2, 3, 2, 3]  # 3 tiles in batches of 2 and of 1
+    assert rows[1]["loss"] != rows[3]["loss"]
     assert result["rows"][0]["images"] == {"training": 2, "held_out": 2}
     for row in result["rows"]:
         assert 0 <= row["pixel_error"] <= 1 and 0 <= row["seg"] <= 1
     text = family.table(result)
-    assert (
-        "| keras | EM: accuracy 0.919 | E " in text
-        and "tiles a run, and channels at the first level: dic-hela 3, 2;" in text
-    )
+    errors = [row["pixel_error"] for row in rows if row["system"] == "keras"]
+    assert f"| keras | EM: accuracy 0.919 | E {sum(errors) / 2:.3f} ± {abs(errors[0] - errors[1]) / 2:.3f} / " in text
+    assert "tiles a run, and channels at the first level: dic-hela 3, 2;" in text and "means of 2 seeds" in text
     monkeypatch.setattr(family, "run", lambda *_: pytest.fail("trained again"))
     family.main(arguments)
     assert json.loads(out.read_text())["rows"] == result["rows"]
@@ -84,6 +92,6 @@ def test_runs_are_made_once_and_become_a_table(folder, tmp_path, monkeypatch, ca
 def test_the_same_run_gives_the_same_scores(folder, monkeypatch):
     monkeypatch.setattr(family, "BASE_CHANNELS", 2)
     monkeypatch.setattr(family, "TILE", 32)
-    first, second = (family.run("defaults", folder / "dic-hela", 2) for _ in range(2))
+    first, second = (family.run("defaults", folder / "dic-hela", 2, 0) for _ in range(2))
     timing = ("seconds", "seconds_an_image")
     assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}
