@@ -20,6 +20,7 @@ from unet_fast.train.loop import _Run
 from unet_fast.train.losses import HeadLoss, WeightedCrossEntropy
 from unet_fast.train.schedule import learning_rate
 from unet_fast.train.settings import Budget
+from unet_fast.train.validation import Validation
 
 pytestmark = pytest.mark.core
 
@@ -315,6 +316,18 @@ def test_the_loss_of_a_network_is_that_of_its_logits(generator):
         HeadLoss(WeightedCrossEntropy(), (1.0, 1.0)).of_network(
             models.create("unet", padding="same", **small), images, target, weight
         )
+
+
+def test_by_what_the_best_network_is_chosen():
+    def score(**changes):
+        return Validation(**{"loss": 0.2, "pixel_error": 0.05, "rand_error": 0.1, "dice": 0.95, **changes}).criterion
+
+    # a gap in one line of a mask moves the Rand error by hundredths, and must not choose the weights
+    assert score(pixel_error=0.046, rand_error=0.2) < score(pixel_error=0.05, rand_error=0.1)
+    objects = {"average_precision": 0.8, "mean_average_precision": 0.6}
+    assert score(**objects) == pytest.approx(0.075)
+    assert score(**objects, by_cores=True) == pytest.approx(0.4)
+    assert score(rand_error=None) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(

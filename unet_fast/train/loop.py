@@ -298,7 +298,7 @@ class _Run:
                 self.announce(f"the validation of step {trainer.step} gives {criterion}, which chooses no weights")
             if self.best is None:  # the last weights are better than none
                 run_folder.save_model(self.folder, model, {"step": trainer.step})
-        elif criterion < trainer.best or self.best is None:
+        elif criterion <= trainer.best or self.best is None:
             trainer.best, self.best = criterion, scores
             run_folder.save_model(self.folder, model, {"step": trainer.step, **asdict(scores)})
         # a budget in minutes includes the last validation

@@ -83,8 +83,9 @@ class Checkpoints(Record):
     """When a run validates and saves, and which network it keeps.
 
     Attributes:
-        best_by: which network is kept: the best ``score`` (the mean of pixel and Rand error; 1 - Dice with several classes;
-            1 - mean average precision where objects grow out of cores) or the least ``loss`` on the validation images.
+        best_by: which network is kept: the best ``score`` (pixel error for masks; 1 - Dice with several classes; for labels that
+            number objects 1 - mean average precision, or, where a ridge separates them, the mean of pixel and Rand error) or the
+            least ``loss`` on the validation images; of equals the later one.
         validations: how often a run validates, evenly spread over its budget; with a budget in minutes it leaves out those before
             the last one by which they would take more than 3 % of the time so far.
         seconds: a checkpoint at least this often.
