@@ -50,6 +50,13 @@ struct FirstLayer {
   const float* bias;  // or null
 };
 
+// Products that are added up one after the other, in a register, before the next so many. What a sum rounds grows with the
+// square root of this number, and from some 16 on it is more than all that the transforms round. Shorter ones take longer.
+constexpr int64_t kLongSum = 64, kShortSum = 16;
+
+// For the gradient of the input, of which torch rounds less than of its forward pass, and least where there are few channels.
+inline int64_t gradient_sum(int64_t channels) { return channels > 2 * kShortSum ? 2 * kShortSum : kShortSum; }
+
 // A convolution over the channels of all sources, which stand one behind the other, into those of all targets. The maps
 // of the sources have height x width pixels, those of the targets height + 2 padding - 2 by width + 2 padding - 2.
 struct Convolution {
@@ -59,6 +66,7 @@ struct Convolution {
   const float* bias;  // of all targets, or null
   Activation activation = Activation::kNone;
   float slope = 0, mask_slope = 0;
+  int64_t sum = kLongSum;
   const PoolTargets* pool = nullptr;  // then there is one target, of which only the number of channels counts
   const FirstLayer* first = nullptr;  // then its output is the one source, of which only the number of channels counts
 

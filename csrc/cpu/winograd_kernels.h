@@ -13,7 +13,7 @@ constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;  // pixels along a side of
 
 constexpr int64_t up_to(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
-constexpr int64_t kSlice = 64;  // input channels that one sum in registers runs over, which keeps long sums exact
+constexpr int64_t kSlice = 64;  // input channels whose products are computed at once
 
 // Up to two vectors of output channels of one target, which are computed together.
 struct PanelChannels {
@@ -94,7 +94,7 @@ struct TapRun {
   int64_t out_step() const { return room * width + 16; }
 };
 constexpr int64_t kThinRows = 16;  // rows that one sum runs over where the input is thin
-constexpr int64_t kChunk = 32;  // tiles that one sum in registers runs over; always the same ones, so sums are too
+constexpr int64_t kChunk = 32;  // tiles that are divided among threads; always the same ones, so that sums are too
 
 struct Kernels {
   int lanes;     // floats of a vector

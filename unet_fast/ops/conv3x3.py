@@ -47,7 +47,8 @@ def conv3x3(
         (N, K, H + 2 * padding - 2, W + 2 * padding - 2). On a CPU, in float32, by Winograd's F(4x4, 3x3) where that was
         measured to be faster (``unet_fast.ops.use_convolution``): 36 multiplications where the direct form takes 144, in
         the layout of the first input (one channel has no layout: then in that of the weights); several inputs are read where they lie, so that their joined map is never
-        written. Its rounding errors are one to three times those of torch's direct form. A NaN or an infinity in the
+        written. Its rounding errors are up to three times those of torch's direct form (docs/drop-in.md has
+        figures, also of the cases with more). A NaN or an infinity in the
         input or the weights reaches every output that it reaches in the direct form, as NaN or infinity, and may reach
         other pixels of the same 4x4 tile. Equal inputs give equal bits for any number of threads. Elsewhere, and
         for second derivatives, torch's own convolution.

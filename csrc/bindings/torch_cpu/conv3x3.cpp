@@ -266,6 +266,7 @@ std::vector<Tensor> conv3x3_backward_cpu(const Tensor& grad_in, std::vector<Tens
   if (want_inputs && grad.numel() > 0) {
     winograd::Convolution back = {{gradient}, {}, grad.size(0), grad.size(2), grad.size(3), 2 - padding, nullptr};
     back.mask_slope = static_cast<float>(slope);
+    back.sum = winograd::gradient_sum(grad.size(1));
     for (const Tensor& target : grad_inputs) back.targets.push_back(target_of(target));
     winograd::convolve(level, back, taps_back(taps_of(weight)), torch_parallel());
   }

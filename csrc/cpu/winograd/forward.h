@@ -124,40 +124,44 @@ class Ahead {
 
 // ---- the inner product
 
-// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes), or added to it; of a slice. Vectors of
-// input channels lie in_step apart.
+// product (kRows, kVectors * kLanes) = in (kRows, depth) weights (depth, kVectors * kLanes), or added to it; of a slice, in sums of
+// `run_length` input channels. Vectors of input channels lie in_step apart.
 template <int kVectors>
 struct Product {
   template <int kRows>
-  static void run(const float* in, int64_t in_step, const float* weights, float* product, int64_t depth, bool adds);
+  static void run(const float* in, int64_t in_step, const float* weights, float* product, int64_t depth, int64_t run_length,
+                  bool adds);
 };
 
 template <int kVectors>
 template <int kRows>
 UF_KERNEL void Product<kVectors>::run(const float* in, int64_t in_step, const float* weights, float* product, int64_t depth,
-                                       bool adds) {
-  Vector sum[kRows][kVectors] = {};
-  for (int64_t c = 0; c < depth; c += kLanes) {
+                                       int64_t run_length, bool adds) {
+  for (int64_t begin = 0; begin < depth; begin += run_length) {
+    Vector sum[kRows][kVectors] = {};
+    for (int64_t c = begin; c < std::min(depth, begin + run_length); c += kLanes) {
 #pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) {
-      Vector w[kVectors];
+      for (int k = 0; k < kLanes; ++k) {
+        Vector w[kVectors];
 #pragma GCC unroll 2
-      for (int n = 0; n < kVectors; ++n) w[n] = load(weights + (k * kVectors + n) * kLanes);
+        for (int n = 0; n < kVectors; ++n) w[n] = load(weights + (k * kVectors + n) * kLanes);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-        for (int n = 0; n < kVectors; ++n) sum[r][n] += w[n] * in[r * kLanes + k];
+          for (int n = 0; n < kVectors; ++n) sum[r][n] += w[n] * in[r * kLanes + k];
+      }
+      in += in_step;
+      weights += kVectors * kLanes * kLanes;
     }
-    in += in_step;
-    weights += kVectors * kLanes * kLanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+      for (int n = 0; n < kVectors; ++n) {
+        float* p = product + r * kPanel + n * kLanes;
+        store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
+      }
+    adds = true;
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 2
-    for (int n = 0; n < kVectors; ++n) {
-      float* p = product + r * kPanel + n * kLanes;
-      store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
-    }
 }
 
 // ---- the output of a tile
@@ -359,9 +363,9 @@ UF_KERNEL inline void convolve(const Run& run, int64_t first_tile, int64_t end_t
           const float* w = panel_weights + point * weight_step(slice, width);
           float* to = products + point * out_step;
           for (int64_t t = 0; t < whole; t += by.rows)
-            multiply_group(x + t * slice, by.rows * kLanes, w, to + t * kPanel, slice, begin > 0);
+            multiply_group(x + t * slice, by.rows * kLanes, w, to + t * kPanel, slice, run.work->sum, begin > 0);
           // a group that is not full has the layout of a full one
-          if (whole < count) multiply_rest(x + whole * slice, by.rows * kLanes, w, to + whole * kPanel, slice, begin > 0);
+          if (whole < count) multiply_rest(x + whole * slice, by.rows * kLanes, w, to + whole * kPanel, slice, run.work->sum, begin > 0);
           ahead.go_on();
           if (run.taps) {
             if (begin + kSlice < run.depth)

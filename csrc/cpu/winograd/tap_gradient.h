@@ -54,29 +54,39 @@ UF_KERNEL inline void tap_inputs(const TapRun& run, int64_t first_chunk, int64_t
   }
 }
 
-// sums (kTapRows, kVectors * kLanes), to which it adds or which it sets, of products over `count` tiles: of the output's gradient,
-// from a channel on, and vectors of the input
+// sums (kTapRows, kVectors * kLanes), to which it adds or which it sets, of products over the `count` tiles of a chunk: of the
+// output's gradient, from a channel on, and vectors of the input
 template <int kVectors>
 UF_KERNEL void multiply_tiles(const float* in, const float* out, int64_t vector_step, int64_t count, bool adds,
                               float* sums) {
-  Vector sum[kTapRows][kVectors] = {};
+  static_assert(kChunk == 2 * kShortSum);
+  Vector first[kTapRows][kVectors];
+  for (int64_t begin = 0; begin < count; begin += kShortSum) {
+    const int64_t end = std::min(count, begin + kShortSum);
+    Vector sum[kTapRows][kVectors] = {};
 #pragma GCC unroll 2
-  for (int64_t t = 0; t < count; ++t, in += kLanes, out += kLanes) {
-    Vector x[kVectors];
+    for (int64_t t = begin; t < end; ++t, in += kLanes, out += kLanes) {
+      Vector x[kVectors];
 #pragma GCC unroll 2
-    for (int n = 0; n < kVectors; ++n) x[n] = load(in + n * vector_step);
+      for (int n = 0; n < kVectors; ++n) x[n] = load(in + n * vector_step);
+#pragma GCC unroll 8
+      for (int r = 0; r < kTapRows; ++r)
+#pragma GCC unroll 2
+        for (int n = 0; n < kVectors; ++n) sum[r][n] += x[n] * out[r];
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kTapRows; ++r)
 #pragma GCC unroll 2
-      for (int n = 0; n < kVectors; ++n) sum[r][n] += x[n] * out[r];
+      for (int n = 0; n < kVectors; ++n) {
+        if (end < count) {
+          first[r][n] = sum[r][n];
+          continue;
+        }
+        if (begin > 0) sum[r][n] += first[r][n];
+        float* p = sums + r * kPanel + n * kLanes;
+        store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
+      }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < kTapRows; ++r)
-#pragma GCC unroll 2
-    for (int n = 0; n < kVectors; ++n) {
-      float* p = sums + r * kPanel + n * kLanes;
-      store(p, adds ? load(p) + sum[r][n] : sum[r][n]);
-    }
 }
 
 constexpr int64_t kBlockSums = kTapRows * kPanel;  // of a block at one point
