@@ -41,8 +41,8 @@ def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False
         replaces nothing twice.
 
     Raises:
-        InputTypeError: ``model`` is no ``nn.Module``.
-        InputError: the network does not take ``example``.
+        InputTypeError: ``model`` is no ``nn.Module``, or left an export.
+        InputError: the network does not take ``example``, or has lazy layers that have no sizes yet.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(16, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU())
@@ -53,14 +53,32 @@ def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model is {type(model).__name__}, expected a torch.nn.Module")
     inner = unwrapped(model)
-    args = example if isinstance(example, tuple) else (example,)
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in (*inner.parameters(), *inner.buffers())):
+        raise InputError("the network has layers without sizes (lazy ones); call it once on an image first")
+    try:
+        with check.held(inner):
+            inner.eval()
+    except NotImplementedError as error:  # what left an export
+        raise InputTypeError(
+            f"model is a {type(inner).__name__} that has no evaluation mode ({first_line(error)}); "
+            "expected a network as it is before torch.export"
+        ) from error
+    with torch.inference_mode(False):  # which records nothing that could be compared
+        report = _accelerate(inner, example, inference)
+    if any(map(_is_compiled, model.modules())):
+        torch._dynamo.reset()  # what was compiled before does not know of the new forwards
+    return report
+
+
+def _accelerate(model: nn.Module, example: Any, inference: bool) -> Report:
+    args = check.cloned(example if isinstance(example, tuple) else (example,))
     if example is None:
-        image = check.example_for(inner)
+        image = check.example_for(model)
         args = () if image is None else (image,)
     else:
-        _try(inner, args)
-    replaced, left = find(inner)
-    report = Report(inner, replaced, left)
+        _try(model, args)
+    replaced, left = find(model)
+    report = Report(model, replaced, left)
     if not args:
         report.undo()
         report.replaced = []
@@ -68,15 +86,13 @@ def accelerate(model: nn.Module, example: Any = None, *, inference: bool = False
         return report
     report.example = " and ".join(_words(arg) for arg in args)
     _take_back(report, args)
-    report.before, report.after = check.times(inner, args)
+    report.before, report.after = check.times(model, args)
     if not report.replaced:  # both are the same network
         report.after = report.before
     if inference:
-        report.notes.append(prepare(inner, args))
-        report.after = check.times(inner, args)[1]
-    report.largest_difference, report.scale = check.outputs_apart(inner, args)
-    if inner is not model or any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
-        torch._dynamo.reset()  # what was compiled before does not know of the new forwards
+        report.notes.append(prepare(model, args))
+        report.after = check.times(model, args)[1]
+    report.largest_difference, report.scale = check.outputs_apart(model, args)
     return report
 
 
@@ -105,13 +121,21 @@ def _take_back(report: Report, args: tuple[Any, ...]) -> None:
                 one.patch.remove()
                 report.left.append(_left(one.path, one.patch.module, why))
         report.replaced = kept
-    why = check.gradients_differ(report.model, args, refusal is None)
+    try:
+        why = check.gradients_differ(report.model, args, refusal is None)
+    except Exception as error:  # somebody's network: one that keeps nothing for gradients, or has a loss in it
+        why = None
+        report.notes.append(
+            f"gradients were not compared, as the network gives none on the example: {first_line(error)}"
+        )
     if why is not None:
-        report.left += [
-            _left(one.path, one.patch.module, f"{why} with the network's modules replaced") for one in report.replaced
-        ]
+        report.left += [_left(one.path, one.patch.module, why) for one in report.replaced]
         report.undo()
         report.replaced = []
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
 
 
 def _left(path: str, module: nn.Module, why: str) -> Left:

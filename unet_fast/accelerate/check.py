@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from unet_fast.accelerate.patch import Patch, instead, plainly
 from unet_fast.errors import first_line
@@ -30,14 +31,28 @@ def held(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.random.fork_rng(devices=_cuda(model)):
+        with torch.random.fork_rng(devices=_cuda(model)), _uncompiled():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        _put_back(buffers)
+
+
+def _put_back(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for buffer, before in buffers:
+        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+            buffer.copy_(before)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let what ``torch.compile`` wrapped, inside of the network or as a whole, run as it is."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and it takes long to load
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _cuda(model: nn.Module) -> list[int]:
@@ -101,8 +116,7 @@ class _Beside:
             except Exception as error:  # a shape that the operators refuse: the module's own forward decides
                 fast = error
         changed = [buffer.clone() for buffer in module.buffers()]
-        for buffer, old in zip(module.buffers(), before, strict=True):
-            buffer.copy_(old)
+        _put_back(zip(module.buffers(), before, strict=True))
         plain = patch.plain(*args, **kwargs)
         if isinstance(fast, Exception):
             self.wrong.setdefault(id(module), f"the operators refuse its inputs ({first_line(fast)})")
@@ -115,21 +129,36 @@ class _Beside:
 
 def difference(fast: Any, plain: Any) -> str | None:
     """What is wrong with ``fast``, a structure of tensors, beside ``plain``; None where they agree."""
-    ours, theirs = tree_leaves(fast), tree_leaves(plain)
-    if len(ours) != len(theirs):
-        return f"it returns {len(ours)} values in place of {len(theirs)}"
-    for got, expected in zip(ours, theirs, strict=True):
-        if not isinstance(expected, Tensor):
-            continue
-        if got.shape != expected.shape or got.dtype != expected.dtype or type(got) is not type(expected):
-            return (
-                f"it returns {type(got).__name__} {tuple(got.shape)} {got.dtype} in place of "
-                f"{type(expected).__name__} {tuple(expected.shape)} {expected.dtype}"
-            )
+    (ours, shape), (theirs, own_shape) = tree_flatten(fast), tree_flatten(plain)
+    if shape != own_shape or list(map(type, ours)) != list(map(type, theirs)):
+        return f"it returns {_words(ours, shape)} in place of {_words(theirs, own_shape)}"
+    for got, expected in zip(tensors_of(ours), tensors_of(theirs), strict=True):
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            return f"it returns {_words([got])} in place of {_words([expected])}"
         off, scale = largest(got, expected), size(expected)
         if not off <= TOLERANCE.get(expected.dtype, 0.0) * scale:
             return f"its output differs by {off:.2g} where the largest number is {scale:.2g}"
     return None
+
+
+def _words(leaves: list[Any], shape: Any = None) -> str:
+    if len(leaves) != 1:
+        return str(shape).replace("PyTreeSpec", "")
+    (one,) = leaves
+    return f"{type(one).__name__} {tuple(one.shape)} {one.dtype}" if isinstance(one, Tensor) else type(one).__name__
+
+
+def tensors_of(values: Any) -> list[Tensor]:
+    """The tensors in a structure, and in objects in it, which some networks return."""
+    found = []
+    for leaf in tree_leaves(values):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += tensors_of(list(leaf.values()))
+        elif hasattr(leaf, "__dict__") and not callable(leaf):
+            found += tensors_of(list(vars(leaf).values()))
+    return found
 
 
 def largest(got: Tensor, expected: Tensor) -> float:
@@ -150,15 +179,22 @@ def outputs_apart(model: nn.Module, args: tuple[Any, ...]) -> tuple[float, float
     with held(model), torch.no_grad():
         model.eval()
         with instead(plainly):
-            plain = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor)]
-        fast = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor)]
+            plain = tensors_of(model(*cloned(args)))
+        fast = tensors_of(model(*cloned(args)))
     pairs = list(zip(fast, plain, strict=True))
     return max((largest(*pair) for pair in pairs), default=0.0), max((size(p) for _, p in pairs), default=0.0)
 
 
 def gradients_differ(model: nn.Module, args: tuple[Any, ...], trains: bool) -> str | None:
     """What is wrong with the gradients of a step, in training or in evaluation, or None."""
-    plain, fast = (_gradients(model, args, mode, trains) for mode in (plainly, None))
+    plain = _gradients(model, args, plainly, trains)
+    blind = next((name for name, one in plain.items() if one is not None and not one.isfinite().all()), None)
+    if blind is not None:
+        return f"the gradient of {blind} is not finite on the example, so that nothing can be compared"
+    try:
+        fast = _gradients(model, args, None, trains)
+    except Exception as error:  # a shape that the operators refuse
+        return f"with the network's modules replaced no gradient is computed ({first_line(error)})"
     wrong = _differing_gradients(plain, fast)
     missing = next((why for why in wrong.values() if isinstance(why, str)), None)
     if missing is not None or not wrong:
@@ -168,7 +204,7 @@ def gradients_differ(model: nn.Module, args: tuple[Any, ...], trains: bool) -> s
     for name, off in wrong.items():
         allowed = moved.get(name, 0.0)
         if isinstance(off, float) and not (isinstance(allowed, float) and off <= 3 * allowed):
-            return f"the gradient of {name} differs by {off:.2g} of its norm"
+            return f"the gradient of {name} differs by {off:.2g} of its norm with the network's modules replaced"
     return None
 
 
@@ -178,7 +214,7 @@ def _gradients(model: nn.Module, args: tuple[Any, ...], mode: Any, trains: bool)
     with held(model), torch.enable_grad(), instead(mode):
         torch.manual_seed(0)
         model.train(trains)
-        heads = [t for t in tree_leaves(model(*cloned(args))) if isinstance(t, Tensor) and t.requires_grad]
+        heads = [head for head in tensors_of(model(*cloned(args))) if head.requires_grad]
         torch.manual_seed(1)
         # by shape: randn_like draws in the order of memory, which is ours to choose
         loss = sum((torch.randn(head.shape, dtype=head.dtype, device=head.device) * head).sum() for head in heads)
@@ -196,7 +232,9 @@ def _differing_gradients(plain: dict[str, Tensor | None], fast: dict[str, Tensor
     for name, one in plain.items():
         other = fast.get(name)
         if (one is None) != (other is None):
-            wrong[name] = f"the gradient of {name} is {'missing' if other is None else 'there'}"
+            wrong[name] = (
+                f"the gradient of {name} is {'missing' if other is None else 'there'} with the network's modules replaced"
+            )
         if one is None or other is None:
             continue
         own, off = one.double().norm().item(), (other.double() - one.double()).norm().item()
@@ -220,8 +258,9 @@ def times(model: nn.Module, args: tuple[Any, ...]) -> tuple[float, float]:
         model.eval()
         for _ in range(_ROUNDS + 1):  # the first of which allocates, and keeps transformed weights
             for fast in (False, True):
+                mine = cloned(args)
                 with instead(None if fast else plainly):
-                    seconds = _timed(lambda: model(*args), _cuda(model))
+                    seconds = _timed(lambda mine=mine: model(*mine), _cuda(model))  # type: ignore[misc]
                 best[fast] = min(seconds, best[fast]) if fast in best else float("inf")
     return best[False], best[True]
 

@@ -1,8 +1,7 @@
 """What the forward of a block computes, as steps, and how they run with the layers in it joined.
 
 A block is one module with its own forward; the modules that it calls are steps. Reading a forward off (reading.py) fixes the
-branches that it takes, so the plain attributes of the block, which decide on them, are noted, and the steps serve as long as they
-are the same.
+branches that it takes, so what decides on them is noted (surroundings.py), and the steps serve as long as it is the same.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from unet_fast.accelerate import joined, layers
 from unet_fast.accelerate.joined import Joined
 from unet_fast.accelerate.patch import Patch
+from unet_fast.accelerate.surroundings import Surroundings
 
 
 @dataclass(frozen=True)
@@ -80,24 +80,15 @@ class Flow:
         inputs: names of the positional arguments.
         steps: in order.
         result: a structure of :class:`Ref`.
-        attributes: the plain attributes of the block that the steps were read off with.
-        absent: of each child, whether it was None.
+        around: what the forward asked besides, and was told.
+        tensors: values that the forward asked whether they are tensors, which they are.
     """
 
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     result: Any
-    attributes: dict[str, Any]
-    absent: dict[str, bool]
-
-    def serves(self, block: nn.Module) -> bool:
-        """Whether ``block`` is still what the steps were read off from."""
-        now, children = block.__dict__, block._modules
-        return (
-            all(name in now and now[name] == value for name, value in self.attributes.items())
-            and len(children) == len(self.absent)
-            and all(name in children and (children[name] is None) == none for name, none in self.absent.items())
-        )
+    around: Surroundings
+    tensors: frozenset[str]
 
 
 class FlowPatch(Patch):
@@ -112,7 +103,7 @@ class FlowPatch(Patch):
     def flow(self) -> Flow | None:
         """The flow that serves the block as it is now, or None."""
         flow = self.flows.get(self.module.training)
-        return flow if flow is not None and flow.serves(self.module) else None
+        return flow if flow is not None and flow.around.serve(self.module) else None
 
     def fast(self, *args: Any, **kwargs: Any) -> Any:
         """Run the steps, or the block's own forward where it was called in another way."""
@@ -122,8 +113,12 @@ class FlowPatch(Patch):
         if len(args) + len(kwargs) != len(flow.inputs) or any(arg is None for arg in (*args, *kwargs.values())):
             return self.plain(*args, **kwargs)
         values: dict[str, Any] = dict(zip(flow.inputs, args, strict=False)) | kwargs
+        if any(type(values[name]) is not Tensor for name in flow.tensors if name in values):
+            return self.plain(*args, **kwargs)
         for step in flow.steps:
             values[step.out] = _run_step(self.module, step, values)
+            if step.out in flow.tensors and not isinstance(values[step.out], Tensor | Joined | joined.Late):
+                return self.plain(*args, **kwargs)
         return _fill(flow.result, values)
 
     def rows(self) -> list[Sequence[nn.Module]]:

@@ -164,7 +164,8 @@ def convolve(
 ) -> tuple[Tensor, list[Any]]:
     """The convolution of ``layer`` with these numbers, and those of ``behind`` that it did not compute as well."""
     lowered = autocasts(x.device.type)  # to a dtype that Winograd's form does not have
-    if is_fast(layer) and not lowered and by_winograd([x], weight, int(layer.padding[0])):
+    whole_batch = len(x.shape) == 4  # torch's layers take an image (C, H, W) as well
+    if whole_batch and is_fast(layer) and not lowered and by_winograd([x], weight, int(layer.padding[0])):
         maps = x.maps if isinstance(x, Joined) else [x]
         options: dict[str, Any] = {}
         if behind and type(behind[0]) is nn.ReLU:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from torch.nn.modules import module as _module
 
 from unet_fast.models.fusion import untouched
 from unet_fast.ops import _protocol
+
+_REPLICATE = "_replicate_for_data_parallel"
 
 
 class Patch:
@@ -53,10 +56,20 @@ class Patch:
     def install(self) -> None:
         """Put it in place."""
         self.module.__dict__["forward"] = self
+        self.module.__dict__[_REPLICATE] = self.replica
 
     def remove(self) -> None:
         """Let the forward of the module's class be seen again."""
         del self.module.__dict__["forward"]
+        self.module.__dict__.pop(_REPLICATE, None)
+
+    def replica(self) -> nn.Module:
+        """A copy of the module, for nn.DataParallel, which copies its attributes one by one; with a patch of its own."""
+        module = type(self.module)._replicate_for_data_parallel(self.module)
+        patch = copy.copy(self)
+        patch.module = module
+        patch.install()
+        return module
 
 
 # what runs in place of a patch inside of :func:`instead`
@@ -86,11 +99,12 @@ def patch_of(module: nn.Module) -> Patch | None:
 
 
 def bypassable(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
-    """Whether ``layer`` is still exactly one of these kinds, with the forward of its class, or ours, and nobody listens."""
+    """Whether ``layer`` is still exactly one of these kinds, with the forward of its class, or ours, not compiled by itself, and nobody listens."""
     forward = layer.__dict__.get("forward")
     return (
         untouched(layer, *kinds)
         and (forward is None or isinstance(forward, Patch))
+        and layer._compiled_call_impl is None
         and not _module._has_any_global_hook()
     )
 

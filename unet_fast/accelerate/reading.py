@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+import sys
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +14,47 @@ from torch import fx, nn
 
 from unet_fast.accelerate import joined, layers
 from unet_fast.accelerate.flow import Call, Flow, Join, Ref, Row, Step, Wait
+from unet_fast.accelerate.surroundings import DEPTH, Surroundings, Unreadable, look
 from unet_fast.errors import first_line
 
 
-class Unreadable(Exception):
-    """Why a forward cannot be read off."""
+class _Value(fx.Proxy):
+    """What stands for a tensor, and says that it is one; that somebody asked is noted, as it may be something else later."""
 
+    @property
+    def __class__(self) -> type:
+        tracer = cast(_Tracer, self.tracer)
+        if sys._getframe(1).f_code in tracer.codes:
+            tracer.tensors.add(self.node.name)
+            return torch.Tensor
+        return _Value
 
-# Names in the code of a forward whose answers steps cannot hold: they change from call to call.
-_CHANGING = {
-    "random", "rand", "randn", "randint", "randperm", "bernoulli", "uniform", "normal", "is_grad_enabled",
-    "is_inference_mode_enabled", "is_autocast_enabled", "is_compiling", "is_tracing", "is_scripting", "is_exporting",
-    "checkpoint", "environ", "getenv", "time", "perf_counter", "print", "open", "next",
-}  # fmt: skip
+    @__class__.setter
+    def __class__(self, kind: type) -> None:
+        raise TypeError(kind)
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # their numbers may change
+
+    def __init__(self, codes: frozenset[types.CodeType]) -> None:
+        super().__init__()
+        self.codes = codes | {torch.is_tensor.__code__}
+        self.tensors: set[str] = set()
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        frame: types.FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+            if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+                raise Unreadable("its forward computes again what it needs for gradients, to save memory")
+            frame = frame.f_back
+        return super().create_node(*args, **kwargs)
 
 
 def read(block: nn.Module) -> Flow:
@@ -38,72 +62,67 @@ def read(block: nn.Module) -> Flow:
     forward = type(block).forward
     if not isinstance(forward, types.FunctionType):
         raise Unreadable("its forward is not a plain function")
-    changing = sorted(set(_names(forward.__code__)) & _CHANGING)
-    if changing:
-        raise Unreadable(f"its forward asks {', '.join(changing)}, which may change from call to call")
-    attributes = _attributes(block)
+    around, codes = look(block)
     held = [(module.__dict__, _Held(module.__dict__)) for module in block.modules()]
     try:
-        graph = _Tracer().trace(block)
+        tracer = _Tracer(codes)
+        graph = tracer.trace(block)
+    except Unreadable:
+        raise
     except Exception as error:  # whatever somebody's code raises when it is given proxies
         raise Unreadable(f"its forward depends on its inputs ({first_line(error)[:80]})") from None
     finally:
         changed = [name for _, state in held for name in state.restore()]
     if changed:
         raise Unreadable(f"its forward changes its attribute {changed[0]}")
-    return _flow(block, graph, attributes)
+    return _flow(block, graph, around, frozenset(tracer.tensors))
 
 
 class _Held:
-    """The attributes of a module, and what was in those that are containers, to be put back after a trace."""
+    """The attributes of a module, and what was in those that are containers or objects, to be put back after a trace."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.attributes = attributes
-        self.items = dict(attributes)
-        self.inside = [(value, value.copy()) for value in attributes.values() if isinstance(value, list | dict | set)]
+        self.inside: list[tuple[str, Any, Any]] = []  # attribute, what it holds, how that was
+        self._hold(attributes, "", 0)
+
+    def _hold(self, holder: Any, name: str, depth: int) -> None:
+        kind = next(kind for kind in (dict, list, set) if isinstance(holder, kind))
+        self.inside.append((name, holder, kind(holder)))
+        for key, value in holder.items() if kind is dict else enumerate(holder):
+            inner = _holder(value)
+            if inner is not None and depth < DEPTH:
+                self._hold(inner, name or str(key), depth + 1)
 
     def restore(self) -> list[str]:
         """Put everything back; the names of what was not as before."""
-        now, changed = self.attributes, []
-        for name in [*self.items, *(name for name in now if name not in self.items)]:
-            if name not in self.items or now.get(name, now) is not self.items[name]:
-                changed.append(name)
-        if changed:
-            now.clear()
-            now.update(self.items)
-        for container, before in self.inside:
-            if len(container) == len(before) and all(map(operator.is_, _flat(container), _flat(before))):
+        changed = []
+        for name, holder, before in self.inside:
+            now, then = _flat(holder), _flat(before)
+            if len(now) == len(then) and all(map(operator.is_, now, then)):
                 continue
-            changed.append(next(name for name, value in now.items() if value is container))
-            container.clear()
-            container.extend(before) if isinstance(container, list) else container.update(before)
+            changed += (
+                [name] if name else [key for key in {**holder, **before} if holder.get(key) is not before.get(key)]
+            )
+            holder.clear()
+            holder.extend(before) if isinstance(holder, list) else holder.update(before)
         return changed
 
 
-def _flat(container: Any) -> list[Any]:
-    return [*container.keys(), *container.values()] if isinstance(container, dict) else list(container)
+def _holder(value: Any) -> Any:
+    """What holds the items of a container, or the attributes of an object."""
+    if isinstance(value, list | dict | set):
+        return value
+    if isinstance(value, nn.Module | torch.Tensor | types.ModuleType | type) or callable(value):
+        return None
+    return getattr(value, "__dict__", None)
 
 
-def _names(code: types.CodeType) -> list[str]:
-    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
-    return [*code.co_names, *inner]
+def _flat(holder: Any) -> list[Any]:
+    return [*holder.keys(), *holder.values()] if isinstance(holder, dict) else list(holder)
 
 
-_PLAIN = (bool, int, float, str, type(None))
-_OF_ALL_MODULES = frozenset(nn.Module().__dict__)
-
-
-def _attributes(block: nn.Module) -> dict[str, Any]:
-    """The attributes that can decide on a branch: numbers, words, and lists of such."""
-    found = {}
-    for name, value in block.__dict__.items():
-        items = value if isinstance(value, list | tuple) else [value]
-        if name not in _OF_ALL_MODULES and all(isinstance(item, _PLAIN) for item in items):
-            found[name] = list(value) if isinstance(value, list) else value
-    return found
-
-
-def _flow(block: nn.Module, graph: fx.Graph, attributes: dict[str, Any]) -> Flow:
+def _flow(block: nn.Module, graph: fx.Graph, around: Surroundings, tensors: frozenset[str]) -> Flow:
     nodes = list(graph.nodes)
     inputs: list[str] = []
     steps: list[Step] = []
@@ -136,8 +155,7 @@ def _flow(block: nn.Module, graph: fx.Graph, attributes: dict[str, Any]) -> Flow
             continue
         target = node.target
         steps.append(Call(node.name, node.op, target, _template(node.args), _template(dict(node.kwargs))))
-    absent = {name: child is None for name, child in block._modules.items()}
-    return Flow(tuple(inputs), tuple(steps), result, attributes, absent)
+    return Flow(tuple(inputs), tuple(steps), result, around, tensors)
 
 
 def _waits(block: nn.Module, node: fx.Node) -> bool:
@@ -211,6 +229,8 @@ def _joined(node: fx.Node) -> Sequence[fx.Node] | None:
         return None
     given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
     maps, dim = given.get("tensors"), given.get("dim", 0)
-    if dim != 1 or not isinstance(maps, list | tuple) or not all(isinstance(map_, fx.Node) for map_ in maps):
+    if dim != 1 or len(given) != 2 or not isinstance(maps, list | tuple) or len(maps) < 2:
+        return None
+    if not all(isinstance(map_, fx.Node) for map_ in maps):
         return None
     return maps
