@@ -172,7 +172,13 @@ class UpsamplingPatch(Patch):
 
 def modules_of(block: nn.Module, step: Row) -> list[nn.Module]:
     """The modules of a row, as the block holds them now."""
-    return [block.get_submodule(layer) if isinstance(layer, str) else layer for layer in step.layers]
+    return [_child(block, layer) if isinstance(layer, str) else layer for layer in step.layers]
+
+
+def _child(block: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        block = block._modules[name]  # type: ignore[assignment]
+    return block
 
 
 def _run_step(block: nn.Module, step: Step, values: dict[str, Any]) -> Any:
@@ -186,7 +192,7 @@ def _run_step(block: nn.Module, step: Step, values: dict[str, Any]) -> Any:
     if step.kind == "call_method":
         return getattr(args[0], step.target)(*args[1:], **kwargs)
     if step.kind == "call_module":
-        return block.get_submodule(step.target)(*args, **kwargs)
+        return _child(block, step.target)(*args, **kwargs)
     if step.kind == "get_attr":
         return operator.attrgetter(step.target)(block)
     return step.target(*args, **kwargs)
@@ -194,7 +200,7 @@ def _run_step(block: nn.Module, step: Step, values: dict[str, Any]) -> Any:
 
 def _run_wait(block: nn.Module, step: Wait, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(step.target, str):
-        return layers.run_late([block.get_submodule(step.target)], x)
+        return layers.run_late([_child(block, step.target)], x)
     if step.target is F.pad:
         return joined.pad(x, *args, **kwargs)
     waits = joined.late_interpolation(x, *args, **kwargs)

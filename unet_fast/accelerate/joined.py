@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unet_fast.accelerate.patch import bypassable
 from unet_fast.models.fusion import has_kernel
 from unet_fast.ops import upsample_concat
 from unet_fast.ops._tensors import autocasts, is_channels_last
@@ -90,9 +89,9 @@ def late(x: Any, mode: str, align_corners: bool | None) -> Late | None:
     return Late(x, mode, align_corners) if fits else None
 
 
-def late_layer(layer: nn.Module, x: Any) -> Late | None:
+def late_layer(layer: Any, x: Any) -> Late | None:
     """What an up-sampling makes of ``x``, where that can wait; None for other layers and sizes."""
-    if not (isinstance(layer, UPSAMPLINGS) and bypassable(layer, *UPSAMPLINGS) and doubles(layer)):
+    if type(layer) not in UPSAMPLINGS or not doubles(layer):
         return None
     return late(x, layer.mode, layer.align_corners)
 

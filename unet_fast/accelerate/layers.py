@@ -1,19 +1,19 @@
 """Layers that follow each other, run with as few passes over memory as the operators allow.
 
 What can be joined is decided at each call, by what the layers are then: a layer that was replaced, or carries a hook, is
-called as it is.
+called as it is. Small images take less time than these questions, so each is asked once, of types where that will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unet_fast.accelerate.joined import Joined, Late, late_layer
-from unet_fast.accelerate.patch import Patch, bypassable
+from unet_fast.accelerate.joined import UPSAMPLINGS, Joined, Late, late_layer
+from unet_fast.accelerate.patch import bypassable
 from unet_fast.models.fusion import has_kernel
 from unet_fast.nn.conv_relu import fits
 from unet_fast.nn.folding import can_fold, folded
@@ -31,35 +31,53 @@ ACTIVATIONS: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout, nn.AlphaDropout)
 
 
+_LEAVES = frozenset((nn.Conv2d, *NORMS, *ACTIVATIONS, *DROPOUTS, nn.Identity, *UPSAMPLINGS))
+
+
 def is_fast(layer: nn.Module) -> bool:
     """Whether :func:`unet_fast.ops.conv3x3` computes what this convolution computes."""
     return isinstance(layer, nn.Conv2d) and fits(layer) and layer.kernel_size == (3, 3) and layer.padding[0] in (0, 1)
 
 
-def expand(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """The same layers, with those that do nothing but call others in a row taken apart."""
-    out: list[nn.Module] = []
+class Closed:
+    """A layer that is to be called as it is, because somebody listens to it: of no kind that is joined with others."""
+
+    __slots__ = ("layer",)
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Any) -> Any:
+        return self.layer(x)
+
+
+def expand(layers: Iterable[Any]) -> list[Any]:
+    """The same layers, with those that do nothing but call others in a row taken apart.
+
+    Whether they may be bypassed is asked here, and only here: the kind of what comes out decides on everything else.
+    """
+    out: list[Any] = []
     for layer in layers:
-        inner = _inside(layer)
-        if inner is None:
+        kind = type(layer)
+        if not bypassable(layer, kind):
+            out.append(Closed(layer))
+        elif kind in _LEAVES:
             out.append(layer)
+        elif kind.forward is nn.Sequential.forward:
+            out += expand(layer._modules.values())
         else:
-            out.extend(expand(inner))
+            patch = layer.__dict__.get("forward")
+            inner = patch.row() if patch is not None else None
+            out += [layer] if inner is None else expand(inner)
     return out
-
-
-def _inside(layer: nn.Module) -> Sequence[nn.Module] | None:
-    if not bypassable(layer, type(layer)):
-        return None
-    if type(layer).forward is nn.Sequential.forward:
-        return list(layer.children())
-    patch = layer.__dict__.get("forward")
-    return patch.row() if isinstance(patch, Patch) else None
 
 
 def run(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor:
     """What ``nn.Sequential(*layers)`` computes for ``x``."""
-    rest = expand(layers)
+    return _run(expand(layers), x)
+
+
+def _run(rest: list[Any], x: Tensor | Joined) -> Tensor:
     while rest:
         count = group(rest)
         x = _run_group(rest[:count], x)
@@ -70,46 +88,44 @@ def run(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor:
 def run_late(layers: Sequence[nn.Module], x: Tensor) -> Tensor | Late:
     """As :func:`run`, for a reader who joins maps: an up-sampling at the end may wait for it."""
     *rest, last = expand(layers)
-    out = run(rest, x)
+    out = _run(rest, x)
     waits = late_layer(last, out)
-    return run([last], out) if waits is None else waits
+    return _run([last], out) if waits is None else waits
 
 
-def group(layers: Sequence[nn.Module]) -> int:
-    """How many of the first layers are run together; they begin with a convolution or a normalisation, or it is one."""
-    first, count = layers[0], 1
-    if not bypassable(first, nn.Conv2d, *NORMS):
-        return 1
-    if isinstance(first, nn.Conv2d):
+def group(layers: Sequence[Any]) -> int:
+    """How many of the first layers, of :func:`expand`, are run together; they begin with a convolution or a normalisation, or it is one."""
+    kind, count = type(layers[0]), 1
+    if kind is nn.Conv2d:
         count = _behind(layers, count, (nn.BatchNorm2d,))
+    elif kind not in NORMS:
+        return 1
     return _behind(layers, count, ACTIVATIONS)
 
 
-def _behind(layers: Sequence[nn.Module], count: int, kinds: tuple[type[nn.Module], ...]) -> int:
+def _behind(layers: Sequence[Any], count: int, kinds: tuple[type[nn.Module], ...]) -> int:
     """``count``, and one more if one of these kinds is next, with the dropouts in front of it that do nothing now."""
     end = count
-    while end < len(layers) and (idle(layers[end])):
+    while end < len(layers) and idle(layers[end]):
         end += 1
-    return end + 1 if end < len(layers) and bypassable(layers[end], *kinds) else count
+    return end + 1 if end < len(layers) and type(layers[end]) in kinds else count
 
 
-def idle(layer: nn.Module) -> bool:
-    """Whether this layer hands on what it gets."""
-    if bypassable(layer, nn.Identity):
-        return True
-    return bypassable(layer, *DROPOUTS) and (not layer.training or getattr(layer, "p", 1.0) == 0)
+def idle(layer: Any) -> bool:
+    """Whether this layer, of :func:`expand`, hands on what it gets."""
+    kind = type(layer)
+    return kind is nn.Identity or (kind in DROPOUTS and (not layer.training or getattr(layer, "p", 1.0) == 0))
 
 
-def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Joined:
+def _run_group(layers: Sequence[Any], x: Tensor | Joined) -> Tensor | Joined:
     first = layers[0]
     if idle(first):
         return x
     waits = late_layer(first, x)
     if waits is not None:
         return waits.tensor()
-    if not bypassable(first, nn.Conv2d):
+    if type(first) is not nn.Conv2d:
         return _normalise(layers, x.tensor() if isinstance(x, Joined) else x)
-    assert isinstance(first, nn.Conv2d)
     behind = [layer for layer in layers[1:] if not idle(layer)]
     weight, bias = first.weight, first.bias
     # not under autocast: new weights would be lowered at each call, and rounded otherwise than those of the network
@@ -120,12 +136,12 @@ def _run_group(layers: Sequence[nn.Module], x: Tensor | Joined) -> Tensor | Join
     return _normalise(behind, out) if behind else out
 
 
-def _normalise(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+def _normalise(layers: Sequence[Any], x: Tensor) -> Tensor:
     """A normalisation with the activation behind it, in one operator where there is a compiled one; or any layers."""
     norm, *rest = [layer for layer in layers if not idle(layer)]
     if (
         len(rest) <= 1
-        and bypassable(norm, *NORMS)
+        and type(norm) in NORMS
         and x.dim() == 4
         and _keep_dtypes(norm, rest, x)
         and has_kernel("norm_activation", x.device.type)

@@ -56,7 +56,10 @@ class Surroundings:
 
     def serve(self, block: nn.Module) -> bool:
         """Whether all is as it was."""
-        if {name: child is None for name, child in block._modules.items()} != self.children:
+        children = block._modules
+        if children.keys() != self.children.keys() or any(
+            (children[name] is None) != none for name, none in self.children.items()
+        ):
             return False
         try:
             return (
