@@ -40,18 +40,16 @@ class Kept {
  public:
   // At least so many floats, on a line of the cache.
   float* get(int64_t floats) {
-    constexpr int64_t kAlign = 16;
-    if (size_ < floats + kAlign) {
-      memory_ = fresh_array<float>(floats + kAlign);
-      size_ = floats + kAlign;
+    if (size_ < floats) {
+      memory_ = huge_scratch(floats);
+      size_ = floats;
       std::fill_n(memory_.get(), size_, 0.0f);
     }
-    const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.get()));
-    return memory_.get() + (up_to(address, 64) - address) / 4;
+    return memory_.get();
   }
 
  private:
-  std::unique_ptr<float[]> memory_;
+  std::unique_ptr<float[], HugeDelete> memory_;
   int64_t size_ = 0;
 };
 
@@ -79,20 +77,24 @@ std::vector<PanelChannels> panels_of(const std::vector<int64_t>& out_channels, i
 }
 
 // Where the tiles of an image add to each other's pixels, one block has them all; `together` is their number, else 1.
-Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t tiles, int64_t together, int64_t threads,
+Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t panels, int64_t tiles, int64_t together, int64_t threads,
                       int64_t out_bytes, bool makes_weights) {
-  // measured: small blocks keep both transformed maps in the caches; with many channels the weights, which are read or made
-  // once a block, count for more, and few tiles are divided evenly
+  // measured: small blocks keep both transformed maps, and the next block's input, in the caches; with many channels the weights,
+  // which are read or made once a block, count for more, and few tiles are divided evenly
   const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
   const bool few = makes_weights || (depth > 192 && depth <= 512 && tiles <= 2 * most);
-  const int64_t wished = makes_weights ? kTilesOfMade : few ? most : depth > 192 ? 4 * short_rows : 2 * short_rows;
+  const int64_t wished = makes_weights  ? kTilesOfMade
+                         : few          ? most
+                         : depth > 192  ? 4 * short_rows
+                         : depth > 32   ? short_rows
+                                        : 2 * short_rows;
   const int64_t units = tiles / together, at_once = std::max<int64_t>(1, wished / together);
   int64_t blocks = (units + at_once - 1) / at_once;
   if (blocks < 4 * threads && !(makes_weights && blocks == 1)) blocks = std::min(units, up_to(blocks, threads));
   const int64_t count = (units + blocks - 1) / blocks * together;
   const int64_t longest = few ? kernels.max_rows : short_rows, groups = (count + longest - 1) / longest;
   const int64_t rows = (count + groups - 1) / groups;
-  return {count, rows, out_bytes > kStreams};
+  return {count, rows, out_bytes > kStreams, panels == 1};
 }
 
 // Taps (out, in, 3, 3) as panels [two vectors of output channels][tap][input channel][lane], and the bias, or zeros, in
@@ -229,7 +231,7 @@ void convolve(const Kernels& kernels, const Convolution& work, const Tiling& til
   if (tiles == 0 || panels.empty()) return;
   run.panels = panels.data();
   const auto count = static_cast<int64_t>(panels.size());
-  run.blocking = blocking_for(kernels, depth, tiles, tiling.transposed ? tiling.of_image() : 1, parallel.threads(),
+  run.blocking = blocking_for(kernels, depth, count, tiles, tiling.transposed ? tiling.of_image() : 1, parallel.threads(),
                               work.batch * channels * work.out_height() * work.out_width() * 4, run.taps);
   // where there are fewer blocks than threads, several threads share one, each with panels of its own
   const int64_t blocks = (tiles + run.blocking.tiles - 1) / run.blocking.tiles;

@@ -42,6 +42,7 @@ inline int64_t panel_floats(int64_t depth, int64_t width) {
 struct Blocking {
   int64_t tiles, rows;
   bool streams;  // past the caches, as the output is larger than they are
+  bool asks;     // for the tile after the next of a masked input, as the products of a single panel leave little time for it before
 };
 
 struct Run {

@@ -19,7 +19,7 @@ UF_PART Segment segment_at(const Run& run, int64_t first, int64_t end) {
 }
 
 // A vector of the channels of all tiles of a segment, the first of which is row `row` of its block.
-template <bool kMask, int kSide>
+template <bool kMask, bool kAsks, int kSide>
 UF_PART void segment_inputs(const Run& run, const Source& source, const Segment& segment, int64_t row, int64_t c, float* to,
                             int64_t slice) {
   const Convolution& work = *run.work;
@@ -31,7 +31,7 @@ UF_PART void segment_inputs(const Run& run, const Source& source, const Segment&
     float* place = to + t / rows * rows * slice + t % rows * kLanes;
     s.in_columns = inside(x, width, kSide);
     if (s.whole() && lanes == kLanes)
-      transform<true, kMask, false>(s, c, lanes, work.mask_slope, place, step);
+      transform<true, kMask, kAsks>(s, c, lanes, work.mask_slope, place, step);
     else
       transform<false, kMask, false>(s, c, lanes, work.mask_slope, place, step);
     s.first += kOut * source.columns;
@@ -51,10 +51,12 @@ UF_KERNEL void inputs(const Run& run, int64_t first, int64_t count, float* to, f
       for (int64_t c = 0; c < source.channels; c += kLanes, at += kLanes) {
         const int64_t begin = at / kSlice * kSlice, slice = std::min(kSlice, run.depth - begin);
         float* place = to + run.in_floats(begin) + (at - begin) * rows;
-        if (source.mask)
-          segment_inputs<true, kSide>(run, source, segment, t, c, place, slice);
+        if (!source.mask)
+          segment_inputs<false, false, kSide>(run, source, segment, t, c, place, slice);
+        else if (run.blocking.asks)
+          segment_inputs<true, true, kSide>(run, source, segment, t, c, place, slice);
         else
-          segment_inputs<false, kSide>(run, source, segment, t, c, place, slice);
+          segment_inputs<true, false, kSide>(run, source, segment, t, c, place, slice);
       }
     }
     t += segment.count;
