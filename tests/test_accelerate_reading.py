@@ -295,3 +295,18 @@ def test_refusals_of_what_is_no_network_yet_or_no_more() -> None:
     program = torch.export.export(nn.Sequential(nn.Conv2d(1, 16, 3)), (torch.randn(1, 1, 9, 9),))
     with pytest.raises(uf.errors.InputTypeError, match="expected a network as it is before torch.export"):
         uf.accelerate(program.module())
+
+
+def test_second_derivatives_say_what_to_do() -> None:
+    net, plain, image, report = _made(Block)
+
+    def slope_of_slope(one: nn.Module) -> Tensor:
+        x = image.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(one(x).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), x)[0]
+
+    truth = slope_of_slope(plain)
+    with pytest.raises(uf.InputError, match="behind uf.accelerate, report.undo.. brings torch's own layers back"):
+        slope_of_slope(net)
+    report.undo()
+    assert torch.allclose(slope_of_slope(net), truth)

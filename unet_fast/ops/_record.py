@@ -307,7 +307,8 @@ def no_second_derivative(name: str) -> None:
     """Raise in a backward pass that is being recorded itself (create_graph=True), where it would be silently wrong."""
     if torch.is_grad_enabled():
         raise InputError(
-            f"{name} has no second derivative (create_graph=True); use unet_fast.reference.{name} where one is needed"
+            f"{name} has no second derivative (create_graph=True); use unet_fast.reference.{name} where one is needed; "
+            "behind uf.accelerate, report.undo() brings torch's own layers back"
         )
 
 
