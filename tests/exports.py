@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from unet_fast.deploy import onnx_file
 from unet_fast.models import SegmentationModel
 
 _GRAPHS: dict[tuple[Any, ...], Any] = {}
+_REGISTRIES: dict[type, Callable[..., Any]] = {}  # what reads them, once
 
 
 def _identity(model: SegmentationModel) -> tuple[Any, ...]:
@@ -34,3 +37,9 @@ def graphs_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return copy.deepcopy(_GRAPHS[key])
 
     monkeypatch.setattr(onnx_file, "graph_of", graph_of)
+    # the ONNX forms of torch's operators, which the exporter reads anew for each graph
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    if ONNXRegistry not in _REGISTRIES:
+        _REGISTRIES[ONNXRegistry] = cache(ONNXRegistry.from_torchlib)
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(_REGISTRIES[ONNXRegistry]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import unet_fast as uf
+from tests.exports import graphs_made_once  # noqa: F401
 from tests.networks import grey, lively
 from unet_fast.errors import InputError
 
