@@ -286,7 +286,7 @@ def load_cost(source, offset, inside, limit, WEIGHT: tl.constexpr, COST: tl.cons
 def further(cost, more, COST: tl.constexpr):
     """Their sum; far stays far."""
     if COST == tl.int32:
-        return tl.where(cost < FAR, cost + more, FAR)
+        return cost + tl.where(cost < FAR, more, 0)
     else:
         return cost + more
 
