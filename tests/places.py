@@ -156,6 +156,14 @@ def kernels() -> Any:
     return SimpleNamespace(**{name: kernel for functions in files for name, kernel in functions.items()})
 
 
+def opcheck(operator: Any, arguments: Any) -> None:
+    """torch's questions about an operator's registration; the one of the compiler only where the place has one."""
+    import torch
+
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operator, arguments, test_utils=(*tests, "test_aot_dispatch_dynamic")[: 3 + has("compiler")])
+
+
 def left_out(item: pytest.Item) -> str | None:
     """Why a test does not run in this place, or None."""
     params = item.callspec.params if hasattr(item, "callspec") else {}

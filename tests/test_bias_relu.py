@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.compiled import check_compiled_gradients
 from tests.devices import DEVICES
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import CHANNEL_SUM, CONVOLUTION, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -110,12 +110,12 @@ def test_gradcheck_and_registration(generator):
     single = [tensor.detach().float().requires_grad_() for tensor in (x, weight, bias3, bias2)]
     last = single[0].detach().to(memory_format=torch.channels_last).requires_grad_()
     for image in (single[0], last):
-        torch.library.opcheck(ops.bias_relu.default, (image, single[2]))
-        torch.library.opcheck(ops.conv_bias_relu.default, (image, single[1], single[3], 1))
-        torch.library.opcheck(ops.bias_relu_.default, (image.detach().clone(), None))
+        opcheck(ops.bias_relu.default, (image, single[2]))
+        opcheck(ops.conv_bias_relu.default, (image, single[1], single[3], 1))
+        opcheck(ops.bias_relu_.default, (image.detach().clone(), None))
         out = bias_relu(image.detach())
-        torch.library.opcheck(ops.bias_relu_backward.default, (out.clone(), out, True))
-    torch.library.opcheck(ops.conv_bias_relu.default, (x, weight, None, 0))
+        opcheck(ops.bias_relu_backward.default, (out.clone(), out, True))
+    opcheck(ops.conv_bias_relu.default, (x, weight, None, 0))
 
 
 @needs("compiler", "speed")
@@ -149,7 +149,7 @@ def test_backward_operator_of_the_convolution(dtype, wants, generator):
             else:
                 assert got.shape == (0,)
         if batch:
-            torch.library.opcheck(ops.conv_bias_relu_backward.default, arguments)
+            opcheck(ops.conv_bias_relu_backward.default, arguments)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import EXACT
 from unet_fast.errors import BackendError, InputError, InputTypeError
 from unet_fast.ops import crop_concat, use_backend
@@ -182,9 +182,9 @@ def test_gradients_and_registration(shapes, generator):
         assert torch.autograd.gradgradcheck(crop_concat, (skip, up))
     form = torch.channels_last_3d if skip.dim() == 5 else torch.channels_last
     for s, u in ((skip, up), (skip.to(memory_format=form), up.to(memory_format=form))):
-        torch.library.opcheck(torch.ops.unet_fast.crop_concat.default, (s.detach().requires_grad_(), u.detach()))
+        opcheck(torch.ops.unet_fast.crop_concat.default, (s.detach().requires_grad_(), u.detach()))
     grad = draw(generator, shapes[1][0], shapes[0][1] + shapes[1][1], *shapes[1][2:])
-    torch.library.opcheck(torch.ops.unet_fast.crop_concat_backward.default, (grad, shapes[0][1], list(shapes[0][2:])))
+    opcheck(torch.ops.unet_fast.crop_concat_backward.default, (grad, shapes[0][1], list(shapes[0][2:])))
 
 
 @needs("compiler")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import unet_fast as uf
 from tests.fuzz.drawing import lay_out
-from tests.places import has, needs, only
+from tests.places import has, needs, only, opcheck
 from tests.tolerances import CROSS_ENTROPY, DICE_GRADIENT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -237,7 +237,7 @@ def test_a_sigmoid_over_several_blocks(channels, scale, generator):
 def test_the_sums_are_registered(generator):
     logits, target, weight = draw(generator, 3, "map", (4, 5))
     arguments = (logits.requires_grad_(), target, weight.double(), None, 255, 0.1, False, True)
-    torch.library.opcheck(torch.ops.unet_fast.region_sums.default, arguments)
+    opcheck(torch.ops.unet_fast.region_sums.default, arguments)
     call = lambda x: torch.ops.unet_fast.region_sums(x, *arguments[1:])  # noqa: E731
     assert torch.autograd.gradcheck(lambda x: [call(x)[i] for i in (0, 1, 3)], logits)
 

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 import unet_fast.numpy
 from tests.instance_maps import assert_distances, check_host_backends, real_instances
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import DISTANCE, EXACT, OPENCV_DISTANCE
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -146,7 +146,7 @@ def test_reference_and_backends(rng):
 def test_registration_and_compile(rng):
     mask = torch.from_numpy(rng.random((2, 9, 14)) > 0.1)
     for sample, spacing in ((mask, [1.0, 2.0]), (mask[None].float(), [1.0, 1.0, 1.0]), (mask[:, ::2], [1.0, 1.0])):
-        torch.library.opcheck(torch.ops.unet_fast.distance_transform.default, (sample, spacing))
+        opcheck(torch.ops.unet_fast.distance_transform.default, (sample, spacing))
     compiled = torch.compile(
         lambda x: distance_transform(x, spacing=2.0) + 1, fullgraph=True, dynamic=True, backend="aot_eager"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.places import needs, require, slow
+from tests.places import needs, opcheck, require, slow
 from tests.tolerances import CROSS_ENTROPY, EXACT, HEAD_GRADIENT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -243,8 +243,8 @@ def test_gradcheck_and_registration(channels_last, generator):
         lambda f, w, b, e: head_cross_entropy(f, w, b, target, pixels, relu=True, feature_bias=e), leaves
     )
     op = torch.ops.unet_fast.head_cross_entropy.default
-    torch.library.opcheck(op, (features, extra, True, weight, bias, target, pixels, -100, 2, True))
-    torch.library.opcheck(op, (features.detach(), None, False, weight.detach(), None, target, None, -100, 1, False))
+    opcheck(op, (features, extra, True, weight, bias, target, pixels, -100, 2, True))
+    opcheck(op, (features.detach(), None, False, weight.detach(), None, target, None, -100, 1, False))
 
 
 @needs("compiler")

@@ -18,7 +18,7 @@ from tests.instance_maps import (
     real_instances,
     two_distances,
 )
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import DISTANCE, EXACT
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
@@ -191,7 +191,7 @@ def test_reference_and_backends(rng):
 def test_registration_and_compile(rng):
     labels = torch.from_numpy(random_instances(rng, (2, 9, 14), 4, 0.1))
     for sample, spacing in ((labels, [1.0, 2.0]), (labels[None], [1.0, 1.0, 1.0]), (labels[:, ::2], [1.0, 1.0])):
-        torch.library.opcheck(torch.ops.unet_fast.nearest_two.default, (sample, spacing))
+        opcheck(torch.ops.unet_fast.nearest_two.default, (sample, spacing))
     compiled = torch.compile(
         lambda x: torch.stack(nearest_two(x, spacing=2.0)).sum(0), fullgraph=True, dynamic=True, backend="aot_eager"
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import BY_DTYPE, CHANNEL_SUM, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -150,13 +150,13 @@ def test_gradcheck_and_registration(channels_last, generator):
     bias = draw(generator, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, b: relu_pool_skip(x, b, skip_size=(4, 3)), (x, bias))
     op = torch.ops.unet_fast.relu_pool_skip.default
-    torch.library.opcheck(op, (x, bias, [4, 3], 0, True))
-    torch.library.opcheck(op, (x.detach(), None, [6, 5], 0, False))
+    opcheck(op, (x, bias, [4, 3], 0, True))
+    opcheck(op, (x.detach(), None, [6, 5], 0, False))
     _, _, code = op(x.detach(), None, [4, 3], 2, True)
     grads = draw(generator, 2, 3, 3, 2), draw(generator, 2, 5, 4, 3)
     backward = torch.ops.unet_fast.relu_pool_skip_backward.default
-    torch.library.opcheck(backward, (code, *grads, [6, 5], True))
-    torch.library.opcheck(backward, (code, None, grads[1], [6, 5], False))
+    opcheck(backward, (code, *grads, [6, 5], True))
+    opcheck(backward, (code, None, grads[1], [6, 5], False))
 
 
 def test_nothing_of_the_input_is_kept(generator):

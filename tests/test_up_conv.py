@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.places import needs
+from tests.places import needs, opcheck
 from tests.tolerances import CONVOLUTION, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -125,7 +125,7 @@ def test_the_up_sampled_map_alone(channels_last, generator):
     grad = draw(generator, *out.shape)
     got = torch.autograd.grad(out, inputs, grad)
     torch.testing.assert_close(got, torch.autograd.grad(want, inputs, grad), **CONVOLUTION[torch.float32])
-    torch.library.opcheck(torch.ops.unet_fast.up_conv.default, [t.detach().requires_grad_() for t in inputs])
+    opcheck(torch.ops.unet_fast.up_conv.default, [t.detach().requires_grad_() for t in inputs])
     assert up_conv(inputs[0][:0], *inputs[1:]).shape == (0, 3, 6, 8)
 
 
@@ -177,11 +177,11 @@ def test_gradcheck_and_registration(generator):
         form = torch.channels_last if last else torch.contiguous_format
         arguments = x.detach().to(memory_format=form), weight.detach(), bias.detach()
         grads = [tensor.clone().requires_grad_() for tensor in arguments]
-        torch.library.opcheck(ops.up_conv_crop_concat.default, (*grads, skip.detach()))
+        opcheck(ops.up_conv_crop_concat.default, (*grads, skip.detach()))
         buffer = wide.detach().to(memory_format=form)
-        torch.library.opcheck(ops.up_conv_into.default, (*arguments, buffer.clone()))
-        torch.library.opcheck(ops.up_conv_into_backward.default, (buffer, *arguments[:2], True, True, True))
-        torch.library.opcheck(ops.up_conv_into_backward.default, (buffer, *arguments[:2], False, True, False))
+        opcheck(ops.up_conv_into.default, (*arguments, buffer.clone()))
+        opcheck(ops.up_conv_into_backward.default, (buffer, *arguments[:2], True, True, True))
+        opcheck(ops.up_conv_into_backward.default, (buffer, *arguments[:2], False, True, False))
 
 
 @needs("compiler", "speed")

@@ -8,7 +8,7 @@ import torch
 
 import unet_fast.numpy
 from tests.instance_maps import check_host_backends, random_instances, real_instances, weights_of
-from tests.places import has, needs
+from tests.places import has, needs, opcheck
 from tests.tolerances import EXACT, WEIGHT_MAP
 from unet_fast import reference
 from unet_fast.data.synthetic import crowded_cells
@@ -152,7 +152,7 @@ def test_reference_and_backends(class_weights, inside, rng):
 def test_registration_and_compile(rng):
     labels = torch.from_numpy(random_instances(rng, (2, 9, 14), 4, 0.1))
     for pair, balanced in ((None, False), (None, True), (torch.tensor([1.0, 2.0]), False)):
-        torch.library.opcheck(torch.ops.unet_fast.weight_map.default, (labels, 10.0, 5.0, pair, balanced, False))
+        opcheck(torch.ops.unet_fast.weight_map.default, (labels, 10.0, 5.0, pair, balanced, False))
     module = DistanceWeightMap(class_weights=(0.5, 2.0), sigma=3.0)
     compiled = torch.compile(lambda x: module(x) * 2, fullgraph=True, dynamic=True, backend="aot_eager")
     for sample in (labels, labels[:, :6, :11]):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.places import needs, slow
+from tests.places import needs, opcheck, slow
 from tests.tolerances import BY_DTYPE, CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT, EXACT
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -238,11 +238,11 @@ def test_gradcheck_and_registration(k, reduction, generator):
     form, dtype = (torch.contiguous_format, torch.float64) if k == 2 else (torch.channels_last, torch.float16)
     x = logits.detach().to(dtype, memory_format=form).requires_grad_()
     used = weight.to(torch.promote_types(dtype, torch.float32))
-    torch.library.opcheck(OP, (x, target, used, -100, REDUCTIONS.index(reduction), True))
-    torch.library.opcheck(OP, (x.detach(), target, None, -100, REDUCTIONS.index(reduction), False))
+    opcheck(OP, (x, target, used, -100, REDUCTIONS.index(reduction), True))
+    opcheck(OP, (x.detach(), target, None, -100, REDUCTIONS.index(reduction), False))
     grad = logits.detach().contiguous(memory_format=form)
     output = torch.rand(target.shape if reduction == "none" else (), dtype=torch.float64, generator=generator)
-    torch.library.opcheck(torch.ops.unet_fast.weighted_cross_entropy_backward.default, (output, grad))
+    opcheck(torch.ops.unet_fast.weighted_cross_entropy_backward.default, (output, grad))
 
 
 @needs("host")
