@@ -47,21 +47,19 @@ def items(device: str, jobs: int, *, architecture: str = "", tiny: bool = False)
     def bench(name: str, limit: float, *options: str, label: str = "") -> Item:
         return Item(label or name, (python, "-m", "benchmarks", name, *scale, *options), limit)
 
-    def batch(images: int) -> tuple[str, ...]:
-        return () if tiny else ("--batches", str(images))
+    def network(batch: int, label: str) -> Item:
+        return bench("unet", 25, "--peers", "eager", "--batches", str(batch), label=label)
 
     operators = measured()
-    several = (python, "-m", "benchmarks", "train", "junctions", *operators, *scale)
+    several = (python, "-m", "benchmarks", "unet", "train", "junctions", *operators, *scale)
     together = [Item("together", several, 17)] if tiny else []
     each = ALL_OPERATORS / len(operators)
     sweep = () if tiny else ("--sizes", "512", "--batches", "16", "64")
     found = [
         build(device, jobs, architecture),
         Item("smoke", (python, "-m", f"{module}.smoke", "--device", device), 35),
-        bench("unet", 25, "--peers", "eager", *batch(8)),
-        *([] if tiny else [bench("train", 50)]),
-        *([] if tiny else [bench("unet", 25, "--peers", "eager", *batch(1), label="unet_1")]),
-        bench("unet", 40, "--peers", "compiled", label="unet_compiled"),
+        *([] if tiny else [network(8, "unet"), bench("train", 50), network(1, "unet_1")]),
+        *([] if tiny else [bench("unet", 40, "--peers", "compiled", label="unet_compiled")]),
         Item("profile", (python, "-m", f"{module}.profile", *scale), 20),
         *([] if tiny else [bench("junctions", 35), *(bench(name, each, *sweep) for name in operators)]),
         *together,

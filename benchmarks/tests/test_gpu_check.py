@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import rows
+from benchmarks import bench_unet, rows
+from benchmarks.common import parse
 from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.gpu_check import report
 from benchmarks.gpu_check.items import BENCHMARKS, HEADLINE, TOTAL, Item, items, measured
-from benchmarks.gpu_check.runner import ROOT, run
+from benchmarks.gpu_check.runner import run
 from unet_fast.errors import InputError
 from unet_fast.ops._record import OPS
 
@@ -126,7 +126,7 @@ def test_a_foreign_report_is_refused(tmp_path):
         report.earlier(path)
 
 
-def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path):
+def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path, monkeypatch):
     """Tiny sizes on the CPU: every item gives its rows, but for the checkers of a GPU's memory."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
@@ -137,25 +137,30 @@ def test_all_of_it_runs_without_a_gpu_and_without_optional_packages(tmp_path):
         "sys.meta_path.insert(0, Absent())\n"
     )
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", paths)  # of the items, which are processes of their own
     path = tmp_path / "gpu_check.json"
-    command = (PYTHON, "-m", "benchmarks.gpu_check", "--device", "cpu", "--tiny", "--jobs", "1", "--report", str(path))
-    done = subprocess.run(
-        (*command, "--budget", "1200"),
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    gpu_check.main(["--device", "cpu", "--tiny", "--jobs", "1", "--report", str(path), "--budget", "1200"])
     found = {item["name"]: item for item in json.loads(path.read_text())["items"]}
     missing = {name for name, item in found.items() if not item["rows"]}
     assert missing <= {"memcheck", "racecheck"}, {name: found[name]["output"] for name in missing}
     assert all(found[name]["outcome"].startswith("not run: compute-sanitizer") for name in missing)
     assert {row["op"] for row in found["smoke"]["rows"]} == set(OPS)
-    there = {row["benchmark"] for row in found["together"]["rows"]}
+    together = found["together"]["rows"]
+    there = {row["benchmark"] for row in together}
     swept = {f"{name}_sizes" for name in measured() if "sweep(" in (BENCHMARKS / f"bench_{name}.py").read_text()}
-    assert len(swept) >= 6 and there >= {"train", "junctions", *measured(), *swept}
-    candidates = {row["candidate"] for row in found["unet"]["rows"]}
-    assert candidates == {"plain", "ours"}
-    assert {row["candidate"] for row in found["unet_compiled"]["rows"]} == {"plain, torch.compile", "ours"}
-    assert all(row["images_per_second"] > 0 and row["peak_megabytes"] > 0 for row in found["unet"]["rows"])
+    assert len(swept) >= 6 and there >= {"unet", "train", "junctions", *measured(), *swept}
+    unet = [row for row in together if row["benchmark"] == "unet"]
+    assert {row["candidate"] for row in unet} == {"plain", "plain, torch.compile", "ours"}
+    assert all(row["images_per_second"] > 0 and row["peak_megabytes"] > 0 for row in unet)
+
+
+@pytest.mark.parametrize(
+    ("peers", "expected"),
+    [("eager", {"plain", "ours"}), ("compiled", {"plain, torch.compile", "ours"})],
+)
+def test_a_network_beside_the_peers_that_are_asked_for(peers, expected):
+    """As two of the items ask."""
+    (item,) = [item for item in items("cuda", 8) if item.name == ("unet" if peers == "eager" else "unet_compiled")]
+    assert item.command[item.command.index("--peers") + 1] == peers
+    _, options = parse([*item.command[item.command.index("--peers") :], "--device", "cpu"], "")
+    assert set(bench_unet.candidates(options, *[lambda: None] * 3)) == expected
