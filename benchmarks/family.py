@@ -173,20 +173,18 @@ def table(result: dict[str, Any]) -> str:
     large = dict.fromkeys(
         f"{row['set']} {row['tile']}" for row in result["rows"] if row["system"] == DEFAULTS and row["tile"] > TILE
     )
-    seeds = max(len(found) for found in rows.values())
-    several = (
-        "one seed"
-        if seeds == 1
-        else f"means of {seeds} seeds with half of the range behind ±; where there is no ±, one seed"
-    )
     coarse = f" (the defaults, at a coarser resolution: {', '.join(large)})" if large else ""
+    seeds = sorted({len(found) for found in rows.values()} - {1})
+    several = (
+        f"; behind ± half of the range of {' or '.join(map(str, seeds))} seeds, before it their mean" if seeds else ""
+    )
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
         f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
         "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
         f"Tiles of about {result['tile']} px{coarse}; tiles a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
         f"tiles a step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
-        f"the recipe. {total:.0f} minutes of training in all, {several if seeds > 1 else 'one seed'}. {places}. {result['threads']} thread, "
+        f"the recipe. {total:.0f} minutes of training in all, one seed{several}. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )
     return "\n".join(lines) + "\n"

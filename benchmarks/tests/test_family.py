@@ -80,7 +80,10 @@ def test_runs_are_made_once_and_become_a_table(folder, tmp_path, monkeypatch, ca
     text = family.table(result)
     errors = [row["pixel_error"] for row in rows if row["system"] == "keras"]
     assert f"| keras | EM: accuracy 0.919 | E {sum(errors) / 2:.3f} ± {abs(errors[0] - errors[1]) / 2:.3f} / " in text
-    assert "tiles a run, and channels at the first level: dic-hela 3, 2;" in text and "means of 2 seeds" in text
+    assert (
+        "tiles a run, and channels at the first level: dic-hela 3, 2;" in text
+        and "half of the range of 2 seeds" in text
+    )
     monkeypatch.setattr(family, "run", lambda *_: pytest.fail("trained again"))
     family.main(arguments)
     assert json.loads(out.read_text())["rows"] == result["rows"]
