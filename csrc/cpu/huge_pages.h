@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <new>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -39,23 +38,6 @@ std::unique_ptr<T[]> fresh_array(int64_t count) {
   auto array = std::make_unique_for_overwrite<T[]>(static_cast<size_t>(count));
   prefer_huge_pages(array.get(), count * static_cast<int64_t>(sizeof(T)));
   return array;
-}
-
-constexpr std::size_t kHugePage = std::size_t{1} << 21;
-
-struct HugeDelete {
-  void operator()(float* array) const { ::operator delete(array, std::align_val_t{kHugePage}); }
-};
-
-// Scratch that is written again and again: whole huge pages, however small it is, as strides over its 4 KB pages would need more
-// entries than the first-level table of addresses has. Uninitialised.
-inline std::unique_ptr<float[], HugeDelete> huge_scratch(int64_t floats) {
-  const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage;
-  void* const memory = ::operator new(bytes, std::align_val_t{kHugePage});
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
-  return std::unique_ptr<float[], HugeDelete>(static_cast<float*>(memory));
 }
 
 }  // namespace uf

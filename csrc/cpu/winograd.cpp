@@ -40,16 +40,18 @@ class Kept {
  public:
   // At least so many floats, on a line of the cache.
   float* get(int64_t floats) {
-    if (size_ < floats) {
-      memory_ = huge_scratch(floats);
-      size_ = floats;
+    constexpr int64_t kAlign = 16;
+    if (size_ < floats + kAlign) {
+      memory_ = fresh_array<float>(floats + kAlign);
+      size_ = floats + kAlign;
       std::fill_n(memory_.get(), size_, 0.0f);
     }
-    return memory_.get();
+    const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.get()));
+    return memory_.get() + (up_to(address, 64) - address) / 4;
   }
 
  private:
-  std::unique_ptr<float[], HugeDelete> memory_;
+  std::unique_ptr<float[]> memory_;
   int64_t size_ = 0;
 };
 
