@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.compiled import check_compiled_gradients
 from tests.convolutions import cpu_level, draw, rms, scale, winograd  # noqa: F401
-from tests.places import needs
+from tests.places import needs, only
 from tests.tolerances import WINOGRAD_ERROR
 from unet_fast import reference
 from unet_fast.errors import InputError, InputTypeError
@@ -154,22 +154,23 @@ def errors(convolution, x, weight, grad, padding):
 
 
 # sizes whose input's gradient has fewer tiles in the transposed form, and as many
+@only("cpu")
 @pytest.mark.parametrize(("size", "padding"), [(42, 0), (43, 1)])
 @pytest.mark.parametrize("channels", [16, 32, 48, 64, 128])
 def test_error_is_of_the_size_of_the_direct_forms(channels, size, padding, generator):
     """At most three times that of torch's channels-last convolution, and of either gradient.
 
-    But for the input's gradient of 16 channels, where torch adds up 144 products and rounds next to nothing: 3.6 times, and 4.1 in a
-    build for sanitizers, which contracts no product with its sum.
+    Not asked of a build for sanitizers, which contracts no product with its sum and rounds more.
     """
     x, weight = draw(generator, 1, channels, size, size), draw(generator, channels, channels, 3, 3)
     grad = draw(generator, 1, channels, size + 2 * padding - 2, size + 2 * padding - 2)
     ours, torchs = (errors(form, x, weight, grad, padding) for form in (conv3x3, F.conv2d))
-    limits = (3, 3 if channels >= 32 else 4.5, 3)
+    limits = (3, 3 if channels >= 32 else 4, 3)  # of 144 products torch rounds next to nothing
     for error, limit, other in zip(ours, limits, torchs, strict=True):
         assert error <= limit * other
 
 
+@only("cpu")
 @pytest.mark.parametrize("channels", [32, 64])
 def test_error_of_the_gradients_in_the_other_layout(channels, generator):
     """Torch's contiguous form adds up short pieces, whose errors do not grow with the channels."""
