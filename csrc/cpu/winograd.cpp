@@ -88,11 +88,8 @@ Blocking blocking_for(const Kernels& kernels, int64_t depth, int64_t panels, int
   // which are read or made once a block, count for more, and few tiles are divided evenly
   const int64_t short_rows = std::min(8, kernels.max_rows), most = 4 * kernels.max_rows;
   const bool few = makes_weights || (depth > 192 && depth <= 512 && tiles <= 2 * most);
-  const int64_t wished = makes_weights  ? kTilesOfMade
-                         : few          ? most
-                         : depth > 192  ? 4 * short_rows
-                         : depth > 32   ? short_rows
-                                        : 2 * short_rows;
+  const int64_t usual = depth > 192 ? 4 * short_rows : depth > 32 ? short_rows : 2 * short_rows;
+  const int64_t wished = makes_weights ? kTilesOfMade : few ? most : usual;
   const int64_t units = tiles / together, at_once = std::max<int64_t>(1, wished / together);
   int64_t blocks = (units + at_once - 1) / at_once;
   if (blocks < 4 * threads && !(makes_weights && blocks == 1)) blocks = std::min(units, up_to(blocks, threads));
