@@ -63,7 +63,7 @@ def read(block: nn.Module) -> Flow:
     if not isinstance(forward, types.FunctionType):
         raise Unreadable("its forward is not a plain function")
     around, codes = look(block)
-    held = [(module.__dict__, _Held(module.__dict__)) for module in block.modules()]
+    held = [_Held(module.__dict__) for module in block.modules()]
     try:
         tracer = _Tracer(codes)
         graph = tracer.trace(block)
@@ -72,7 +72,7 @@ def read(block: nn.Module) -> Flow:
     except Exception as error:  # whatever somebody's code raises when it is given proxies
         raise Unreadable(f"its forward depends on its inputs ({first_line(error)[:80]})") from None
     finally:
-        changed = [name for _, state in held for name in state.restore()]
+        changed = [name for attributes in held for name in attributes.restore()]
     if changed:
         raise Unreadable(f"its forward changes its attribute {changed[0]}")
     return _flow(block, graph, around, frozenset(tracer.tensors))
@@ -82,7 +82,6 @@ class _Held:
     """The attributes of a module, and what was in those that are containers or objects, to be put back after a trace."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
-        self.attributes = attributes
         self.inside: list[tuple[str, Any, Any]] = []  # attribute, what it holds, how that was
         self._hold(attributes, "", 0)
 
