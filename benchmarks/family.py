@@ -176,14 +176,14 @@ def table(result: dict[str, Any]) -> str:
     coarse = f" (the defaults, at a coarser resolution: {', '.join(large)})" if large else ""
     seeds = sorted({len(found) for found in rows.values()} - {1})
     several = (
-        f"; behind ± half of the range of {' or '.join(map(str, seeds))} seeds, before it their mean" if seeds else ""
+        f", except where ± stands: there the mean of {' or '.join(map(str, seeds))} seeds ± half their range" if seeds else ""
     )
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "
-        f"Trained + held-out images: {images}; scores are those of the held-out ones, by which no run chose its weights; "
-        "the two learning rates were chosen in short trials that looked at those of isbi2012 and dic-hela. "
-        f"Tiles of about {result['tile']} px{coarse}; tiles a run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
-        f"tiles a step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
+        f"Images for training + held out, set by set: {images}; the scores are for the held-out images, which no run used to choose its "
+        "weights; the two learning rates were chosen in short trials that looked at the held-out images of isbi2012 and dic-hela. "
+        f"Tiles of about {result['tile']} px{coarse}; tiles per run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
+        f"tiles per step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
         f"the recipe. {total:.0f} minutes of training in all, one seed{several}. {places}. {result['threads']} thread, "
         f"torch {result['torch']}, Python {result['python']}."
     )

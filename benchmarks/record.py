@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,4 +64,11 @@ def milliseconds(value: float) -> str:
 
 def machine(result: dict[str, Any]) -> str:
     """The GPU, or the processor and the threads, of a result file."""
-    return result["gpu"] or f"{result['processor']}, {result['threads']} threads"
+    threads = f"{result['threads']} thread" + "s" * (result["threads"] != 1)
+    return result["gpu"] or f"{result['processor']}, {threads}"
+
+
+def commits(names: Iterable[str]) -> str:
+    """``Commit a`` or ``Commits a, b``."""
+    each = sorted(set(names))
+    return f"Commit{'s' * (len(each) > 1)} {', '.join(each)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots import bar_figure, heading
-from benchmarks.record import machine, milliseconds
+from benchmarks.record import commits, machine, milliseconds
 from unet_fast.plots._canvas import BLUE, VERMILLION, save
 
 # which have no peer for each case, or no times
@@ -46,11 +46,11 @@ def comparisons(folder: Path) -> tuple[list[Comparison], list[dict[str, Any]]]:
 
 def conditions(results: list[dict[str, Any]]) -> str:
     """Commits, machines and versions of the results: a sentence a machine."""
-    commits: dict[str, set[str]] = {}
+    measured: dict[str, set[str]] = {}
     for one in results:
         place = f"{machine(one)}, torch {one['torch']}, Python {one['python']}"
-        commits.setdefault(place, set()).add(one["commit"])
-    return "\n".join(f"Commit {', '.join(sorted(of))}, {place}." for place, of in commits.items())
+        measured.setdefault(place, set()).add(one["commit"])
+    return "\n".join(f"{commits(of)}, {place}." for place, of in measured.items())
 
 
 def table(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import family, summary
-from benchmarks.record import RESULTS, machine, milliseconds
+from benchmarks.record import RESULTS, commits, machine, milliseconds
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- results: (?P<name>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -28,12 +28,14 @@ def items(report: dict[str, Any], names: list[str]) -> str:
     """The rows of some items of a report (see ``benchmarks/gpu_check``), with the commits that they were measured at."""
     chosen = [item for item in report["items"] if item["name"] in names and item["rows"]]
     rows = [row for item in chosen for row in item["rows"]]
-    commits = ", ".join(sorted({item["commit"] for item in chosen}))
-    return table({**report, "rows": rows, "commit": commits}, rates=True)
+    return table({**report, "rows": rows}, [item["commit"] for item in chosen], rates=True)
 
 
-def table(result: dict[str, Any], *, rates: bool = False) -> str:
-    """One result file as Markdown, with its conditions below; ``rates``: with the images a second."""
+def table(result: dict[str, Any], measured: list[str] | None = None, *, rates: bool = False) -> str:
+    """One result file as Markdown, with its conditions below, from the commits ``measured`` (by default the file's).
+
+    ``rates`` adds the images a second.
+    """
     if "system" in result["rows"][0]:
         return family.table(result)
     rows = result["rows"]
@@ -56,7 +58,7 @@ def table(result: dict[str, Any], *, rates: bool = False) -> str:
             cells.append(f"{row['images_per_second']:.0f}" if row.get("images_per_second") is not None else "")
         lines.append(f"| {' | '.join(cells)} |")
     copies = f"; the limit is a copy at {result['copy_bandwidth'] / 1e9:.1f} GB/s, read and written" if limit else ""
-    conditions = f"Commit {result['commit']}, {machine(result)}, torch {result['torch']}, Python {result['python']}"
+    conditions = f"{commits(measured or [result['commit']])}, {machine(result)}, torch {result['torch']}, Python {result['python']}"
     lines.append(f"\n{conditions}{copies}.")
     return "\n".join(lines) + "\n"
 
