@@ -81,8 +81,8 @@ def test_runs_are_made_once_and_become_a_table(folder, tmp_path, monkeypatch, ca
     errors = [row["pixel_error"] for row in rows if row["system"] == "keras"]
     assert f"| keras | EM: accuracy 0.919 | E {sum(errors) / 2:.3f} ± {abs(errors[0] - errors[1]) / 2:.3f} / " in text
     assert (
-        "tiles a run, and channels at the first level: dic-hela 3, 2;" in text
-        and "half of the range of 2 seeds" in text
+        "tiles per run, and channels at the first level: dic-hela 3, 2;" in text
+        and "the mean of 2 seeds ± half their range" in text
     )
     monkeypatch.setattr(family, "run", lambda *_: pytest.fail("trained again"))
     family.main(arguments)
