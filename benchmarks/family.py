@@ -176,7 +176,9 @@ def table(result: dict[str, Any]) -> str:
     coarse = f" (the defaults, at a coarser resolution: {', '.join(large)})" if large else ""
     seeds = sorted({len(found) for found in rows.values()} - {1})
     several = (
-        f", except where ± stands: there the mean of {' or '.join(map(str, seeds))} seeds ± half their range" if seeds else ""
+        f", except where ± stands: there the mean of {' or '.join(map(str, seeds))} seeds ± half their range"
+        if seeds
+        else ""
     )
     lines.append(
         "\nE: pixel error / Rand error (lower is better); A: accuracy; D: Dice; S: SEG (higher is better). "

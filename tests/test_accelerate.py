@@ -49,14 +49,14 @@ def test_report_says_what_was_done(net: Milesial, image: torch.Tensor) -> None:
 
 
 def test_first_layers_run_by_the_same_operator(image: torch.Tensor) -> None:
-    """Of one to four channels, in a row or alone; the report does not say that torch's own is the way."""
+    """Of one to four channels, in a row or alone; the report does not say that torch's own runs."""
     report = uf.accelerate(Milesial(), image)
     assert not [one for one in report.left if one.kind == "Conv2d" and one.why.startswith("3x3")], str(report)
     alone = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1))
     report = uf.accelerate(alone, torch.randn(1, 3, 20, 20))
     assert [one.path for one in report.replaced] == ["0"] and not report.left
     few = uf.accelerate(torch.nn.Sequential(torch.nn.Conv2d(8, 16, 3)), torch.randn(1, 8, 20, 20))
-    assert not few.replaced and "8 to 16 channels, stride 1, 1 groups: torch's own is the way" in str(few)
+    assert not few.replaced and "8 to 16 channels, stride 1, 1 groups: torch's own runs" in str(few)
 
 
 def test_without_an_example_one_is_made(net: Milesial, image: torch.Tensor) -> None:
@@ -77,7 +77,7 @@ def test_a_network_that_takes_no_image_is_left_alone() -> None:
 
     model = Two()
     report = uf.accelerate(model)
-    assert not report.replaced and "give it one as example=" in str(report)
+    assert not report.replaced and "give one as example=" in str(report)
     assert _patched(model) == 0
     pair = (torch.randn(1, 16, 8, 8), torch.randn(1, 16, 8, 8))
     assert uf.accelerate(model, pair).replaced
@@ -176,7 +176,7 @@ def test_somebody_elses_forward_is_left_alone(image: torch.Tensor) -> None:
     conv.forward = lambda x: 3 * nn.Conv2d.forward(conv, x)
     truth = model(image)
     report = uf.accelerate(model, image)
-    assert any(one.path == "1" and "replaced by somebody else" in one.why for one in report.left)
+    assert any(one.path == "1" and "already replaced by other code" in one.why for one in report.left)
     assert _close(model(image), truth)
     report.undo()
     assert "forward" in conv.__dict__

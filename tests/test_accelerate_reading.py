@@ -132,13 +132,13 @@ def test_what_is_changed_later_is_followed(what: str, monkeypatch: pytest.Monkey
 # the forward, and the words of the report
 LEFT = {
     "with torch.autocast('cpu', enabled=False): return self.body(x.float())": "uses a with block",
-    "CALLS.append(1)\n    return self.body(x)": "asks the global CALLS",
+    "CALLS.append(1)\n    return self.body(x)": "reads the global CALLS",
     "global SIGN\n    SIGN = SIGN\n    return self.body(x)": "changes the global SIGN",
     "self.kept.map = self.body(x)\n    return self.kept.map": "changes its attribute kept",
     "self.kept.maps[0].append(self.body(x))\n    return self.kept.maps[0][-1]": "its attribute kept",
-    "return checkpoint(self.body, x, use_reentrant=False)": "computes again",
+    "return checkpoint(self.body, x, use_reentrant=False)": "recomputes what gradients need",
     "return self.body(x) if type(x) is Tensor else x": "asks for the type",
-    "return self.body(x) * (1 if torch.rand(()) < 2 else 0)": "asks rand",
+    "return self.body(x) * (1 if torch.rand(()) < 2 else 0)": "uses rand",
 }
 
 
@@ -247,7 +247,7 @@ def test_gradients_that_cannot_be_compared() -> None:
     spoilt = Block()
     nn.init.constant_(spoilt.first.weight, float("nan"))
     report = uf.accelerate(spoilt, image)
-    assert not report.replaced and "is not finite on the example, so that nothing can be compared" in str(report)
+    assert not report.replaced and "is not finite on the example, so nothing can be compared" in str(report)
 
 
 def test_copies_for_data_parallelism_have_patches_of_their_own() -> None:

@@ -205,7 +205,9 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
 def test_two_images_of_one_name(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "a.tif"):
         Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / name)
-    with pytest.raises(InputError, match=r"holds a\.(png|tif) and a\.(tif|png), two images of one name; keep one"):
+    with pytest.raises(
+        InputError, match=r"holds a\.(png|tif) and a\.(tif|png), two images with the same name; keep one"
+    ):
         read_images(tmp_path)
 
 

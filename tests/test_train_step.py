@@ -168,7 +168,9 @@ def test_statistics_that_stand_are_those_that_were_gathered(stack):
         whole.train_step()
     assert whole.norms[0].training
     for share in (0.0, 1.5, -1.0):
-        with pytest.raises(InputError, match="statistics_until is .*expected a part of the budget above 0, 1 at most"):
+        with pytest.raises(
+            InputError, match="statistics_until is .*expected a part of the budget above 0 and at most 1"
+        ):
             default_config("cpu", steps=1, statistics_until=share)
 
 

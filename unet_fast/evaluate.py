@@ -92,7 +92,7 @@ def evaluate_files(
     if len(pages) != len(chosen):
         raise InputError(
             f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {labels} are to be scored; "
-            "name those that were predicted by --slices"
+            "give --slices of those that were predicted"
         )
     assert truth.coding is not None  # it came from files
     predicted = _stacked(decode_predictions(pages, truth.coding, prediction), pages.names)
@@ -158,7 +158,7 @@ def evaluate_dataset(
     if len(pages) != len(chosen):
         raise InputError(
             f"{prediction} holds {len(pages)} predictions, but {len(chosen)} images of {folder} are to be scored; "
-            "name those that were predicted by --slices"
+            "give --slices of those that were predicted"
         )
     for page, item in zip(pages, (dataset.items[index] for index in chosen), strict=True):
         if page.shape[1:] != item.size:

@@ -82,7 +82,7 @@ def _accelerate(model: nn.Module, example: Any, inference: bool) -> Report:
     if not args:
         report.undo()
         report.replaced = []
-        report.notes.append("nothing was replaced: no input was found that the network takes; give it one as example=")
+        report.notes.append("nothing was replaced: no input was found that the network takes; give one as example=")
         return report
     report.example = " and ".join(_words(arg) for arg in args)
     _take_back(report, args)

@@ -190,7 +190,7 @@ def gradients_differ(model: nn.Module, args: tuple[Any, ...], trains: bool) -> s
     plain = _gradients(model, args, plainly, trains)
     blind = next((name for name, one in plain.items() if one is not None and not one.isfinite().all()), None)
     if blind is not None:
-        return f"the gradient of {blind} is not finite on the example, so that nothing can be compared"
+        return f"the gradient of {blind} is not finite on the example, so nothing can be compared"
     try:
         fast = _gradients(model, args, None, trains)
     except Exception as error:  # a shape that the operators refuse

@@ -48,7 +48,7 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
             if there is not None:
                 found.append(Found(path, there, describe(there)))
             else:
-                left.append(Left(path, type(module).__name__, "its forward was replaced by somebody else"))
+                left.append(Left(path, type(module).__name__, "its forward was already replaced by other code"))
             continue
         try:
             patch = patch_for(module)
@@ -152,7 +152,7 @@ def describe(patch: Patch) -> str:
                 counted[name] = counted.get(name, 0) + 1
     words = [*patch.words]
     words += [name + (f" (x{count})" if count > 1 else "") for name, count in counted.items()]
-    return ", ".join(words) or "hands on what it gets"
+    return ", ".join(words) or "passes its input on"
 
 
 def _name(layer: nn.Module) -> str:
@@ -169,8 +169,8 @@ def why_not(module: nn.Module) -> str | None:
             return "a class of its own"
         return (
             f"{_name(module)}, {module.in_channels} to {module.out_channels} channels, stride {module.stride[0]}, "
-            f"{module.groups} groups: torch's own is the way"
+            f"{module.groups} groups: torch's own runs"
         )
     if isinstance(module, CONVOLUTIONS):
-        return "torch's own is the way"
+        return "torch's own runs"
     return None

@@ -52,7 +52,7 @@ class _Tracer(fx.Tracer):
         frame: types.FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
             if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
-                raise Unreadable("its forward computes again what it needs for gradients, to save memory")
+                raise Unreadable("its forward recomputes what gradients need, to save memory")
             frame = frame.f_back
         return super().create_node(*args, **kwargs)
 

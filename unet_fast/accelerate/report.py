@@ -45,7 +45,7 @@ class Report:
         lines = [f"{type(self.model).__name__}: {len(self.replaced)} modules replaced, {len(self.left)} left alone"]
         outer = [one for one in self.replaced if not self._inside(one)]
         if outer:
-            lines.append("replaced (with what runs as one inside of it):")
+            lines.append("replaced (and what runs as one inside):")
             lines += [f"  {one.path or '(the network itself)'}: {one.what}" for one in outer]
         if self.left:
             lines.append("left alone:")

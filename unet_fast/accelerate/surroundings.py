@@ -91,7 +91,7 @@ def note(value: Any, depth: int = 0) -> Any:
             return type(value).__name__, [(note(key, depth + 1), note(item, depth + 1)) for key, item in value.items()]
         if hasattr(value, "__dict__"):
             return type(value).__name__, note(vars(value), depth + 1)
-    raise Unreadable(f"its forward may ask a {type(value).__name__}, which may change")
+    raise Unreadable(f"its forward may read a {type(value).__name__}, which may change")
 
 
 class _Code:
@@ -117,7 +117,7 @@ class _Code:
         names, own, other = _asked(code)
         changing = sorted((names | own | other) & _CHANGING)
         if changing:
-            raise Unreadable(f"its forward asks {', '.join(changing)}, which may change from call to call")
+            raise Unreadable(f"its forward uses {', '.join(changing)}, which may change from call to call")
         self.own |= own
         self.other |= other
         for name in names:
@@ -127,7 +127,7 @@ class _Code:
                 self.builtins.add(name)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if not self._follow_value(cell.cell_contents, other):
-                raise Unreadable(f"its forward asks {name} of the function around it, which may change")
+                raise Unreadable(f"its forward reads {name} of the enclosing function, which may change")
         for name in own | other:
             self._follow_methods(type(self.block), name, "super" in names)
             value = self.block.__dict__.get(name)
@@ -153,7 +153,7 @@ class _Code:
             return
         module = scope.get("__name__", "")
         if not isinstance(value, _PLAIN) or getattr(sys.modules.get(module), "__dict__", None) is not scope:
-            raise Unreadable(f"its forward asks the global {name}, which may change")
+            raise Unreadable(f"its forward reads the global {name}, which may change")
         self.globals[module, name] = value
 
     def _follow_value(self, value: Any, attributes: set[str]) -> bool:

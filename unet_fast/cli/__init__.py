@@ -22,7 +22,7 @@ def main() -> None:
     sturdy_streams()
     keep_freed_memory()
     if "" in sys.argv[1:]:  # a path without a name would be the present folder
-        _fail("an argument is empty, as a variable that is not set leaves it; give a value, or leave the option out")
+        _fail("an argument is empty, perhaps from a variable that is not set; give a value, or leave the option out")
     try:
         with protecting_inputs():
             app()

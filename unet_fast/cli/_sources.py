@@ -57,7 +57,7 @@ class Source:
         for folder in listed:
             if out.samefile(folder):
                 raise InputError(
-                    f"--out {out} holds the images or labels of this training, among which its pictures would be counted the next "
+                    f"--out {out} holds the images or labels of this training, and its pictures would count among them the next "
                     "time; choose another --out"
                 )
 
@@ -93,7 +93,7 @@ class Source:
         if self._named:
             return self.dataset.choose(text), []
         if text.startswith(SEQUENCE):
-            raise InputError(f"--val is {text!r}, but sequences are known only of --data; give slices such as 20:25")
+            raise InputError(f"--val is {text!r}, but only --data has sequences; give slices such as 20:25")
         return data.parse_slices(text, len(self)), []
 
     def split(

@@ -83,7 +83,9 @@ def _show(
         _said[message.text] += 1
         if _said[message.text] > _SHOWN + 1:
             return
-        text = f"note: {message}" if _said[message.text] <= _SHOWN else f"note: the same of more files ({message.text})"
+        text = (
+            f"note: {message}" if _said[message.text] <= _SHOWN else f"note: the same for more files ({message.text})"
+        )
     try:
         print(text, file=file or sys.stderr, flush=True)
     except OSError:

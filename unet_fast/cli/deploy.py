@@ -24,14 +24,16 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="onnx, bioimageio or torch-export. Default: by the name of --out.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of a bioimage.io package.")] = None,
-    license: Annotated[str | None, typer.Option(help="Of a bioimage.io package, such as CC-BY-4.0 or MIT.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of a bioimage.io package.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of a bioimage.io package, such as CC-BY-4.0 or MIT.")
+    ] = None,
     author: Annotated[
-        list[str] | None, typer.Option(help="Of a bioimage.io package; may be given several times.")
+        list[str] | None, typer.Option(help="Author of a bioimage.io package; may be given several times.")
     ] = None,
     cite: Annotated[
         list[str] | None,
-        typer.Option(help="'TEXT | DOI' to cite, several times if need be. Default: the U-Net's paper."),
+        typer.Option(help="'TEXT | DOI' to cite; may be given several times. Default: the U-Net's paper."),
     ] = None,
     documentation: Annotated[Path | None, typer.Option(help="Markdown file for a bioimage.io package.")] = None,
     images: Annotated[Path | None, typer.Option(help="An image for the test and the cover of a package.")] = None,
@@ -88,9 +90,11 @@ def latency(
             help="all, or some of torch, compile, cuda-graph, onnxruntime, openvino; also 'openvino bfloat16'."
         ),
     ] = "all",
-    tiles: Annotated[str, typer.Option(help="Sides of the output in pixels, joined by commas.")] = "256",
-    batches: Annotated[str, typer.Option(help="Tiles a call, joined by commas.")] = "1",
-    threads: Annotated[str | None, typer.Option(help="Threads of a CPU, joined by commas. Default: as torch.")] = None,
+    tiles: Annotated[str, typer.Option(help="Sides of the output in pixels, separated by commas.")] = "256",
+    batches: Annotated[str, typer.Option(help="Tiles per call, separated by commas.")] = "1",
+    threads: Annotated[
+        str | None, typer.Option(help="Threads of a CPU, separated by commas. Default: as torch.")
+    ] = None,
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Cold start and memory, each in a process of its own.")
     ] = True,
@@ -125,5 +129,5 @@ def latency(
 def _numbers(option: str, text: str) -> list[int]:
     pieces = [piece.strip() for piece in text.split(",")]
     if not all(piece.isdecimal() and int(piece) > 0 for piece in pieces):
-        raise InputError(f"{option} is {text!r}, expected numbers of at least 1 joined by commas, such as 1,8")
+        raise InputError(f"{option} is {text!r}, expected numbers of at least 1 separated by commas, such as 1,8")
     return [int(piece) for piece in pieces]

@@ -45,7 +45,7 @@ def evaluate(
     data: Data = None,
     slices: Annotated[
         str | None,
-        typer.Option(help="The images that were predicted, such as 20:25; of --data also sequence:02. Default: all."),
+        typer.Option(help="The images that were predicted, such as 20:25; with --data also sequence:02. Default: all."),
     ] = None,
     out: Annotated[Path, typer.Option(help="JSON to write; the picture goes beside it.")] = Path("metrics.json"),
     label_kind: Kind = None,

@@ -45,7 +45,7 @@ def predict(
         int | None, typer.Option(help="Remove instances of fewer pixels. Default: the run's, else 20.")
     ] = None,
     slices: Annotated[
-        str | None, typer.Option(help="Only these images, such as 20:25; of --data also sequence:02.")
+        str | None, typer.Option(help="Only these images, such as 20:25; with --data also sequence:02.")
     ] = None,
     tile: Tile = None,
     tta: Annotated[
@@ -62,7 +62,9 @@ def predict(
             "cuda-graph, onnxruntime or openvino. Default: torch, without measuring."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Of the engine: float32 or bfloat16; auto: as the run.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Precision of the engine: float32 or bfloat16; auto: that of the run.")
+    ] = "auto",
     dask: Annotated[
         str | None,
         typer.Option(help="Address of a Dask scheduler whose workers share the files, such as tcp://HOST:8786."),
@@ -76,7 +78,7 @@ def predict(
 
     if engine is None and precision != "auto":
         raise InputError(
-            f"--precision {precision} is that of an --engine, but none is named; give one, such as --engine torch"
+            f"--precision {precision} belongs to an --engine, but none is given; add one, such as --engine torch"
         )
     single = _is_one_file(out)
     if not single:
@@ -121,7 +123,7 @@ def predict(
             alike = [other for other in done if other.name.lower() == path.name.lower()]
             if path.exists() and any(path.samefile(other) for other in alike):
                 raise InputError(
-                    f"{out} does not tell {path.name} from another prediction by letter case; rename one image"
+                    f"{path.name} differs from another prediction only by letter case, which {out} ignores; rename one image"
                 )
             _write(predictor, chosen.select([index]), path, make, identity, progress=False)
             done.append(path)

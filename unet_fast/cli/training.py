@@ -225,7 +225,7 @@ def train(
                 other = [name for name, value in of_recipe.items() if name != "tile" and so_far[name] != value]
                 if other:
                     tell(
-                        f"--recipe {chosen.name} is not used when a run is resumed, which keeps its own {', '.join(other)}"
+                        f"--recipe {chosen.name} is not used when a run is resumed: it keeps its own {', '.join(other)}"
                     )
             settings["processes"] = here.size
             if batch_size is None and here.size != config.processes:
@@ -254,7 +254,7 @@ def train(
             )
         if held_out is None and val is None and not resumed:
             advice = "; --val 0 holds the first one out" if len(source) > 1 else ""
-            tell(f"no image of {len(source)} is held out, so the last weights are kept unscored{advice}")
+            tell(f"none of the {len(source)} images is held out, so the last weights are kept, without a score{advice}")
         tell(training.describe(config, len(fitting), 0 if held_out is None else len(held_out)))
         _report_training(training.train(config, fitting, held_out, out, resume=resume, announce=tell), tell)
 

@@ -182,7 +182,7 @@ class _Series:
         if _photometric(page) == _WHITE_IS_ZERO and page.dtype.kind in "bu":
             self.highest = 2 ** int(page.bitspersample) - 1
             if page.bitspersample > 1:
-                note("its white is zero, so its values are turned round, as viewers show them", path)
+                note("0 means white in it, so its values are inverted, as viewers show them", path)
 
     def image(self, index: int, start: tuple[int, int], size: tuple[int, int], whole: bool) -> np.ndarray:
         """A window of image ``index``, ``(C, h, w)``."""

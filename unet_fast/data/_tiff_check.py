@@ -157,4 +157,4 @@ class _Walk:
     def _spend(self, count: int) -> None:
         self.budget -= count
         if self.budget < 0:
-            raise damaged(self.path, "its directories lie over each other")
+            raise damaged(self.path, "its directories overlap")

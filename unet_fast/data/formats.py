@@ -83,7 +83,7 @@ def picture(images: Images, index: int) -> np.ndarray:
     colours, alpha = whole[: -images.alpha], whole[-images.alpha :]
     if bool((colours == colours[:, :1, :1]).all()) and alpha.min() != alpha.max():
         raise InputError(
-            f"{images.path} is of one colour all over, the picture is in its transparency; flatten it onto a background"
+            f"{images.path} has one colour all over and its picture in the transparency; flatten it onto a background"
         )
     return colours
 
@@ -107,7 +107,7 @@ def drawn_label(images: Images, index: int) -> np.ndarray:
     if bool((transparent | solid).all()) and not colours[:, transparent].any():
         return colours  # transparent is background, and 0
     raise InputError(
-        f"{images.path} is partly transparent, so that its colours and its alpha say different things; flatten it "
+        f"{images.path} is partly transparent, so its colours and its alpha say different things; flatten it "
         "onto a background of 0, and save it without alpha"
     )
 

@@ -148,7 +148,7 @@ def _check_not_negative(
         index = _slice_with(stacks, lambda image: bool((image == values[0]).any()))
         raise InputError(
             f"slice {index} ({names[index]}) of {path} holds the negative label {values[0]}; labels count from 0 (background): "
-            f"renumber them, or give ignore_index={values[0]} (--ignore-index) where such pixels shall not count"
+            f"renumber them, or give ignore_index={values[0]} (--ignore-index) if such pixels should not count"
         )
 
 
@@ -173,11 +173,11 @@ def _void(
             return None
         raise InputError(
             f"{path} holds the labels {shown(values)}: a mask with {drawn} stray pixels, or classes with pixels of {top} that "
-            f"shall not count; give the kind mask (--label-kind mask), or ignore_index={top} (--ignore-index {top})"
+            f"should not count; give the kind mask (--label-kind mask), or ignore_index={top} (--ignore-index {top})"
         )
     if kind == "mask" and len(rest) > 2:
         return None
-    note(f"{top} beside the labels {shown(rest)} is taken as ignored: {voids:,} pixels that count nowhere", path)
+    note(f"{top} beside the labels {shown(rest)} is taken as ignored: {voids:,} pixels do not count", path)
     return top
 
 
@@ -206,7 +206,7 @@ def _classes(
     if absent:
         note(
             f"the classes {shown(np.array(absent))} occur nowhere, only {shown(values)}; the numbers are kept, and the network "
-            f"has {count} classes (renumber the labels where that is not meant)",
+            f"has {count} classes (renumber the labels if that is not intended)",
             path,
         )
     return Coding("classes", count, ignored=ignored)
@@ -224,7 +224,7 @@ def _mask(path: object, values: np.ndarray, ignored: int | None) -> Coding:
     if found[-1] <= MAX_CLASS:
         raise InputError(
             f"the mask {path} holds {len(found)} different values ({shown(values)}), expected two such as 0 and 255; "
-            "threshold it, or give the kind that it is"
+            "threshold it, or give its kind (--label-kind)"
         )
     threshold = (found[0] + found[-1]) / 2
     note(

@@ -112,14 +112,14 @@ def check_pairing(images: Pages, images_path: PathLike, labels: Pages, labels_pa
             if a != b and len(images.files) > 1:
                 raise InputError(
                     f"images and labels differ in length: {image_file} holds {a} images, its labels {label_file} hold {b}; "
-                    "give one label page an image page"
+                    "give one label page per image page"
                 )
     if len(images) != len(labels):
         shapes = (
             f"{images_path} has shape {(len(images), *images.shape(0))} and {labels_path} has shape "
             f"{(len(labels), *labels.shape(0))} (N, C, H, W)"
         )
-        raise InputError(f"images and labels differ in length: {shapes}; give stacks with one label image an image")
+        raise InputError(f"images and labels differ in length: {shapes}; give stacks with one label image per image")
     if len(images.files) != len(labels.files):
         pairs = [f"{a} and {b}" for a, b in zip(images.names, labels.names, strict=True)]
         note(f"{images_path} and {labels_path} are paired by the order of their pages: {_first(pairs)}")

@@ -64,7 +64,7 @@ def list_images(path: PathLike, *, nested: bool = False) -> list[Path]:
         twin = stems.setdefault(file.stem, file)
         if twin is not file:
             raise InputError(
-                f"the folder {path} holds {twin.name} and {file.name}, two images of one name; keep one of them"
+                f"the folder {path} holds {twin.name} and {file.name}, two images with the same name; keep one of them"
             )
     return files
 

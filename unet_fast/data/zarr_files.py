@@ -30,7 +30,7 @@ def _zarr() -> Any:
         import zarr
     except ImportError as error:
         raise BackendError(
-            f"Zarr files need the package zarr, which is not there ({error}); install it with: "
+            f"Zarr files need the package zarr, which cannot be imported ({error}); install it with: "
             "pip install 'unet_fast[zarr]'"
         ) from error
     return zarr
@@ -57,7 +57,7 @@ def _opened(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     cause = first_line(error)
-    return InputError(f"{path} is a damaged Zarr, or none that can be read ({cause})")
+    return InputError(f"{path} is damaged, or not a Zarr that can be read ({cause})")
 
 
 class ZarrImages:
@@ -140,7 +140,7 @@ def _full_resolution(node: Any, path: Path) -> tuple[Any, str]:
     scales = attributes.get("ome", attributes).get("multiscales")
     if not scales:
         raise InputError(
-            f"{path} is a Zarr group without an image; give the folder of the image, which says multiscales in its attributes"
+            f"{path} is a Zarr group without an image; give the folder of the image, whose attributes have multiscales"
         )
     array = node[scales[0]["datasets"][0]["path"]]
     named = [axis if isinstance(axis, str) else axis["name"] for axis in scales[0].get("axes", [])]

@@ -263,7 +263,7 @@ def read_package(path: Path) -> tuple[dict[str, torch.Tensor], Description]:
             names = [name for name in archive.namelist() if os.path.basename(name) == WEIGHTS]
             if not names:
                 raise InputError(
-                    f"{path} is no package of this program: it holds no {WEIGHTS}; a package of another program can be "
+                    f"{path} is not a package of this program: it holds no {WEIGHTS}; a package of another program can be "
                     "used through the .onnx inside it only if unet-fast export wrote that"
                 )
             check_decoded(path, archive.getinfo(names[0]).file_size, path.stat().st_size)

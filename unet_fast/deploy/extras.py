@@ -35,6 +35,6 @@ def load(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise BackendError(
-            f"{what} needs {module.split('.')[0]}, which is not there ({error}); "
+            f"{what} needs {module.split('.')[0]}, which cannot be imported ({error}); "
             f"install it with: pip install 'unet_fast[{EXTRAS[module]}]'"
         ) from error

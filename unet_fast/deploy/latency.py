@@ -209,7 +209,7 @@ def _chosen(names: str | Sequence[str], device: str) -> list[tuple[str, str]]:
         if backend not in engines.BACKENDS or precision not in engines.PRECISIONS:
             known = ", ".join(engines.BACKENDS)
             raise InputError(
-                f"engine is {name!r}, expected all, or some of {known}, each with bfloat16 behind it or without"
+                f"engine is {name!r}, expected all, or some of {known}, each alone or followed by bfloat16"
             )
         chosen.append((backend, precision))
     return chosen

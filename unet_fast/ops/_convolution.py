@@ -192,8 +192,8 @@ def rule() -> str:
         for layout in ("channels-last", "contiguous")
     }
     return (
-        f"{level()}, float32, from as many tiles of {TILE} x {TILE} pixels on as were measured to be faster than torch, "
-        f"which computes the others: " + "; ".join(f"{layout} {words}" for layout, words in least.items())
+        f"{level()}, float32, from the number of tiles of {TILE} x {TILE} pixels on at which it was measured to be faster than torch, "
+        "which computes smaller layers: " + "; ".join(f"{layout} {words}" for layout, words in least.items())
     )
 
 

@@ -51,7 +51,7 @@ def fill_buffer(buffer: torch.Tensor, up: torch.Tensor, *, fresh: bool = False) 
     if kept < 0 or (buffer.shape[0], *buffer.shape[2:]) != (up.shape[0], *up.shape[2:]):
         raise InputError(
             f"up has shape {tuple(up.shape)}, expected ({buffer.shape[0]}, at most {buffer.shape[1]}, {buffer.shape[2]}, "
-            f"{buffer.shape[3]}), as the buffer {tuple(buffer.shape)} has"
+            f"{buffer.shape[3]}), to fit the buffer {tuple(buffer.shape)}"
         )
     plain = type(buffer) is torch.Tensor and type(up) in (torch.Tensor, torch.nn.Parameter)
     records = torch.is_grad_enabled() and (buffer.requires_grad or up.requires_grad)

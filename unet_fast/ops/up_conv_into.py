@@ -78,7 +78,7 @@ def up_conv_into(
         if not torch.compiler.is_compiling() and _tensors.unwritable(buffer):
             what = "a view of another tensor" if buffer._is_view() else "a leaf that requires gradients"
             raise InputError(
-                f"buffer is {what}, which autograd lets nobody write into; use up_conv_crop_concat, or the result of an operation"
+                f"buffer is {what}, which autograd does not allow to be written to; use up_conv_crop_concat, or the result of an operation"
             )
         return _UpConvInto.apply(x, weight, bias, buffer, fresh)
     _record.run(torch.ops.unet_fast.up_conv_into, x, weight, bias, buffer)

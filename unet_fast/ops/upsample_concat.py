@@ -109,7 +109,7 @@ def check_join(
                 "only a larger or equal map can be joined: was the order of the arguments swapped?"
             )
         if padding == "replicate" and full > 0 and part == 0:
-            raise InputError(f"{name} of size {tuple(x.shape[2:])} has no numbers that a padding could repeat")
+            raise InputError(f"{name} of size {tuple(x.shape[2:])} is empty, so a padding has nothing to repeat")
     return skip, x
 
 

@@ -233,7 +233,7 @@ class OverlapTile:
         if images.shape[1] != self.in_channels:
             raise InputError(
                 f"image has {images.shape[1]} channels, shape {tuple(image.shape)}; the network expects "
-                f"{self.in_channels}; a stack is (N, C, H, W), of grey images (N, 1, H, W)"
+                f"{self.in_channels}; a stack is (N, C, H, W), one of grey images (N, 1, H, W)"
             )
         if floating:
             for index in range(images.shape[0]):

@@ -56,7 +56,7 @@ def probe(model: nn.Module) -> Stated:
     """
     weight = next(model.parameters(), None)
     if weight is None:
-        raise InputError(f"{type(model).__name__} has no parameters, so it is no network whose sizes could be found")
+        raise InputError(f"{type(model).__name__} has no parameters, so its sizes cannot be found")
     # algorithms that transform whole tiles would spread a NaN to pixels that do not depend on it
     with evaluating(model), torch.no_grad(), use_convolution("direct"), torch.backends.cudnn.flags(enabled=False):
         shapes = _Shapes(model, weight)

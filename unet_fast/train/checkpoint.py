@@ -60,7 +60,7 @@ def tensors_of(data: bytes, path: object) -> tuple[dict[str, torch.Tensor], dict
             raise ValueError("its state is not a record")
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(
-            f"{path} is damaged or was not written by unet_fast ({error}); train again, or copy it anew from where it came"
+            f"{path} is damaged or was not written by unet_fast ({error}); train again, or copy it again from its source"
         ) from error
     return tensors, state
 

@@ -172,7 +172,7 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise InputError(
-                f"device is {name!r}, but this machine offers torch {count} CUDA devices; use --device cpu"
+                f"device is {name!r}, but torch finds {count} CUDA devices on this machine; use --device cpu"
             )
     elif device.type != "cpu":
         raise InputError(f"device is {name!r}, expected auto, cpu, cuda or cuda:N")

@@ -146,7 +146,7 @@ def default_config(
 def steps_for(epochs: float, images: int, batch_size: int) -> int:
     """Optimizer steps of ``epochs`` passes over ``images`` tiles, at least 1."""
     if not 0 < epochs * images < math.inf:
-        raise InputError(f"epochs is {epochs}, expected a number above 0 that leads to an end")
+        raise InputError(f"epochs is {epochs}, expected a finite number above 0")
     return max(1, math.ceil(epochs * images / batch_size))
 
 

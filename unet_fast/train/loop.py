@@ -295,7 +295,9 @@ class _Run:
         if blind is not None or not math.isfinite(criterion):
             if blind is None and not self._said_infinite:
                 self._said_infinite = True
-                self.announce(f"the validation of step {trainer.step} gives {criterion}, which chooses no weights")
+                self.announce(
+                    f"the validation of step {trainer.step} gives {criterion}, by which no weights can be chosen"
+                )
             if self.best is None:  # the last weights are better than none
                 run_folder.save_model(self.folder, model, {"step": trainer.step})
         elif criterion <= trainer.best or self.best is None:

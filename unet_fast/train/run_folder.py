@@ -81,7 +81,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[
     path = Path(folder) / WEIGHTS
     if not path.exists():
         raise InputError(
-            f"{folder} holds no {WEIGHTS} yet: the run has not validated once; continue it with train --resume"
+            f"{folder} holds no {WEIGHTS} yet: the run has not been validated yet; continue it with train --resume"
         )
     tensors, state = load_tensors(path)
     check_finite(path, tensors)

@@ -52,7 +52,7 @@ class Optimizer(Record):
         self.check_fractions("momentum", "average_decay", "warmup")
         if not 0 < self.statistics_until <= 1:
             raise InputError(
-                f"statistics_until is {self.statistics_until}, expected a part of the budget above 0, 1 at most"
+                f"statistics_until is {self.statistics_until}, expected a part of the budget above 0 and at most 1"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas is {self.betas}, expected two numbers of at least 0 and below 1")
