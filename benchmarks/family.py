@@ -216,10 +216,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.family", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--out", type=Path, default=RESULTS / machine_name("cpu") / "family.json", help="result file")
-    parser.add_argument("--seeds", default="0", help="seeds of the runs, joined by commas")
+    parser.add_argument("--seeds", default="0", help="seeds of the runs, separated by commas")
     parser.add_argument("--tiles", type=int, help="tiles a run, instead of those of the set")
-    parser.add_argument("--only", default=",".join(SAID), help="systems, joined by commas")
-    parser.add_argument("--sets", default=",".join(SETS), help="sets, joined by commas")
+    parser.add_argument("--only", default=",".join(SAID), help="systems, separated by commas")
+    parser.add_argument("--sets", default=",".join(SETS), help="sets, separated by commas")
     given = parser.parse_args(arguments)
     systems, sets = given.only.split(","), given.sets.split(",")
     for names, known in ((systems, SAID), (sets, SETS)):

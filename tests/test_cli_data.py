@@ -191,7 +191,7 @@ def test_folders_of_predictions_and_labels_are_matched_by_name(tmp_path, rng):
 def test_what_training_says_that_it_wrote_is_there(drive, tmp_path):
     said = run("train", "--data", drive, "--out", tmp_path / "run", "--steps", "1", "--base-channels", "2",
                "--depth", "1", "--tile", "32", "--device", "cpu")  # fmt: skip
-    assert "no image of 2 is held out" in said and "--val" in said
+    assert "none of the 2 images is held out" in said and "--val" in said
     wrote = said.strip().splitlines()[-1].partition(f"wrote {tmp_path / 'run'}: ")[2].split(", ")
     assert set(wrote) == {path.name for path in (tmp_path / "run").iterdir()} - {"checkpoint.safetensors"}
     assert "model.safetensors" in wrote and "overlay.png" not in wrote

@@ -65,7 +65,7 @@ def test_what_predict_refuses_of_engines(files):
     given = ["predict", files / "run", "--images", files / "a.tif", "--out", files / "p.tif", "--device", "cpu"]
     assert "backend is 'fast'" in run(*given, "--engine", "fast", fails=True)
     assert "needs a CUDA device" in run(*given, "--engine", "cuda-graph", fails=True)
-    assert "none is named" in run(*given, "--precision", "bfloat16", fails=True)
+    assert "none is given" in run(*given, "--precision", "bfloat16", fails=True)
     assert "min_size is -1" in run(*given, "--output", "instances", "--min-size", "-1", fails=True)
 
 

@@ -59,5 +59,5 @@ def test_what_packages_refuse(rng, tmp_path):
         uf.Run.load(tmp_path / "bad.zip")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("x.txt", np.zeros(1).tobytes())
-    with pytest.raises(InputError, match="no package of this program"):
+    with pytest.raises(InputError, match="not a package of this program"):
         uf.Run.load(tmp_path / "other.zip")

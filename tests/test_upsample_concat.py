@@ -196,7 +196,7 @@ def test_the_layer_and_volumes(generator):
         (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4), {"padding": "mirror"}, InputError, "padding is 'mirror', expected"),
         (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4), {"align_corners": True}, InputError, "belongs to the mode 'bilinear'"),
         (torch.zeros(1, 1, 8, 8).int(), torch.zeros(1, 1, 4, 4).int(), {"mode": "bilinear"}, InputTypeError, "x has dtype int32"),
-        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 0, 4), {"padding": "replicate"}, InputError, "no numbers that a padding could"),
+        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 0, 4), {"padding": "replicate"}, InputError, "is empty, so a padding has nothing"),
     ],
 )  # fmt: skip
 def test_bad_input(skip, x, options, error, message):

@@ -47,7 +47,7 @@ def open_file(path: Path, *, indexed: bool = False) -> Images:
 
     ``indexed`` keeps the indices of a PNG with a palette, which is how label images are often stored, instead of its
     colours. TIFF colour maps are display tables (lookup tables of Fiji, say), so the stored values are returned in
-    either case. Images whose white is zero are turned round, as every viewer does.
+    either case. Images in which 0 means white are inverted, as every viewer does.
 
     Raises ``FileNotFoundError``, ``OSError`` (not readable) or :class:`InputError` (not a regular file, not an image,
     truncated, damaged, pages of different sizes, complex values, more pixels than :mod:`unet_fast.data.limits` allows).

@@ -178,8 +178,8 @@ def read_images(path: PathLike) -> np.ndarray:
     """Read a TIFF stack, a PNG, or a folder of TIFF and PNG files as float32 ``(N, C, H, W)``, values as stored.
 
     Any integer, 1-bit or real dtype; any compression that imagecodecs knows; BigTIFF and OME-TIFF. Channel and colour
-    axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Where white is zero the values are turned
-    round, as viewers show them. Files of a folder come in natural order, ``img2`` before ``img10``; a file of several pages
+    axes become C (alpha is dropped), all others (pages, Z, T, ...) become N. Where 0 means white, the values are
+    inverted, as viewers show them. Files of a folder come in natural order, ``img2`` before ``img10``; a file of several pages
     gives several images, and one that belongs to a set of OME-TIFF files only its own. In a folder of folders ``ID/images`` (2018
     Data Science Bowl) these are read.
 
@@ -219,7 +219,7 @@ def normalize(images: np.ndarray) -> np.ndarray:
 
 
 def parse_slices(text: str, count: int) -> list[int]:
-    """Indices named by ``text`` among ``count`` slices: pieces ``3``, ``20:25``, ``:5``, ``::2`` joined by commas.
+    """Indices named by ``text`` among ``count`` slices: pieces ``3``, ``20:25``, ``:5``, ``::2`` separated by commas.
 
     Pieces follow Python's slices (the stop is excluded) with numbers that are not negative, and come out in the order
     given. Raises :class:`InputError` for anything else, for a number beyond ``count``, for an empty selection and for
