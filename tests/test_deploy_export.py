@@ -135,7 +135,7 @@ def test_what_export_refuses(rng, tmp_path, monkeypatch):
     # a file that computes something else gets no name
     monkeypatch.setattr(importlib.import_module("unet_fast.deploy.export"), "difference", lambda *_: 2e-4)
     with pytest.raises(BackendError, match="would differ from torch by 0.0002"):
-        uf.deploy.export(uf.UNet(base_channels=2, depth=1), tmp_path / "m.onnx")
+        uf.deploy.export(small("unet"), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
