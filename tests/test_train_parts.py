@@ -106,7 +106,7 @@ def test_unknown_devices():
     with pytest.raises(InputError, match="'gpu', expected auto"):
         default_config("gpu", steps=1)
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="offers torch 0 CUDA devices"):
+        with pytest.raises(InputError, match="torch finds 0 CUDA devices"):
             default_config("cuda", steps=1)
 
 
