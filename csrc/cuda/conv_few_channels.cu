@@ -138,9 +138,18 @@ __global__ void __launch_bounds__(kWalkThreads, kBlocks)
 template <int Channels>
 constexpr int kFeatures = Channels == 1 ? 4 : 2;
 
+// For sm_100 the compiler does not get the 72 sums of four channels into 128 registers without spilling.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+template <int Channels>
+constexpr int kBlocksBackward = Channels < kMostChannels ? kBlocks : 1;
+#else
+template <int Channels>
+constexpr int kBlocksBackward = kBlocks;
+#endif
+
 // partial (parts, features, 9, channels), partial_bias (parts, features) or null.
 template <class T, int Channels, bool Padded>
-__global__ void __launch_bounds__(kWalkThreads, kBlocks)
+__global__ void __launch_bounds__(kWalkThreads, kBlocksBackward<Channels>)
     conv_few_channels_backward_kernel(const ImageWalk image, const ChannelStrips all, const T* __restrict__ grad,
                                       const T* __restrict__ out, const T* __restrict__ x, double* __restrict__ partial,
                                       double* __restrict__ partial_bias) {
@@ -207,8 +216,10 @@ auto dispatch_channels(int64_t channels, const F& f) {
 // The same for what the backward kernel takes, see fits_few_channels_backward.
 template <class T, class F>
 auto dispatch_channels_backward(int64_t channels, const F& f) {
-  if constexpr (sizeof(T) == 2) return f.template operator()<1>();
-  return dispatch_channels(channels, f);
+  if constexpr (sizeof(T) == 2)
+    return f.template operator()<1>();
+  else  // so that no kernel is compiled that nothing calls
+    return dispatch_channels(channels, f);
 }
 
 // f(T{}) for the dtypes that the kernels take.
