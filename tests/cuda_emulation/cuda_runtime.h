@@ -50,6 +50,8 @@ enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
 struct Thread {
   State state = State::kDone;
   bool started = false;
+  unsigned exchanges = 0;  // of lanes, in this block
+  dim3 index;
   jmp_buf resume_at;
   ucontext_t start;
   std::unique_ptr<char[]> stack;
@@ -60,7 +62,7 @@ struct Machine {
   std::function<void()> body;
   unsigned current = 0;
   jmp_buf scheduler;
-  uint64_t lanes[kMostThreads];  // values under exchange
+  uint64_t lanes[2][kMostThreads];  // values under exchange, and those of the exchange before, which may not all be read yet
 };
 
 inline Machine machine;
@@ -82,7 +84,7 @@ inline void run_bodies() {
 inline void resume(unsigned index) {
   Thread& thread = machine.threads[index];
   machine.current = index;
-  threadIdx = dim3(index % blockDim.x, index / blockDim.x % blockDim.y, index / blockDim.x / blockDim.y);
+  threadIdx = thread.index;
   if (_setjmp(machine.scheduler)) return;
   if (thread.started) _longjmp(thread.resume_at, 1);
   thread.started = true;
@@ -108,7 +110,10 @@ inline bool release(unsigned begin, unsigned end, State barrier) {
 }
 
 inline void run_block(unsigned threads, bool falling) {
-  for (unsigned i = 0; i < threads; ++i) machine.threads[i].state = State::kReady;
+  for (unsigned i = 0; i < threads; ++i) {
+    machine.threads[i].state = State::kReady;
+    machine.threads[i].exchanges = 0;
+  }
   for (;;) {
     for (unsigned i = 0; i < threads; ++i) {
       const unsigned index = falling ? threads - 1 - i : i;
@@ -130,10 +135,10 @@ template <class T>
 T exchange(T value, unsigned other_lane) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   const unsigned self = machine.current;
-  std::memcpy(&machine.lanes[self], &value, sizeof value);
+  uint64_t* lanes = machine.lanes[machine.threads[self].exchanges++ % 2];
+  std::memcpy(&lanes[self], &value, sizeof value);
   leave(State::kAtWarpBarrier);
-  std::memcpy(&value, &machine.lanes[self / kWarp * kWarp + other_lane], sizeof value);
-  leave(State::kAtWarpBarrier);
+  std::memcpy(&value, &lanes[self / kWarp * kWarp + other_lane], sizeof value);
   return value;
 }
 
@@ -186,6 +191,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return cudaErrorInvalidConfiguration;
   gridDim = grid;
   blockDim = block;
+  for (unsigned i = 0; i < threads; ++i)
+    cuda_emulation::machine.threads[i].index = dim3(i % block.x, i / block.x % block.y, i / block.x / block.y);
   cuda_emulation::machine.body = [&] { kernel(static_cast<Parameters>(arguments)...); };
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
