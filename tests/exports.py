@@ -45,9 +45,10 @@ def _folder() -> Path:
     for path in sorted((ROOT / "unet_fast").rglob("*.py")):
         state.update(str(path).encode() + path.read_bytes())
     folder = _KEPT / state.hexdigest()[:16]
-    if not folder.exists():
-        shutil.rmtree(_KEPT, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # beside others that do so now
+    for other in _KEPT.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
