@@ -1,4 +1,4 @@
-"""Triton's interpreter without what it does again and again: it takes a quarter of the time, and finds the same.
+"""Triton's interpreter without what it does again and again: it takes far less time, and finds the same.
 
 Each function that a kernel calls would look through the whole of triton.language for what has to be replaced there, which
 the launch has replaced already; each value would make a table of all dtypes; and whether integers overflow would be computed
