@@ -18,7 +18,7 @@ JOBS ?= 2
 FUZZ_CASES ?= 10000
 SEED ?= 0
 PY := $(VENV)/bin/python
-SOURCES := setup.py $(shell find csrc -type f)
+SOURCES := setup.py $(shell find csrc -type f -not -name '*.py*')
 # Every process of the tests reads the package compiled by an earlier one.
 unexport PYTHONDONTWRITEBYTECODE
 # A log that is shown only when its command fails.
