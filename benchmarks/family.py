@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import conditions, machine_name, processor
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, threads, write
 from unet_fast import data, recipes, train
 from unet_fast.evaluate import evaluate
 from unet_fast.run import Run
@@ -186,7 +186,7 @@ def table(result: dict[str, Any]) -> str:
         "weights; the two learning rates were chosen in short trials that looked at the held-out images of isbi2012 and dic-hela. "
         f"Tiles of about {result['tile']} px{coarse}; tiles per run, and channels at the first level: {budgets}; at most {LARGEST_BATCH} "
         f"tiles per step, learning rate {RATES['adam']:g} (Adam) or {RATES['sgd']:g} (SGD); ResNet-18 from random weights; all else as in "
-        f"the recipe. {total:.0f} minutes of training in all, one seed{several}. {places}. {result['threads']} thread, "
+        f"the recipe. {total:.0f} minutes of training in all, one seed{several}. {places}. {threads(result)}, "
         f"torch {result['torch']}, Python {result['python']}."
     )
     return "\n".join(lines) + "\n"

@@ -64,8 +64,12 @@ def milliseconds(value: float) -> str:
 
 def machine(result: dict[str, Any]) -> str:
     """The GPU, or the processor and the threads, of a result file."""
-    threads = f"{result['threads']} thread" + "s" * (result["threads"] != 1)
-    return result["gpu"] or f"{result['processor']}, {threads}"
+    return result["gpu"] or f"{result['processor']}, {threads(result)}"
+
+
+def threads(result: dict[str, Any]) -> str:
+    """``1 thread`` or ``2 threads``."""
+    return f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
 
 
 def commits(names: Iterable[str]) -> str:
